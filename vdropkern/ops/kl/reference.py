@@ -1,0 +1,114 @@
+"""KL(q || prior) of q(w) = N(mu, sigma^2), as a function of log_alpha = log(sigma^2 / mu^2) alone.
+
+Values and derivatives are closed forms, written as in the papers; see docs/ops/kl.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+EPS = 1e-8  # log_alpha = log_sigma2 - log(mu^2 + EPS), as Molchanov et al. (2017) run it
+K1, K2, K3 = 0.63576, 1.87320, 1.48695  # Molchanov et al. (2017), eq. 14
+C1, C2, C3 = 1.16145124, -1.50204118, 0.58629921  # Kingma et al. (2015), eq. 14
+PRIORS = ("log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard")
+
+_SERIES_BELOW = 40.0
+_SERIES_TERMS = 160
+_ASYMPTOTIC_TERMS = 16
+
+
+def molchanov(la: Tensor) -> tuple[Tensor, Tensor]:
+    """-KL = k1 sigmoid(k2 + k3 la) - 1/2 log(1 + 1/alpha) - k1 (Molchanov et al. 2017, eq. 14)."""
+    s = torch.sigmoid(K2 + K3 * la)
+    value = 0.5 * softplus(-la) + K1 * torch.sigmoid(-(K2 + K3 * la))
+    return value, -(K1 * K3 * s * (1 - s) + 0.5 * torch.sigmoid(-la))
+
+
+def kingma(la: Tensor) -> tuple[Tensor, Tensor]:
+    """-KL = 1/2 la + c1 alpha + c2 alpha^2 + c3 alpha^3 + C for alpha <= 1 (Kingma et al. 2015, eq. 14).
+
+    C = -(c1 + c2 + c3) makes KL(alpha = 1) = 0.
+    """
+    a = la.exp()
+    value = (C1 + C2 + C3) - (0.5 * la + C1 * a + C2 * a**2 + C3 * a**3)
+    return value, -(0.5 + C1 * a + 2 * C2 * a**2 + 3 * C3 * a**3)
+
+
+def ard(la: Tensor) -> tuple[Tensor, Tensor]:
+    """KL = 1/2 log(1 + 1/alpha) (Kharitonov et al. 2018; Liu et al. 2019, the hierarchical prior)."""
+    return 0.5 * softplus(-la), -0.5 * torch.sigmoid(-la)
+
+
+def exact(la: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-uniform prior's KL without approximation, normalised to 0 at alpha -> infinity.
+
+    KL = 2 int_0^sqrt(u) Dawson(t) dt and dKL/dla = -sqrt(u) Dawson(sqrt(u)), u = 1 / (2 alpha).
+    With Poisson weights p_k = e^-u u^k / k! both are series of positive terms,
+    KL = sum_k p_k (1 + 1/3 + ... + 1/(2k-1)) and dKL/dla = -u sum_k p_k / (2k+1);
+    above u = 40 the asymptotic expansion of Dawson's function is exact in float64.
+    """
+    u = 0.5 * torch.exp(-la)
+    small = u.clamp(max=_SERIES_BELOW)
+    p, harmonic = torch.exp(-small), 0.0
+    value, slope = torch.zeros_like(u), torch.zeros_like(u)
+    for k in range(_SERIES_TERMS):
+        value += p * harmonic
+        slope += p / (2 * k + 1)
+        harmonic += 1 / (2 * k + 1)
+        p = p * small / (k + 1)
+    large = u.clamp(min=_SERIES_BELOW)
+    a, tail_value, tail_slope = 1.0, torch.zeros_like(u), torch.zeros_like(u)
+    for k in range(1, _ASYMPTOTIC_TERMS):
+        a *= (2 * k - 1) / 2
+        tail_value += a / (2 * k) * large**-k
+        tail_slope += a / 2 * large**-k
+    euler_gamma = 0.57721566490153286
+    # ln(4u) through la, which stays finite where u overflows
+    far_value = 0.5 * (math.log(2) - torch.minimum(la, -torch.log(2 * large)) + euler_gamma) - tail_value
+    near = u <= _SERIES_BELOW
+    return torch.where(near, value, far_value), torch.where(near, -small * slope, -(0.5 + tail_slope))
+
+
+_FORMULAS = {
+    "log-uniform": molchanov,
+    "log-uniform-kingma": kingma,
+    "log-uniform-exact": exact,
+    "ard": ard,
+}
+
+
+def log_alpha_of(mu: Tensor, log_sigma2: Tensor) -> Tensor:
+    """log_alpha = log_sigma2 - log(mu^2 + EPS)."""
+    return log_sigma2 - torch.log(mu**2 + EPS)
+
+
+def _compute_dtype(t: Tensor) -> torch.dtype:
+    return torch.float64 if t.dtype == torch.float64 else torch.float32
+
+
+def kl(mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str) -> Tensor:
+    """Sum of KL over all weights, a scalar in float32 (float64 for float64 parameters)."""
+    given = log_alpha if log_alpha is not None else log_sigma2
+    assert given is not None
+    return kl_grad(torch.ones((), device=given.device), mu, log_sigma2, log_alpha, prior)[0]
+
+
+def kl_grad(
+    grad: Tensor, mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(KL, grad * dKL/dmu, grad * dKL/dlog_sigma2) or (KL, empty, grad * dKL/dlog_alpha)."""
+    if log_alpha is not None:
+        dtype = _compute_dtype(log_alpha)
+        value, slope = _FORMULAS[prior](log_alpha.to(dtype))
+        return value.sum(), log_alpha.new_empty(0), (grad.to(dtype) * slope).to(log_alpha.dtype)
+    assert mu is not None and log_sigma2 is not None
+    dtype = _compute_dtype(mu)
+    m = mu.to(dtype)
+    value, slope = _FORMULAS[prior](log_alpha_of(m, log_sigma2.to(dtype)))
+    slope = grad.to(dtype) * slope
+    dmu = -2 * slope * m / (m**2 + EPS)
+    return value.sum(), dmu.to(mu.dtype), slope.to(log_sigma2.dtype)

@@ -1,0 +1,147 @@
+"""``linear_lrt``: a linear layer with Gaussian weights, sampled by local reparameterisation.
+
+Two products (mean and variance), the noise, the bias and, on request, the weights' KL in one op; its
+backward draws the noise again from the seed, so only x and the standard deviation are kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..._backend import use_reference
+from .._register import functorch_active, register
+from . import reference
+
+SCHEMA = (
+    "linear_lrt(Tensor x, Tensor mu, Tensor? log_sigma2, Tensor? log_alpha, Tensor? bias, Tensor seed,"
+    " str prior, float eps) -> (Tensor, Tensor, Tensor)"
+)
+BACKWARD_SCHEMA = (
+    "linear_lrt_backward(Tensor grad_y, Tensor? grad_kl, Tensor x, Tensor mu, Tensor? log_sigma2,"
+    " Tensor? log_alpha, Tensor std, Tensor seed, str prior, bool needs_x, bool needs_weight,"
+    " bool needs_bias) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def _fake(
+    x: Tensor,
+    mu: Tensor,
+    log_sigma2: Tensor | None,
+    log_alpha: Tensor | None,
+    bias: Tensor | None,
+    seed: Tensor,
+    prior: str,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = x.new_empty((*x.shape[:-1], mu.shape[0]))
+    any_double = any(t is not None and t.dtype == torch.float64 for t in (x, mu, log_sigma2, log_alpha))
+    std = torch.empty_like(y, dtype=torch.float64 if any_double else torch.float32)
+    return y, std, std.new_empty(())
+
+
+def _backward_fake(
+    grad_y: Tensor,
+    grad_kl: Tensor | None,
+    x: Tensor,
+    mu: Tensor,
+    log_sigma2: Tensor | None,
+    log_alpha: Tensor | None,
+    std: Tensor,
+    seed: Tensor,
+    prior: str,
+    needs_x: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    noise = log_sigma2 if log_sigma2 is not None else log_alpha
+    assert noise is not None
+    return (
+        x.new_empty(x.shape if needs_x else 0),
+        mu.new_empty(mu.shape if needs_weight else 0),
+        noise.new_empty(noise.shape if needs_weight else 0),
+        std.new_empty(mu.shape[0] if needs_bias else 0),
+    )
+
+
+_op = register(SCHEMA, reference.linear_lrt, _fake)
+_backward_op = register(BACKWARD_SCHEMA, reference.linear_lrt_backward, _backward_fake)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], std: Tensor) -> None:
+    x, mu, log_sigma2, log_alpha, bias, seed, prior, _ = inputs
+    ctx.mark_non_differentiable(std)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, mu, log_sigma2, log_alpha, std, seed)
+    ctx.prior = prior
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _backward(ctx: Any, grad_y: Tensor | None, _: Any, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, mu, log_sigma2, log_alpha, std, seed = ctx.saved_tensors
+    needs_x, needs_mu, needs_sigma2, needs_alpha, needs_bias = ctx.needs_input_grad[:5]
+    if grad_y is None:  # only the KL was used
+        if grad_kl is None:
+            return (None,) * 8
+        grad_y = torch.zeros_like(std)
+    prior = ctx.prior if grad_kl is not None else "none"
+    impl = reference.linear_lrt_backward if use_reference("linear_lrt", x) else _backward_op
+    dx, dmu, dlog, dbias = impl(
+        grad_y, grad_kl, x, mu, log_sigma2, log_alpha, std, seed,
+        prior, needs_x, needs_mu or needs_sigma2 or needs_alpha, needs_bias,
+    )  # fmt: skip
+    return (
+        dx if needs_x else None,
+        dmu if needs_mu else None,
+        dlog if needs_sigma2 else None,
+        dlog if needs_alpha else None,
+        dbias.to(ctx.bias_dtype) if needs_bias else None,
+        None,
+        None,
+        None,
+    )
+
+
+class _LinearLRT(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        impl = reference.linear_lrt if use_reference("linear_lrt", inputs[0]) else _op
+        y, std, kl = impl(*inputs)
+        _save(ctx, inputs, std)
+        return y, std, kl
+
+    backward = staticmethod(once_differentiable(_backward))
+
+
+class _LinearLRTFunctorch(torch.autograd.Function):
+    """The same for torch.func transforms, which demand setup_context; it costs 50 us more a call."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        impl = reference.linear_lrt if use_reference("linear_lrt", inputs[0]) else _op
+        return impl(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _save(ctx, inputs, output[1])
+
+    backward = staticmethod(_backward)
+
+
+def linear_lrt(
+    x: Tensor,  # [*, I]
+    mu: Tensor,  # [O, I]
+    log_sigma2: Tensor | None,  # [O, I]
+    log_alpha: Tensor | None,  # [1|O, 1|I]
+    bias: Tensor | None,  # [O]
+    seed: Tensor,  # int64 scalar
+    prior: str,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """(y [*, O], kl scalar); differentiable in everything but the seed."""
+    function = _LinearLRTFunctorch if functorch_active() else _LinearLRT
+    y, _, kl = function.apply(x, mu, log_sigma2, log_alpha, bias, seed, prior, eps)
+    return y, kl
