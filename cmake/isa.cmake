@@ -1,0 +1,56 @@
+# Kernels compiled once per instruction set and picked at run time.
+include(CheckCXXCompilerFlag)
+include(CheckCXXSourceCompiles)
+
+set(VDROPKERN_KERNEL_FLAGS
+    -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast)
+# The baseline: x86-64 (SSE2) or whatever the compiler targets, NEON on arm64.
+set(VDROPKERN_ISAS portable)
+set(VDROPKERN_FLAGS_portable "")
+
+check_cxx_source_compiles("
+#if !defined(__x86_64__)
+#error another architecture
+#endif
+int main() { return 0; }" VDROPKERN_X86_64)
+
+macro(vdropkern_try_isa name)
+  string(TOUPPER ${name} upper)
+  string(REPLACE ";" " " flags "${ARGN}")
+  check_cxx_compiler_flag("${flags}" VDROPKERN_HAVE_${upper})
+  if(VDROPKERN_HAVE_${upper})
+    list(APPEND VDROPKERN_ISAS ${name})
+    set(VDROPKERN_FLAGS_${name} ${ARGN})
+  endif()
+endmacro()
+
+if(VDROPKERN_X86_64)
+  vdropkern_try_isa(avx2 -mavx2 -mfma -mf16c)
+  vdropkern_try_isa(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
+                    -mprefer-vector-width=512)
+endif()
+
+# Compile the given sources once per instruction set and add the objects to `target`.
+function(vdropkern_add_isa_kernels target)
+  if(NOT ARGN)
+    return()
+  endif()
+  foreach(isa IN LISTS VDROPKERN_ISAS)
+    add_library(kernels_${isa} OBJECT ${ARGN})
+    target_include_directories(kernels_${isa} PRIVATE csrc)
+    target_compile_definitions(kernels_${isa} PRIVATE VDK_ISA=${isa})
+    target_compile_options(kernels_${isa} PRIVATE ${VDROPKERN_KERNEL_FLAGS} ${VDROPKERN_FLAGS_${isa}})
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:kernels_${isa}>)
+    if(NOT isa STREQUAL "portable")
+      string(TOUPPER ${isa} upper)
+      target_compile_definitions(${target} PRIVATE VDK_BUILT_${upper})
+    endif()
+    if(CMAKE_NM AND NOT APPLE)
+      add_custom_command(
+        TARGET ${target} PRE_LINK
+        COMMAND ${CMAKE_COMMAND} "-DNM=${CMAKE_NM}" "-DISA=${isa}" "-DOBJECTS=$<TARGET_OBJECTS:kernels_${isa}>"
+                -P "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/check_isa_symbols.cmake"
+        VERBATIM)
+    endif()
+  endforeach()
+endfunction()

@@ -1,0 +1,149 @@
+"""Builds the compiled kernels with CMake. Everything else about the package is in pyproject.toml.
+
+Without torch, CMake, Ninja or a C++ compiler the package is built in pure Python, says so, and runs on its
+reference; ``VDROPKERN_REQUIRE_KERNELS=1`` makes that an error, ``=0`` asks for it. torch is never imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+LIBRARY = "_C.abi3.so"
+MIN_TORCH = (2, 10)
+GB_PER_JOB = 1.0  # what the largest translation unit may take
+REQUIRE = os.environ.get("VDROPKERN_REQUIRE_KERNELS", "")
+NO_KERNELS = """
+********************************************************************************
+ vdropkern is being built WITHOUT its compiled kernels: {reason}.
+ It will work, on the slow pure-PyTorch reference. To get the kernels, install
+ torch >= 2.10 and a C++ compiler, then build where torch can be seen:
+
+   pip install "setuptools>=77" cmake ninja
+   pip install --no-build-isolation --force-reinstall --no-deps .
+********************************************************************************
+"""
+
+
+def find_torch() -> tuple[Path | None, str]:
+    """(torch's folder, its version), or (None, why not). Does not import torch.
+
+    pip's isolated build hides the site-packages it will install to; torch's headers there are what counts.
+    """
+    spec = importlib.util.find_spec("torch")
+    found = [Path(p) for p in (spec and spec.submodule_search_locations) or ()]
+    for folder in (*found, Path(sysconfig.get_path("platlib"), "torch")):
+        if not (folder / "include/torch/csrc").is_dir():
+            continue
+        match = re.search(r"__version__ = '((\d+)\.(\d+)[^']*)'", (folder / "version.py").read_text())
+        if match and (int(match[2]), int(match[3])) >= MIN_TORCH:
+            return folder, match[1]
+        return None, f"torch {match[1] if match else ''} in {folder} is too old, 2.10 is needed"
+    return None, "torch was not found"
+
+
+def find_tool(*names: str) -> str | None:
+    """A program on PATH, or beside this Python (a virtual environment that was not activated)."""
+    paths = (os.environ.get("PATH", ""), sysconfig.get_path("scripts"))
+    return next((t for path in paths for name in names if (t := shutil.which(name, path=path))), None)
+
+
+def why_no_kernels() -> str | None:
+    if REQUIRE == "0":
+        return "VDROPKERN_REQUIRE_KERNELS=0 asks for it"
+    if os.name != "posix":
+        return f"the kernels do not build on {sys.platform} yet"
+    if TORCH is None:
+        return TORCH_VERSION
+    if not os.environ.get("CXX") and find_tool("c++", "g++", "clang++") is None:
+        return "no C++ compiler was found (set CXX to name one)"
+    return next((f"{tool} was not found" for tool in ("cmake", "ninja") if find_tool(tool) is None), None)
+
+
+def jobs() -> int:
+    """Parallel compilations: one a core, fewer where memory is short. MAX_JOBS wins."""
+    if os.environ.get("MAX_JOBS"):
+        return max(1, int(os.environ["MAX_JOBS"]))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    free = [float("inf")]  # GB: the machine's, and a container's limit
+    for file, pattern, unit in (
+        ("/proc/meminfo", r"MemAvailable:\s+(\d+)", 2**20),
+        ("/sys/fs/cgroup/memory.max", r"(\d+)", 2**30),
+    ):
+        found = re.search(pattern, Path(file).read_text()) if Path(file).exists() else None
+        free += [int(found[1]) / unit] if found else []
+    return int(max(1, min(cores, min(free) * 0.85 / GB_PER_JOB)))
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole; a process that has the old one mapped keeps it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+class BuildPython(build_py):
+    def run(self) -> None:
+        package = ROOT / "vdropkern" if self.editable_mode else Path(self.build_lib) / "vdropkern"
+        if not self.editable_mode:
+            shutil.rmtree(package, ignore_errors=True)  # it may hold modules deleted since
+        super().run()
+        if REASON is None:
+            return
+        if REQUIRE == "1":
+            sys.exit(f"vdropkern: VDROPKERN_REQUIRE_KERNELS=1, but no kernels can be built: {REASON}")
+        (package / LIBRARY).unlink(missing_ok=True)
+        replace_file(package / "_build.json", json.dumps({"kernels": False, "reason": REASON}).encode())
+        print(NO_KERNELS.format(reason=REASON), file=sys.stderr, flush=True)
+
+
+class BuildKernels(build_ext):
+    def run(self) -> None:
+        # a folder for each kind of build, so that both stay incremental
+        build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{'dev' if self.inplace else 'wheel'}"
+        (build / "CMakeCache.txt").unlink(missing_ok=True)  # may name tools of an isolated build, now gone
+        options = [f"-DVDROPKERN_TORCH_{name.upper()}={TORCH}/{name}" for name in ("include", "lib")]
+        if self.inplace and importlib.util.find_spec("pybind11") is not None:
+            options += ["-DVDROPKERN_HOST_MATH=ON", f"-DPython_EXECUTABLE={sys.executable}"]
+        options += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}"]
+        options += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        cmake = str(find_tool("cmake"))
+        try:
+            subprocess.run([cmake, "-S", str(ROOT), "-B", str(build), *options], check=True)
+            subprocess.run([cmake, "--build", str(build), "--parallel", str(jobs())], check=True)
+        except subprocess.CalledProcessError:
+            sys.exit("vdropkern: the kernels did not build; VDROPKERN_REQUIRE_KERNELS=0 does without them")
+        package = ROOT / "vdropkern" if self.inplace else Path(self.build_lib) / "vdropkern"
+        facts = {"kernels": True, "torch": TORCH_VERSION, "compiler": (build / "compiler.txt").read_text()}
+        replace_file(package / LIBRARY, (build / LIBRARY).read_bytes())
+        replace_file(package / "_build.json", json.dumps(facts).encode())
+
+
+class Wheel(bdist_wheel):
+    def get_tag(self) -> tuple[str, str, str]:
+        # the library calls no Python API at all, so one wheel serves every Python
+        return super().get_tag() if REASON is not None else ("cp310", "abi3", super().get_tag()[2])
+
+
+TORCH, TORCH_VERSION = find_torch()
+REASON = why_no_kernels()
+
+setup(
+    ext_modules=[] if REASON is not None else [Extension("vdropkern._C", sources=[], py_limited_api=True)],
+    cmdclass={"build_py": BuildPython, "build_ext": BuildKernels, "bdist_wheel": Wheel},
+)
