@@ -16,6 +16,7 @@ K1, K2, K3 = 0.63576, 1.87320, 1.48695  # Molchanov et al. (2017), eq. 14
 C1, C2, C3 = 1.16145124, -1.50204118, 0.58629921  # Kingma et al. (2015), eq. 14
 PRIORS = ("log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard")
 
+_LINEAR_ABOVE = 40.0  # softplus(x) = x to float64's precision; torch's default of 20 is good for float32 only
 _SERIES_BELOW = 40.0
 _SERIES_TERMS = 160
 _ASYMPTOTIC_TERMS = 16
@@ -23,9 +24,9 @@ _ASYMPTOTIC_TERMS = 16
 
 def molchanov(la: Tensor) -> tuple[Tensor, Tensor]:
     """-KL = k1 sigmoid(k2 + k3 la) - 1/2 log(1 + 1/alpha) - k1 (Molchanov et al. 2017, eq. 14)."""
-    s = torch.sigmoid(K2 + K3 * la)
-    value = 0.5 * softplus(-la) + K1 * torch.sigmoid(-(K2 + K3 * la))
-    return value, -(K1 * K3 * s * (1 - s) + 0.5 * torch.sigmoid(-la))
+    s, rest = torch.sigmoid(K2 + K3 * la), torch.sigmoid(-(K2 + K3 * la))  # 1 - s would cancel
+    value = 0.5 * softplus(-la, threshold=_LINEAR_ABOVE) + K1 * rest
+    return value, -(K1 * K3 * s * rest + 0.5 * torch.sigmoid(-la))
 
 
 def kingma(la: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +41,7 @@ def kingma(la: Tensor) -> tuple[Tensor, Tensor]:
 
 def ard(la: Tensor) -> tuple[Tensor, Tensor]:
     """KL = 1/2 log(1 + 1/alpha) (Kharitonov et al. 2018; Liu et al. 2019, the hierarchical prior)."""
-    return 0.5 * softplus(-la), -0.5 * torch.sigmoid(-la)
+    return 0.5 * softplus(-la, threshold=_LINEAR_ABOVE), -0.5 * torch.sigmoid(-la)
 
 
 def exact(la: Tensor) -> tuple[Tensor, Tensor]:

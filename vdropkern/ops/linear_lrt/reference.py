@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 
 from ..kl import reference as kl_reference
 from ..philox_normal.reference import philox_normal
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _without_autocast(function: F) -> F:
+    """Keep autocast from casting the products: a float16 variance loses eps and is 0 / 0 in backward."""
+
+    @functools.wraps(function)
+    def run(first: Tensor, *args: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *args)
+
+    return run  # type: ignore[return-value]
+
 
 def _compute_dtype(*tensors: Tensor | None) -> torch.dtype:
-    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
+    any_double = any(t is not None and t.dtype == torch.float64 for t in tensors)
+    return torch.float64 if any_double else torch.float32
 
 
 def _sigma2(mu: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None) -> Tensor:
@@ -20,6 +38,7 @@ def _sigma2(mu: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None) -> 
     return log_alpha.to(mu.dtype).exp() * mu**2  # [O, I]
 
 
+@_without_autocast
 def linear_lrt(
     x: Tensor,  # [*, I]
     mu: Tensor,  # [O, I]
@@ -35,7 +54,7 @@ def linear_lrt(
     sigma^2 = exp(log_sigma2) or exp(log_alpha) mu^2. KL is 0 with prior "none".
     """
     dtype = _compute_dtype(x, mu, log_sigma2, log_alpha)
-    x2d, m = x.reshape(-1, x.shape[-1]).to(dtype), mu.to(dtype)
+    x2d, m = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype), mu.to(dtype)
     mean = x2d @ m.T  # [B, O]
     std = torch.sqrt(x2d**2 @ _sigma2(m, log_sigma2, log_alpha).T + eps)  # [B, O]
     y = mean + std * philox_normal(seed, x2d.shape[0], mu.shape[0], dtype)
@@ -48,6 +67,7 @@ def linear_lrt(
     return y.to(x.dtype).reshape(shape), std.reshape(shape), kl
 
 
+@_without_autocast
 def linear_lrt_backward(
     grad_y: Tensor,  # [*, O]
     grad_kl: Tensor | None,  # scalar
