@@ -1,0 +1,71 @@
+// The scalar side of the shared headers, as Python functions for tests: the same source the vector kernels
+// instantiate with vectors and device code with floats.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include "random/philox.h"
+
+namespace py = pybind11;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+int64_t rows_of_four(const py::array& a, const char* name) {
+  if (a.ndim() != 2 || a.shape(1) != 4)
+    throw py::value_error(std::string(name) + " must be [n, 4]");
+  return a.shape(0);
+}
+
+// counters [n, 4], key = low and high word of the seed -> random words [n, 4]
+Array<uint32_t> philox4x32(const Array<uint32_t>& counters, uint64_t key) {
+  const int64_t n = rows_of_four(counters, "counters");
+  Array<uint32_t> words({n, int64_t{4}});
+  uint32_t* c = words.mutable_data();
+  memcpy(c, counters.data(), size_t(n) * 4 * sizeof(uint32_t));
+  for (int64_t i = 0; i < n; ++i) vdk::philox4x32(c + 4 * i, uint32_t(key), uint32_t(key >> 32));
+  return words;
+}
+
+// words [n, 4] -> normals [n, 4]
+template <class F, class Transform>
+Array<F> transform_words(const Array<uint32_t>& words, Transform transform) {
+  const int64_t n = rows_of_four(words, "words");
+  Array<F> z({n, int64_t{4}});
+  for (int64_t i = 0; i < n; ++i) transform(words.data() + 4 * i, z.mutable_data() + 4 * i);
+  return z;
+}
+
+Array<float> box_muller(const Array<uint32_t>& words) {
+  return transform_words<float>(words, [](const uint32_t* w, float* z) { vdk::box_muller(w, z); });
+}
+Array<double> box_muller_f64(const Array<uint32_t>& words) {
+  return transform_words<double>(words, [](const uint32_t* w, double* z) { vdk::box_muller_f64(w, z); });
+}
+
+float cos_turn(uint32_t bits) {
+  float c, s;
+  vdk::cos_sin_turn(bits, c, s);
+  return c;
+}
+float sin_turn(uint32_t bits) {
+  float c, s;
+  vdk::cos_sin_turn(bits, c, s);
+  return s;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(vdropkern_host_math, m) {
+  m.doc() = "Scalar math of csrc/common and csrc/random, for tests.";
+  m.def("philox4x32", &philox4x32, py::arg("counters"), py::arg("key"));
+  m.def("box_muller", &box_muller, py::arg("words"));
+  m.def("box_muller_f64", &box_muller_f64, py::arg("words"));
+  m.def("exp_f32", py::vectorize([](float x) { return vdk::exp_f32(x); }));
+  m.def("log_f32", py::vectorize([](float x) { return vdk::log_f32(x); }));
+  m.def("log1p_unit", py::vectorize([](float x) { return vdk::log1p_unit(x); }));
+  m.def("minus_two_log", py::vectorize([](uint32_t bits) { return vdk::minus_two_log<float>(bits); }));
+  m.def("cos_turn", py::vectorize(&cos_turn));
+  m.def("sin_turn", py::vectorize(&sin_turn));
+}
