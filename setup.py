@@ -24,8 +24,6 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "_C.abi3.so"
-MIN_TORCH = (2, 10)
-GB_PER_JOB = 1.0  # what the largest translation unit may take
 REQUIRE = os.environ.get("VDROPKERN_REQUIRE_KERNELS", "")
 NO_KERNELS = """
 ********************************************************************************
@@ -35,7 +33,6 @@ NO_KERNELS = """
 
    pip install "setuptools>=77" cmake ninja
    pip install --no-build-isolation --force-reinstall --no-deps .
-********************************************************************************
 """
 
 
@@ -50,7 +47,7 @@ def find_torch() -> tuple[Path | None, str]:
         if not (folder / "include/torch/csrc").is_dir():
             continue
         match = re.search(r"__version__ = '((\d+)\.(\d+)[^']*)'", (folder / "version.py").read_text())
-        if match and (int(match[2]), int(match[3])) >= MIN_TORCH:
+        if match and (int(match[2]), int(match[3])) >= (2, 10):
             return folder, match[1]
         return None, f"torch {match[1] if match else ''} in {folder} is too old, 2.10 is needed"
     return None, "torch was not found"
@@ -75,26 +72,32 @@ def why_no_kernels() -> str | None:
 
 
 def jobs() -> int:
-    """Parallel compilations: one a core, fewer where memory is short. MAX_JOBS wins."""
-    if os.environ.get("MAX_JOBS"):
-        return max(1, int(os.environ["MAX_JOBS"]))
+    """Parallel compilations: one a core and a GB of free memory. MAX_JOBS wins."""
+    if asked := os.environ.get("MAX_JOBS"):
+        return max(1, int(asked))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    free = [float("inf")]  # GB: the machine's, and a container's limit
-    for file, pattern, unit in (
-        ("/proc/meminfo", r"MemAvailable:\s+(\d+)", 2**20),
-        ("/sys/fs/cgroup/memory.max", r"(\d+)", 2**30),
+    gb = [float("inf")]  # free on the machine, and a container's limit
+    for path, pattern, unit in (
+        (Path("/proc/meminfo"), r"MemAvailable:\s+(\d+)", 2**20),
+        (Path("/sys/fs/cgroup/memory.max"), r"(\d+)", 2**30),
     ):
-        found = re.search(pattern, Path(file).read_text()) if Path(file).exists() else None
-        free += [int(found[1]) / unit] if found else []
-    return int(max(1, min(cores, min(free) * 0.85 / GB_PER_JOB)))
+        gb += [int(n) / unit for n in re.findall(pattern, path.read_text())] if path.exists() else []
+    return int(max(1, min(cores, min(gb) * 0.85)))
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file whole; a process that has the old one mapped keeps it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    path.with_suffix(".tmp").write_bytes(data)
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def go_without_kernels(package: Path) -> None:
+    if REQUIRE == "1":
+        sys.exit(f"vdropkern: VDROPKERN_REQUIRE_KERNELS=1, but no kernels can be built: {REASON}")
+    (package / LIBRARY).unlink(missing_ok=True)
+    replace_file(package / "_build.json", json.dumps({"kernels": False, "reason": REASON}).encode())
+    print(NO_KERNELS.format(reason=REASON), file=sys.stderr, flush=True)
 
 
 class BuildPython(build_py):
@@ -103,32 +106,29 @@ class BuildPython(build_py):
         if not self.editable_mode:
             shutil.rmtree(package, ignore_errors=True)  # it may hold modules deleted since
         super().run()
-        if REASON is None:
-            return
-        if REQUIRE == "1":
-            sys.exit(f"vdropkern: VDROPKERN_REQUIRE_KERNELS=1, but no kernels can be built: {REASON}")
-        (package / LIBRARY).unlink(missing_ok=True)
-        replace_file(package / "_build.json", json.dumps({"kernels": False, "reason": REASON}).encode())
-        print(NO_KERNELS.format(reason=REASON), file=sys.stderr, flush=True)
+        if REASON is not None:
+            go_without_kernels(package)
 
 
 class BuildKernels(build_ext):
     def run(self) -> None:
+        package = ROOT / "vdropkern" if self.inplace else Path(self.build_lib) / "vdropkern"
+        if REASON is not None:
+            go_without_kernels(package)
+            return
         # a folder for each kind of build, so that both stay incremental
         build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{'dev' if self.inplace else 'wheel'}"
-        (build / "CMakeCache.txt").unlink(missing_ok=True)  # may name tools of an isolated build, now gone
+        (build / "CMakeCache.txt").unlink(missing_ok=True)  # it may name tools of an isolated build
         options = [f"-DVDROPKERN_TORCH_{name.upper()}={TORCH}/{name}" for name in ("include", "lib")]
-        if self.inplace and importlib.util.find_spec("pybind11") is not None:
+        if self.inplace and importlib.util.find_spec("pybind11"):
             options += ["-DVDROPKERN_HOST_MATH=ON", f"-DPython_EXECUTABLE={sys.executable}"]
-        options += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}"]
-        options += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        options += [f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}", *shlex.split(os.getenv("CMAKE_ARGS", ""))]
         cmake = str(find_tool("cmake"))
         try:
-            subprocess.run([cmake, "-S", str(ROOT), "-B", str(build), *options], check=True)
+            subprocess.run([cmake, "-S", str(ROOT), "-B", str(build), "-GNinja", *options], check=True)
             subprocess.run([cmake, "--build", str(build), "--parallel", str(jobs())], check=True)
         except subprocess.CalledProcessError:
             sys.exit("vdropkern: the kernels did not build; VDROPKERN_REQUIRE_KERNELS=0 does without them")
-        package = ROOT / "vdropkern" if self.inplace else Path(self.build_lib) / "vdropkern"
         facts = {"kernels": True, "torch": TORCH_VERSION, "compiler": (build / "compiler.txt").read_text()}
         replace_file(package / LIBRARY, (build / LIBRARY).read_bytes())
         replace_file(package / "_build.json", json.dumps(facts).encode())

@@ -1,0 +1,99 @@
+# `make demo` and `make test` set everything up themselves, in $(VENV); needed: Python >= 3.10 with pip, a C++
+# compiler, make. Once set up they start at once, and rebuild what csrc/ or pyproject.toml changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+# One pinned release, so that everybody starts from the same numbers. Plain `torch` takes the newest that pip
+# finds, which on Linux may be a CUDA build of several GB: make test TORCH=torch
+TORCH ?= torch==2.13.0
+ARGS ?=
+
+comma := ,
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+PREFIX := $(VENV)/.vdropkern
+# a stamp of its own for each torch asked for
+BASE := $(PREFIX)-base-$(shell printf '%s' '$(TORCH)' | cksum | cut -d ' ' -f 1)
+KERNELS := $(PREFIX)-kernels
+SOURCES := setup.py CMakeLists.txt $(shell find cmake csrc -type f)
+TOOLS := $(shell command -v cmake >/dev/null || echo cmake) $(shell command -v ninja >/dev/null || echo ninja)
+CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
+# bayesian-torch's metadata demands torchvision, which the layers compared here never import
+PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench bench-quick lint format typecheck wheel kernels clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  ARGS="..." is passed on, as in: make test ARGS="-k philox -x"'
+
+demo: $(PREFIX)-demo $(KERNELS) ## train, prune and serve LeNet-300-100 on MNIST digits; ends with a report (minutes)
+	$(PY) -m vdropkern train lenet-300-100 --method sparse-vd --out runs/demo $(ARGS)
+
+test: $(PREFIX)-test $(KERNELS) ## run the whole test suite
+	$(PY) -m pytest $(ARGS)
+
+bench: $(PREFIX)-bench $(KERNELS) ## measure against dense torch, torch.compile and the peers (long; wants a quiet machine)
+	$(PY) -m bench $(ARGS)
+
+bench-quick: $(PREFIX)-bench $(KERNELS) ## the same with few rounds, to see that it works
+	$(PY) -m bench --quick $(ARGS)
+
+lint: $(PREFIX)-lint ## ruff, mypy and clang-format, changing nothing
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
+	$(PY) -m mypy
+
+typecheck: $(PREFIX)-lint ## mypy alone
+	$(PY) -m mypy
+
+format: $(PREFIX)-lint ## let ruff and clang-format rewrite the sources
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CXX_FILES)
+
+wheel: $(BASE) ## build the wheel into dist/
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+kernels: $(KERNELS) ## compile csrc/ in place
+
+clean: ## remove what was built (the environment stays)
+	rm -rf build dist *.egg-info vdropkern/_C.abi3.so vdropkern/_build.json $(KERNELS) .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV)
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "vdropkern needs Python >= 3.10; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "== virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python -m venv failed (on Debian: apt install python3-venv)" >&2; exit 1; }
+
+$(BASE): | $(PY)
+	@echo "== $(TORCH) and build tools"
+	$(PIP) install $(TORCH) numpy
+	$(PIP) install "setuptools>=77" "pybind11>=2.13" $(TOOLS)
+	@touch $@
+
+$(KERNELS): $(BASE) $(SOURCES)
+	@echo "== compiled kernels"
+	$(PY) setup.py build_ext --inplace
+	@touch $@
+
+# The package in place with what each task needs. The kernels were compiled before, where ninja is seen to work.
+define environment
+$$(PREFIX)-$(1): $$(BASE) pyproject.toml | $$(KERNELS)
+	@echo "== vdropkern[$(2)]"
+	$$(PIP) install --no-build-isolation -e ".[$(2)]"
+	$(3)
+	@touch $$@
+endef
+$(eval $(call environment,demo,recipes))
+$(eval $(call environment,test,test))
+$(eval $(call environment,lint,test$(comma)lint))
+$(eval $(call environment,bench,bench$(comma)peers,$$(PIP) install --no-deps $(PEERS_WITHOUT_DEPENDENCIES)))
