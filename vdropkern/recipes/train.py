@@ -1,0 +1,225 @@
+"""The training loop: seeded, interruptible between any two steps, resumed bit for bit on the CPU."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import attach_projection, collect_kl, sparsity
+from . import Recipe
+from .checkpoint import CheckpointError, save_checkpoint
+from .config import Schedule, TrainConfig
+from .data import Digits
+
+CHECKPOINT_SECONDS = 10.0  # at the ends of epochs, not more often than this
+EVAL_BATCH = 2_000
+NOISE_PARAMETERS = ("log_sigma2", "log_alpha")
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on. The message says what to change."""
+
+
+class Observer(Protocol):
+    """What watches a training: told of every step and every epoch, and must be quick."""
+
+    def on_step(self, trainer: Trainer) -> None: ...
+
+    def on_epoch(self, trainer: Trainer) -> None: ...
+
+
+def evaluate(model: torch.nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Mean NLL and error in percent of `model` in eval mode: mean weights, pruned ones at zero, no noise."""
+    training = model.training
+    model.eval()
+    nll, wrong = x.new_zeros(()), torch.zeros((), dtype=torch.int64, device=x.device)
+    with torch.inference_mode():
+        for batch, labels in zip(x.split(EVAL_BATCH), y.split(EVAL_BATCH), strict=True):
+            logits = model(batch)
+            nll += F.cross_entropy(logits, labels, reduction="sum")
+            wrong += (logits.argmax(1) != labels).sum()
+    model.train(training)
+    return float(nll) / len(y), 100 * float(wrong) / len(y)
+
+
+class Trainer:
+    """One run: model, optimiser, order of the examples, history; all of it goes into checkpoints.
+
+    Attributes:
+        epoch: finished epochs. step: finished steps of the epoch under way.
+        history: one record a finished epoch.
+        seconds: time spent training, over all resumptions.
+    """
+
+    def __init__(
+        self, recipe: Recipe, config: TrainConfig, digits: Digits, device: torch.device | str = "cpu"
+    ) -> None:
+        self.config, self.digits, self.device = config, digits, torch.device(device)
+        torch.manual_seed(config.seed)
+        self.model = recipe.build(config).to(self.device)
+        self.train_x, self.test_x = (
+            recipe.prepare(x).to(self.device) for x in (digits.train_x, digits.test_x)
+        )
+        self.train_y, self.test_y = digits.train_y.to(self.device), digits.test_y.to(self.device)
+        self.optimizer = self._make_optimizer()
+        attach_projection(self.optimizer, self.model)
+        self.steps = math.ceil(len(self.train_x) / config.batch_size)
+        self.schedule = Schedule(config, self.steps * config.epochs)
+        self.shuffle = torch.Generator().manual_seed(config.seed)
+        self.epoch_shuffle = self.shuffle.get_state()  # as it was when the epoch began
+        self.epoch = self.step = self.seen = 0
+        self.kl_weight = 0.0
+        self.nll_sum, self.kl_sum = (torch.zeros((), device=self.device) for _ in range(2))
+        self.history: list[dict[str, float]] = []
+        self.seconds = self.epoch_seconds = 0.0
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        named = list(self.model.named_parameters())
+        noise = [p for name, p in named if name.endswith(NOISE_PARAMETERS)]
+        rest = [p for name, p in named if not name.endswith(NOISE_PARAMETERS)]
+        groups = [{"params": rest, "base_lr": self.config.lr}]
+        if noise:
+            groups.append({"params": noise, "base_lr": self.config.noise_lr})
+        return torch.optim.Adam(groups, lr=self.config.lr, fused=True)
+
+    def run(
+        self, checkpoint: Path | None = None, observer: Observer | None = None, stop: object = False
+    ) -> bool:
+        """Train to the last epoch.
+
+        Args:
+            checkpoint: where the state is written at the ends of epochs (at most every 10 seconds), when
+                stopped, and when finished; None: nowhere.
+            observer: told of steps and epochs.
+            stop: asked for its truth after every step.
+
+        Returns:
+            False if stopped, True if finished.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        saved_at = time.monotonic()
+        while self.epoch < self.config.epochs:
+            if not self._run_epoch(observer, stop):
+                if checkpoint:
+                    save_checkpoint(checkpoint, self.state_dict())
+                return False
+            last = self.epoch == self.config.epochs
+            if checkpoint and (last or time.monotonic() - saved_at >= CHECKPOINT_SECONDS):
+                save_checkpoint(checkpoint, self.state_dict())
+                saved_at = time.monotonic()
+            if observer:
+                observer.on_epoch(self)
+        return True
+
+    def _run_epoch(self, observer: Observer | None, stop: object) -> bool:
+        """Run what is left of the epoch; False if stopped before its end."""
+        started, before = time.monotonic(), self.epoch_seconds
+        self.epoch_shuffle = self.shuffle.get_state()
+        order = torch.randperm(len(self.train_x), generator=self.shuffle).to(self.device)
+        self.model.train()
+        for index in order.split(self.config.batch_size)[self.step :]:
+            self._step(index)
+            self.step += 1
+            if observer:
+                observer.on_step(self)
+            self.epoch_seconds = before + time.monotonic() - started
+            if stop and self.step < self.steps:
+                return False
+        self._finish_epoch()
+        return True
+
+    def _step(self, index: Tensor) -> None:
+        position = self.schedule.position(self.epoch * self.steps + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * self.schedule.lr_factor(position)
+        self.kl_weight = self.schedule.kl_weight(position)
+        self.optimizer.zero_grad(set_to_none=True)
+        with collect_kl(self.model) as collected:
+            logits = self.model(self.train_x[index])
+        nll = F.cross_entropy(logits, self.train_y[index])
+        kl = collected.total()
+        (nll + self.kl_weight / len(self.train_x) * kl).backward()
+        self.optimizer.step()
+        self.nll_sum.add_(nll.detach(), alpha=len(index))
+        self.kl_sum.add_(kl.detach(), alpha=len(index))
+        self.seen += len(index)
+
+    def means(self) -> dict[str, float]:
+        """Training NLL, KL (nats) and loss, averaged over the epoch so far."""
+        seen = max(self.seen, 1)
+        nll, kl = float(self.nll_sum) / seen, float(self.kl_sum) / seen
+        return {"nll": nll, "kl": kl, "loss": nll + self.kl_weight * kl / len(self.train_x)}
+
+    def _finish_epoch(self) -> None:
+        means = self.means()
+        if not math.isfinite(means["loss"]):
+            raise TrainingError(
+                f"the loss of epoch {self.epoch + 1} is {means['loss']}; try a lower lr "
+                f"(now {self.config.lr:g}) or noise_lr (now {self.config.noise_lr:g})"
+            )
+        test_nll, test_error = evaluate(self.model, self.test_x, self.test_y)
+        report = sparsity(self.model)
+        self.epoch, self.step, self.seen = self.epoch + 1, 0, 0
+        self.nll_sum.zero_()
+        self.kl_sum.zero_()
+        self.history.append({
+            "epoch": self.epoch, **means, "kl_weight": self.kl_weight,
+            "lr": self.optimizer.param_groups[0]["lr"], "test_nll": test_nll, "test_error": test_error,
+            "nonzero": report.nonzero, "sparsity": report.sparsity, "compression": report.compression,
+            "seconds": self.epoch_seconds,
+        })  # fmt: skip
+        self.seconds += self.epoch_seconds
+        self.epoch_seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the run goes on."""
+        return {
+            "config": self.config.as_dict(),
+            "digits": {"name": self.digits.name, "sha256": self.digits.sha256},
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seen": self.seen,
+            "sums": torch.stack([self.nll_sum, self.kl_sum]),
+            "history": self.history,
+            "seconds": self.seconds,
+            "epoch_seconds": self.epoch_seconds,
+            # between epochs the shuffling goes on from where it is, inside one the order is drawn again
+            "shuffle": self.epoch_shuffle if self.step else self.shuffle.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken.
+
+        Raises:
+            CheckpointError: it is of other settings or other data.
+        """
+        if state["digits"]["sha256"] != self.digits.sha256:
+            raise CheckpointError(
+                f"the checkpoint was trained on other data ({state['digits']['name']}) "
+                f"than these ({self.digits.name})"
+            )
+        if (theirs := TrainConfig.from_dict(state["config"])) != self.config:
+            raise CheckpointError(f"the checkpoint was trained with other settings: {theirs}")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step, self.seen = state["epoch"], state["step"], state["seen"]
+        self.nll_sum.copy_(state["sums"][0])
+        self.kl_sum.copy_(state["sums"][1])
+        self.history = list(state["history"])
+        self.seconds, self.epoch_seconds = state["seconds"], state["epoch_seconds"]
+        self.shuffle.set_state(state["shuffle"])
+        torch.set_rng_state(state["torch_rng"])
+        if self.device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
