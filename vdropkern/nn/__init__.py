@@ -1,0 +1,16 @@
+"""Drop-in modules: torch.nn's layers with a `method` that says what noise their weights carry."""
+
+from .linear import Linear
+from .modes import mc_predict, use_eval_mode
+from .training import attach_projection, parameter_groups, project_
+from .variational import Variational
+
+__all__ = [
+    "Linear",
+    "Variational",
+    "attach_projection",
+    "mc_predict",
+    "parameter_groups",
+    "project_",
+    "use_eval_mode",
+]
