@@ -1,0 +1,99 @@
+// What the bindings share: the only headers of torch the library sees are those of its stable ABI.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "../kl/prior.h"
+#include "parallel.h"
+
+namespace vdk {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Kernels take their threads from torch.
+inline Parallel torch_parallel() {
+  return {int64_t(torch::stable::get_num_threads()),
+          [](int64_t tasks, void (*task)(void*, int64_t), void* context) {
+            torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+              for (int64_t i = begin; i < end; ++i) task(context, i);
+            });
+          }};
+}
+
+inline bool is_double(const std::optional<Tensor>& t) { return t && t->scalar_type() == ScalarType::Double; }
+
+// Kernels compute in float, or in double as soon as one input is double.
+template <class... Tensors>
+ScalarType compute_type(const Tensors&... tensors) {
+  return (is_double(tensors) || ...) ? ScalarType::Double : ScalarType::Float;
+}
+
+// Dense row-major memory of the compute type; the same tensor where it already is that.
+inline Tensor prepared(const Tensor& t, ScalarType type) {
+  const Tensor cast = t.scalar_type() == type ? t : torch::stable::to(t, type);
+  return cast.is_contiguous() ? cast : torch::stable::contiguous(cast);
+}
+inline std::optional<Tensor> prepared(const std::optional<Tensor>& t, ScalarType type) {
+  if (!t) return std::nullopt;
+  return prepared(*t, type);
+}
+
+template <class T>
+const T* pointer(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+const T* pointer(const std::optional<Tensor>& t) {
+  return t ? pointer<T>(*t) : nullptr;
+}
+template <class T>
+T* output(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType type) {
+  return torch::stable::empty({sizes.data(), sizes.size()}, type);
+}
+inline Tensor empty_like(const Tensor& t, ScalarType type) {
+  const auto sizes = t.sizes();
+  return empty(std::vector<int64_t>(sizes.begin(), sizes.end()), type);
+}
+// Results computed in `t`'s type go back to the type the caller holds.
+inline Tensor returned(const Tensor& t, ScalarType type) {
+  return t.scalar_type() == type ? t : torch::stable::to(t, type);
+}
+template <class T>
+Tensor scalar(double value, ScalarType type) {
+  const Tensor t = empty({}, type);
+  *output<T>(t) = T(value);
+  return t;
+}
+
+inline uint64_t seed_of(const Tensor& seed) {
+  STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1, "seed must be one int64");
+  return uint64_t(*pointer<int64_t>(seed));
+}
+
+inline Prior prior_of(const std::string& name) {
+  if (name == "none") return Prior::kNone;
+  if (name == "log-uniform") return Prior::kLogUniform;
+  if (name == "log-uniform-kingma") return Prior::kKingma;
+  if (name == "log-uniform-exact") return Prior::kExact;
+  STD_TORCH_CHECK(name == "ard", "unknown prior ", name);
+  return Prior::kArd;
+}
+
+// Calls f(T{}) with the C++ type of a compute type.
+template <class F>
+auto with_compute_type(ScalarType type, F&& f) {
+  return type == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+}  // namespace vdk

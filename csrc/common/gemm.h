@@ -1,0 +1,172 @@
+// The one GEMM driver: two products that share their loops, their tiles and their memory traffic,
+//
+//   mean[i, j] = sum_k A.mean[i, k] B.mean[k, j]     variance[i, j] = sum_k A.variance[i, k] B.variance[k, j]
+//
+// with three plug-ins: how a block of A is packed, how a block of B is packed, what happens to a finished
+// block of both results. The microkernel broadcasts elements of A's rows (contiguous in k) against packed
+// panels of B ([k][kCols]). A block of results stays in L2 while k runs; weights, where they are an operand,
+// are packed block by block and never as a whole.
+#pragma once
+#include "parallel.h"
+#include "simd.h"
+#include "workspace.h"
+
+namespace vdk {
+namespace VDK_ISA {
+
+template <class T>
+struct Tile {
+  static constexpr int kVectors = 2;
+  static constexpr int kRows = VDK_VECTOR_BYTES == 64 ? 12 : 6;  // 24 of 32 or 12 of 16 registers accumulate
+  static constexpr int kCols = kVectors * kLanes<T>;
+};
+
+VDK_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+VDK_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+VDK_INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// c[kRows][kVectors vectors] (+)= a[kRows rows of stride lda][k] * b[k][kCols]
+template <class T, int kVectors>
+__attribute__((noinline)) void microkernel(int64_t k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc,
+                                           bool accumulate) {
+  constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols, kStep = 8, kGroups = kRows / 3;
+  Vec<T> acc[kRows][kVectors];
+  for (int i = 0; i < kRows; ++i)
+    for (int j = 0; j < kVectors; ++j)
+      acc[i][j] = accumulate ? load(c + i * ldc + j * kLanes<T>) : Vec<T>{};
+  const T* group[kGroups];  // every third row: the others are reached by scaled addressing
+  for (int g = 0; g < kGroups; ++g) group[g] = a + 3 * g * lda;
+  const auto step = [&](int u) __attribute__((always_inline)) {
+    Vec<T> bv[kVectors];
+    for (int j = 0; j < kVectors; ++j) bv[j] = load(b + u * kCols + j * kLanes<T>);
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i)
+      for (int j = 0; j < kVectors; ++j) acc[i][j] += group[i / 3][(i % 3) * lda + u] * bv[j];
+  };
+  for (; k >= kStep; k -= kStep) {
+#pragma GCC unroll 8
+    for (int u = 0; u < kStep; ++u) step(u);
+    for (int g = 0; g < kGroups; ++g) group[g] += kStep;
+    b += kStep * kCols;
+  }
+  for (; k > 0; --k) {
+    step(0);
+    for (int g = 0; g < kGroups; ++g) ++group[g];
+    b += kCols;
+  }
+  for (int i = 0; i < kRows; ++i)
+    for (int j = 0; j < kVectors; ++j) store(c + i * ldc + j * kLanes<T>, acc[i][j]);
+}
+
+// A packed block. Rows: `stride` between rows. Panels: `stride` between panels.
+template <class T>
+struct Packed {
+  const T* mean;
+  const T* variance;
+  int64_t stride;
+};
+
+// k in chunks of one depth (the last may be shorter).
+struct Chunks {
+  static constexpr int64_t kUnit = 16;  // no vector of packed elements straddles chunks
+  int64_t total, depth, count;
+  Chunks(int64_t total, int64_t target) : total(total) {
+    count = at_least((total + target / 2) / target, 1);
+    depth = at_least(round_up((total + count - 1) / count, kUnit), kUnit);
+    count = at_least((total + depth - 1) / depth, 1);
+  }
+  // The same depth over a shorter k.
+  Chunks first(int64_t n) const {
+    Chunks c = *this;
+    c.total = n;
+    c.count = at_least((n + depth - 1) / depth, 1);
+    return c;
+  }
+  int64_t length(int64_t c) const { return at_most(depth, total - c * depth); }
+};
+
+// Rows are shared out in units of 12: a multiple of every kRows, and of the four a noise group spans.
+constexpr int64_t kRowUnit = 12;
+
+struct Blocking {
+  int64_t rows, cols;  // block of results kept in cache: multiples of kRowUnit and kCols
+  const Chunks& chunks;
+};
+
+// Threads as a grid over the results, so that the slowest cell has the least to do.
+struct Grid {
+  int64_t rows, cols;
+};
+template <class T>
+Grid make_grid(int64_t m, int64_t n, int64_t threads) {
+  const int64_t tiles = (m + kRowUnit - 1) / kRowUnit, panels = (n + Tile<T>::kCols - 1) / Tile<T>::kCols;
+  Grid best{1, 1};
+  int64_t best_cost = tiles * panels;
+  for (int64_t r = threads; r >= 1; --r) {
+    const int64_t c = threads / r;
+    const int64_t cost = ((tiles + r - 1) / r) * ((panels + c - 1) / c);
+    if (cost < best_cost) {
+      best_cost = cost;
+      best = {r, c};
+    }
+  }
+  return best;
+}
+
+// One block of results: all of k.
+template <class T, class A, class B>
+VDK_INLINE void block_product(const Chunks& chunks, const A& a, const B& b, int64_t i0, int64_t n_rows, int64_t j0, int64_t n_cols,
+                              T* a_scratch, T* b_scratch, T* const c[2], int64_t ldc) {
+  constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols, kL2Rows = 96;
+  for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
+    const int64_t k = chunks.length(chunk);
+    const Packed<T> rows = a.rows(i0, n_rows, chunk, a_scratch, j0 == 0);
+    const Packed<T> panels = b.panels(j0, n_cols, chunk, b_scratch);
+    for (int64_t i1 = 0; i1 < n_rows; i1 += kL2Rows)
+      for (int64_t j = 0; j < n_cols; j += kCols) {
+        const bool half = n_cols - j <= kLanes<T>;
+        for (int part = 0; part < 2; ++part) {
+          const T* const pa = part ? rows.variance : rows.mean;
+          const T* const pb = (part ? panels.variance : panels.mean) + j / kCols * panels.stride;
+          for (int64_t i = i1; i < at_most(i1 + kL2Rows, n_rows); i += kRows) {
+            const auto kernel = half ? microkernel<T, 1> : microkernel<T, Tile<T>::kVectors>;
+            kernel(k, pa + i * rows.stride, rows.stride, pb, c[part] + i * ldc + j, ldc, chunk > 0);
+          }
+        }
+      }
+  }
+}
+
+// `finish(i0, rows, j0, cols, mean, variance, ldc, cell)` gets each finished block; `cell` is the thread's
+// place in the grid.
+template <class T, class A, class B, class Finish>
+void dual_gemm(int64_t m, int64_t n, const Blocking& blocking, const Grid& grid, const A& a, const B& b, const Finish& finish,
+               const Parallel& parallel) {
+  constexpr int kCols = Tile<T>::kCols;
+  parallel(grid.rows * grid.cols, [&](int64_t task) {
+    const Grid cell{task / grid.cols, task % grid.cols};
+    const Range is = part_of(m, kRowUnit, cell.rows, grid.rows), js = part_of(n, kCols, cell.cols, grid.cols);
+    if (is.begin == is.end || js.begin == js.end) return;
+    const int64_t block_rows = at_most(blocking.rows, round_up(is.end - is.begin, kRowUnit));
+    const int64_t block_cols = at_most(blocking.cols, round_up(js.end - js.begin, kCols));
+    const int64_t ldc = block_cols + kLanes<T>;  // off powers of two, which would share cache sets
+    const auto carve = [&](Carver carver, T*& pa, T*& pb, T* c[2]) {
+      pa = carver.take<T>(2 * block_rows * blocking.chunks.depth);
+      pb = carver.take<T>(2 * block_cols * blocking.chunks.depth);
+      c[0] = carver.take<T>(block_rows * ldc);
+      c[1] = carver.take<T>(block_rows * ldc);
+      return carver.used();
+    };
+    T *pa, *pb, *c[2];
+    carve(Carver(scratch(Scratch::kTask, carve(Carver(), pa, pb, c))), pa, pb, c);
+    for (int64_t j0 = js.begin; j0 < js.end; j0 += block_cols)
+      for (int64_t i0 = is.begin; i0 < is.end; i0 += block_rows) {
+        const int64_t rows = at_most(block_rows, is.end - i0), cols = at_most(block_cols, js.end - j0);
+        block_product<T>(blocking.chunks, a, b, i0, rows, j0, cols, pa, pb, c, ldc);
+        finish(i0, rows, j0, cols, c[0], c[1], ldc, cell);
+      }
+  });
+}
+
+}  // namespace VDK_ISA
+}  // namespace vdk

@@ -1,0 +1,42 @@
+// Scalar twins of the vector helpers in simd.h, for host and device: code written over a type V runs with
+// V = float on a GPU and in tests, and with a vector on the CPU.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#define VDK_HD __host__ __device__ inline
+#else
+#define VDK_HD inline __attribute__((always_inline))
+#endif
+
+namespace vdk {
+
+VDK_HD float to_float(uint32_t x) { return float(x); }
+VDK_HD float to_float(int32_t x) { return float(x); }
+VDK_HD int32_t as_int(uint32_t x) { return int32_t(x); }
+VDK_HD int32_t as_int(float x) {
+  int32_t r;
+  memcpy(&r, &x, sizeof r);
+  return r;
+}
+VDK_HD uint32_t as_uint(float x) {
+  uint32_t r;
+  memcpy(&r, &x, sizeof r);
+  return r;
+}
+VDK_HD float as_float(uint32_t x) {
+  float r;
+  memcpy(&r, &x, sizeof r);
+  return r;
+}
+VDK_HD float as_float(int32_t x) { return as_float(uint32_t(x)); }
+VDK_HD float square_root(float x) { return sqrtf(x); }
+VDK_HD void multiply_wide(uint32_t a, uint32_t m, uint32_t& hi, uint32_t& lo) {
+  const uint64_t p = uint64_t(a) * m;
+  hi = uint32_t(p >> 32);
+  lo = uint32_t(p);
+}
+
+}  // namespace vdk

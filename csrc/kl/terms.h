@@ -1,0 +1,160 @@
+// KL of one weight and its derivative, as functions of la = log_alpha, on vectors of float or double.
+// The formulas and their sources: vdropkern/ops/kl/reference.py. Written so that nothing overflows: e is
+// exp(-|la|) and log(1 + 1/alpha) = max(-la, 0) + log1p(e).
+#pragma once
+#include "../common/vmath.h"
+#include "prior.h"
+
+namespace vdk {
+namespace VDK_ISA {
+
+constexpr double kKlEps = 1e-8;  // la = log_sigma2 - log(mu^2 + eps)
+
+template <class V>
+struct KlTerms {
+  V value, slope;  // KL, dKL/dla
+};
+
+template <class V>
+struct SoftplusOfMinus {
+  V value, sigmoid;  // log(1 + e^-la), 1 / (1 + e^la)
+};
+template <class V>
+VDK_INLINE SoftplusOfMinus<V> softplus_of_minus(V la) {
+  const V zero = V{};
+  const V e = vexp(la < zero ? la : -la);
+  const V q = (zero + 1) / (e + 1);
+  return {vmax(-la, zero) + vlog1p_unit(e), la < zero ? q : e * q};
+}
+
+template <class V>
+VDK_INLINE KlTerms<V> kl_ard(V la) {
+  const auto s = softplus_of_minus(la);
+  return {s.value / 2, s.sigmoid / -2};
+}
+
+// Molchanov et al. 2017: the ARD term plus a bump k1 sigmoid(-(k2 + k3 la)).
+template <class T, class V>
+VDK_INLINE KlTerms<V> kl_log_uniform(V la) {
+  constexpr T k1 = T(0.63576), k2 = T(1.87320), k3 = T(1.48695);
+  const auto s = softplus_of_minus(la);
+  const V t = vmin(vmax(-(la * k3 + k2), V{} - 80), V{} + 80);
+  const V e = vexp(t), q = (V{} + 1) / (e + 1);
+  const V rest = e * q;  // sigmoid(t)
+  return {s.value / 2 + rest * k1, s.sigmoid / -2 - rest * q * (k1 * k3)};
+}
+
+// Kingma et al. 2015, a cubic in alpha.
+template <class T, class V>
+VDK_INLINE KlTerms<V> kl_kingma(V la) {
+  constexpr T c1 = T(1.16145124), c2 = T(-1.50204118), c3 = T(0.58629921);
+  const V a = vexp(la);
+  return {(c1 + c2 + c3) - (la / 2 + a * (a * (a * c3 + c2) + c1)), -(a * (a * (a * (3 * c3) + 2 * c2) + c1) + T(0.5))};
+}
+
+// Without approximation: series of positive terms with Poisson weights below u = 1/(2 alpha) = cut, the
+// asymptotic expansion of Dawson's function above.
+template <class T>
+struct ExactSeries {
+  static constexpr bool kDouble = sizeof(T) == 8;
+  static constexpr T kCut = kDouble ? 40 : 20;
+  static constexpr int kTerms = kDouble ? 160 : 60, kTail = kDouble ? 16 : 12;
+};
+template <class T, class V>
+VDK_INLINE KlTerms<V> kl_exact(V la) {
+  using S = ExactSeries<T>;
+  const V u = vexp(vmin(-la, V{} + 80)) / 2;
+  const V near = vmin(u, V{} + S::kCut);
+  V p = vexp(-near), value{}, slope{};
+  T harmonic = 0;
+  for (int k = 0; k < S::kTerms; ++k) {
+    const T odd = T(1) / (2 * k + 1);
+    value += p * harmonic;
+    slope += p * odd;
+    harmonic += odd;
+    p *= near * (T(1) / (k + 1));
+  }
+  const V inverse = (V{} + 1) / vmax(u, V{} + S::kCut);
+  V power = V{} + 1, tail_value{}, tail_slope = V{} + T(0.5);
+  T a = 1;
+  for (int k = 1; k < S::kTail; ++k) {
+    a *= (2 * k - 1) * T(0.5);
+    power *= inverse;
+    tail_value += power * (a / (2 * k));
+    tail_slope += power * (a / 2);
+  }
+  constexpr T kConstant = T(0.5 * (0.69314718055994531 + 0.57721566490153286));  // (ln 2 + Euler's gamma) / 2
+  const auto far = u > V{} + S::kCut;
+  return {far ? kConstant - la / 2 - tail_value : value, far ? -tail_slope : -near * slope};
+}
+
+template <class T, Prior kPrior, class V>
+VDK_INLINE KlTerms<V> kl_terms(V la) {
+  if constexpr (kPrior == Prior::kLogUniform)
+    return kl_log_uniform<T>(la);
+  else if constexpr (kPrior == Prior::kKingma)
+    return kl_kingma<T>(la);
+  else if constexpr (kPrior == Prior::kExact)
+    return kl_exact<T>(la);
+  else
+    return kl_ard(la);
+}
+
+// One run of weights, contiguous: mu is null where `log` is log_alpha itself. Returns the KL; with gradients,
+// dmu and dlog get scale * gradient, added to what stands there if `accumulate`.
+template <class T, Prior kPrior, bool kGradients>
+double kl_run(const T* mu, const T* log, int64_t n, T scale, T* dmu, T* dlog, bool accumulate) {
+  using V = Vec<T>;
+  constexpr int64_t kBlock = 512;  // lanes are summed in T over a block, blocks in double
+  double total = 0;
+  for (int64_t block = 0; block < n; block += kBlock) {
+    const int64_t end = block + kBlock < n ? block + kBlock : n;
+    V sum{};
+    for (int64_t i = block; i < end; i += kLanes<T>) {
+      const int64_t left = end - i;
+      V la = load_first(log + i, left), m{}, m2{};
+      if (mu) {
+        m = load_first(mu + i, left);
+        m2 = m * m + T(kKlEps);
+        la -= vlog(m2);
+      }
+      KlTerms<V> terms = kl_terms<T, kPrior>(la);
+      if (left < kLanes<T>)
+        for (int lane = int(left); lane < kLanes<T>; ++lane) terms.value[lane] = 0;
+      sum += terms.value;
+      if constexpr (kGradients) {
+        V slope = terms.slope * scale;
+        if (mu) {
+          V g = slope * m * T(-2) / m2;
+          if (accumulate) g += load_first(dmu + i, left);
+          store_first(dmu + i, g, left);
+        }
+        if (accumulate) slope += load_first(dlog + i, left);
+        store_first(dlog + i, slope, left);
+      }
+    }
+    total += double(sum_lanes<T>(sum));
+  }
+  return total;
+}
+
+template <class T, bool kGradients>
+VDK_INLINE double kl_run(Prior prior, const T* mu, const T* log, int64_t n, T scale, T* dmu, T* dlog,
+                         bool accumulate) {
+  switch (prior) {
+    case Prior::kLogUniform:
+      return kl_run<T, Prior::kLogUniform, kGradients>(mu, log, n, scale, dmu, dlog, accumulate);
+    case Prior::kKingma:
+      return kl_run<T, Prior::kKingma, kGradients>(mu, log, n, scale, dmu, dlog, accumulate);
+    case Prior::kExact:
+      return kl_run<T, Prior::kExact, kGradients>(mu, log, n, scale, dmu, dlog, accumulate);
+    case Prior::kArd:
+      return kl_run<T, Prior::kArd, kGradients>(mu, log, n, scale, dmu, dlog, accumulate);
+    case Prior::kNone:
+      break;
+  }
+  return 0;
+}
+
+}  // namespace VDK_ISA
+}  // namespace vdk

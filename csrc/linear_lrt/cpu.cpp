@@ -1,0 +1,297 @@
+// Forward: weights are the rows (so a weight is read along the inputs, as it lies), the batch the lanes; a
+// finished block is transposed on its way out. Backward: dx has the batch as rows and inputs as lanes, the
+// weight gradients outputs as rows and inputs as lanes. So no operand of weight size is ever transposed.
+#include "activations.h"
+#include "weights.h"
+
+namespace vdk {
+namespace VDK_ISA {
+namespace {
+
+constexpr int64_t kL2Bytes = 256 << 10;             // of a core's L2, what a packed block may take
+constexpr int64_t kActivationBytes = 64 << 20;      // packed activations of one part of the batch
+constexpr int64_t kFlopsPerThread = 1 << 19;        // less is not worth waking a thread
+
+Parallel limited(const Parallel& parallel, int64_t flops) {
+  return {at_least(at_most(parallel.threads, flops / kFlopsPerThread), 1), parallel.run};
+}
+
+// Rows of the batch handled at a time, so that packed activations stay bounded.
+int64_t batch_part(int64_t batch, int64_t bytes_per_row) {
+  return at_least(at_most(batch, round_up(kActivationBytes / at_least(bytes_per_row, 1), 48)), 1);
+}
+
+template <class F>
+void split(const Parallel& parallel, int64_t n, F&& f) {
+  const int64_t tasks = at_most(n, parallel.threads);
+  parallel(tasks, [&](int64_t task) {
+    const Range mine = part_of(n, 1, task, tasks);
+    for (int64_t i = mine.begin; i < mine.end; ++i) f(i);
+  });
+}
+
+// The block [outputs, batch] of means and variances becomes y and std, [batch, outputs].
+template <class T>
+struct SampleBlock {
+  const LinearLrtForward<T>& a;
+  const NoiseGrid& noise;
+  int64_t b0;  // first row of this part of the batch
+
+  void operator()(int64_t o0, int64_t n_out, int64_t m0, int64_t n_batch, const T* mean, const T* variance, int64_t ldc,
+                  const Grid&) const {
+    constexpr int kL = kLanes<T>;
+    const int64_t out = a.w.out;
+    for (int64_t o = 0; o < n_out; o += kL)
+      for (int64_t m = 0; m < n_batch; m += kL) {
+        const int64_t row = b0 + m0 + m, col = o0 + o;
+        Vec<T> y[kL], s[kL], z[kL < 4 ? 4 : kL];
+        for (int j = 0; j < kL; j += 4)
+          if (o + j < n_out) normals_of_rows(noise, row, (col + j) / 4, z + j);
+        const int first = kL < 4 ? int(col % 4) : 0;
+        for (int j = 0; j < kL; ++j) {
+          y[j] = s[j] = Vec<T>{};
+          if (o + j >= n_out) continue;
+          s[j] = square_root(load(variance + (o + j) * ldc + m) + a.eps);
+          y[j] = s[j] * z[first + j] + load(mean + (o + j) * ldc + m) + (a.bias ? a.bias[col + j] : T(0));
+        }
+        transpose<T>(y);
+        transpose<T>(s);
+        for (int i = 0; i < kL && m + i < n_batch; ++i) {
+          store_first(a.y + (row + i) * out + col, y[i], n_out - o);
+          store_first(a.std + (row + i) * out + col, s[i], n_out - o);
+        }
+      }
+  }
+};
+
+template <class T, Form kForm>
+double forward(const LinearLrtForward<T>& a, const Parallel& all) {
+  const LrtWeights<T>& w = a.w;
+  const NoiseGrid noise(a.seed, w.out);
+  const int64_t part = batch_part(a.batch, 2 * w.in * int64_t(sizeof(T)));
+  const Parallel parallel = limited(all, 4 * part * w.out * w.in);
+  const Chunks chunks(w.in, VDK_VECTOR_BYTES == 64 ? 256 : 320);
+  Resident<T> x = resident_panels<T>(chunks, part);
+  double* kl_of_row;
+  const auto carve = [&](Carver carver) {
+    x.mean = carver.take<T>(x.size());
+    x.variance = carver.take<T>(x.size());
+    kl_of_row = carver.take<double>(w.out);
+    return carver.used();
+  };
+  carve(Carver(scratch(Scratch::kShared, carve(Carver()))));
+  for (int64_t o = 0; o < w.out; ++o) kl_of_row[o] = 0;
+  const Blocking blocking{VDK_VECTOR_BYTES == 64 ? 48 : 24, round_up(part, Tile<T>::kCols), chunks};
+  for (int64_t b0 = 0; b0 < a.batch; b0 += part) {
+    const int64_t n = at_most(part, a.batch - b0), panels = (n + Tile<T>::kCols - 1) / Tile<T>::kCols;
+    split(parallel, chunks.count * panels, [&](int64_t i) {
+      pack_transposed_panel(a.x + b0 * w.in, n, w.in, x, i / panels, i % panels);
+    });
+    const WeightRows<T, kForm> rows{w, chunks, b0 == 0 ? a.prior : Prior::kNone, kl_of_row};
+    dual_gemm<T>(w.out, n, blocking, make_grid<T>(w.out, n, parallel.threads), rows, x,
+                 SampleBlock<T>{a, noise, b0}, parallel);
+  }
+  if (a.batch == 0 && a.prior != Prior::kNone)
+    for (int64_t o = 0; o < w.out; ++o) {
+      const WeightRow<T, kForm> row(w, o);
+      kl_of_row[o] = kl_run<T, false>(a.prior, kForm == Form::kLogSigma2 ? row.mu : nullptr, row.log, w.in, T(0),
+                                      nullptr, nullptr, false);
+    }
+  double kl = 0;
+  for (int64_t o = 0; o < w.out; ++o) kl += kl_of_row[o];
+  return kl;
+}
+
+// The block [outputs, inputs] of dy^T x and g2^T x^2 becomes the weight gradients.
+template <class T, Form kForm>
+struct WeightGradientBlock {
+  const LinearLrtBackward<T>& a;
+  bool accumulate, last;  // which part of the batch this is
+  T* column_sums;         // [grid rows, in], for log_alpha shared by a column
+  double* row_sums;       // [grid cols, out], for log_alpha shared by a row
+
+  void operator()(int64_t o0, int64_t n_out, int64_t i0, int64_t n_in, const T* mean, const T* variance, int64_t ldc,
+                  const Grid& cell) const {
+    const LrtWeights<T>& w = a.w;
+    const bool full = is_full(w), by_column = !full && w.log_cols == w.in;
+    for (int64_t o = 0; o < n_out; ++o) {
+      const WeightRow<T, kForm> row(w, o0 + o);
+      const int64_t at = (o0 + o) * w.in + i0;
+      T* const dlog = full ? a.dlog + at : by_column ? column_sums + cell.rows * w.in + i0 : nullptr;
+      const bool add_log = full ? accumulate : true;
+      Vec<T> row_sum{};
+      for (int64_t i = 0; i < n_in; i += kLanes<T>) {
+        const int64_t left = n_in - i;
+        const Vec<T> gv = load(variance + o * ldc + i), mu = row.mean(i0 + i, left), e = row.exp_log(i0 + i, left);
+        Vec<T> dmu = load(mean + o * ldc + i), dl = gv * row.variance(mu, e) * T(0.5);
+        if constexpr (kForm != Form::kLogSigma2) dmu += gv * e * mu;
+        if (accumulate) dmu += load_first(a.dmu + at + i, left);
+        store_first(a.dmu + at + i, dmu, left);
+        if (dlog) {
+          if (add_log) dl += load_first(dlog + i, left);
+          store_first(dlog + i, dl, left);
+        } else {
+          if (left < kLanes<T>)
+            for (int lane = int(left); lane < kLanes<T>; ++lane) dl[lane] = 0;
+          row_sum += dl;
+        }
+      }
+      if (!dlog) row_sums[cell.cols * w.out + o0 + o] += double(sum_lanes<T>(row_sum));
+      if (last && a.prior != Prior::kNone)
+        kl_run<T, true>(a.prior, kForm == Form::kLogSigma2 ? row.mu + i0 : nullptr, row.log + i0, n_in, a.kl_scale,
+                        a.dmu + at, a.dlog + at, true);
+    }
+  }
+};
+
+// Sums kept per cell of the grid become the gradient of a shared log_alpha.
+template <class T>
+void reduce_shared(const LinearLrtBackward<T>& a, const Grid& grid, const T* column_sums, const double* row_sums) {
+  const LrtWeights<T>& w = a.w;
+  if (w.log_cols == w.in) {
+    for (int64_t i = 0; i < w.in; ++i) {
+      T sum = 0;
+      for (int64_t r = 0; r < grid.rows; ++r) sum += column_sums[r * w.in + i];
+      a.dlog[i] = sum;
+    }
+    return;
+  }
+  double total = 0;
+  for (int64_t o = 0; o < w.out; ++o) {
+    double sum = 0;
+    for (int64_t c = 0; c < grid.cols; ++c) sum += row_sums[c * w.out + o];
+    total += sum;
+    if (w.log_rows == w.out) a.dlog[o] = T(sum);
+  }
+  if (w.log_rows != w.out) a.dlog[0] = T(total);
+}
+
+// dbias = sum of dy over the batch, in runs of 256 rows so that rounding does not grow with the batch.
+template <class T>
+void bias_gradient(const LinearLrtBackward<T>& a, const Parallel& parallel) {
+  const int64_t out = a.w.out;
+  split(parallel, (out + kLanes<T> - 1) / kLanes<T>, [&](int64_t v) {
+    const int64_t o = v * kLanes<T>, left = out - o;
+    Vec<T> total{};
+    for (int64_t m0 = 0; m0 < a.batch; m0 += 256) {
+      Vec<T> sum{};
+      for (int64_t m = m0; m < at_most(m0 + 256, a.batch); ++m) sum += load_first(a.dy + m * out + o, left);
+      total += sum;
+    }
+    store_first(a.dbias + o, total, left);
+  });
+}
+
+template <class T, Form kForm>
+void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
+  constexpr int kL = kLanes<T>, kCols = Tile<T>::kCols;
+  const LrtWeights<T>& w = a.w;
+  const NoiseGrid noise(a.seed, w.out);
+  const int64_t row_bytes = int64_t(sizeof(T)) * ((a.dx ? 2 * w.out : 0) + (a.dlog ? 2 * w.out + 2 * w.in : 0));
+  const int64_t part = batch_part(a.batch, row_bytes);
+  const Parallel parallel = limited(all, 4 * part * w.out * w.in);
+  const Chunks over_out(w.out, 256), over_batch(part, 256);
+  Resident<T> by_batch = resident_rows<T>(over_out, part), by_out = resident_rows<T>(over_batch, w.out);
+  Resident<T> x = resident_panels<T>(over_batch, w.in);
+  const Grid weight_grid = make_grid<T>(w.out, w.in, parallel.threads);
+  const bool shared = a.dlog && !is_full(w);
+  T* column_sums = nullptr;
+  double* row_sums = nullptr;
+  const auto carve = [&](Carver carver) {
+    if (a.dx) {
+      by_batch.mean = carver.take<T>(by_batch.size());
+      by_batch.variance = carver.take<T>(by_batch.size());
+    }
+    if (a.dlog) {
+      by_out.mean = carver.take<T>(by_out.size());
+      by_out.variance = carver.take<T>(by_out.size());
+      x.mean = carver.take<T>(x.size());
+      x.variance = carver.take<T>(x.size());
+    }
+    if (shared) {
+      column_sums = carver.take<T>(weight_grid.rows * w.in);
+      row_sums = carver.take<double>(weight_grid.cols * w.out);
+    }
+    return carver.used();
+  };
+  carve(Carver(scratch(Scratch::kShared, carve(Carver()))));
+  if (shared) {
+    for (int64_t i = 0; i < weight_grid.rows * w.in; ++i) column_sums[i] = 0;
+    for (int64_t i = 0; i < weight_grid.cols * w.out; ++i) row_sums[i] = 0;
+  }
+  if (a.dlog) {
+    advise_huge_pages(a.dmu, size_t(w.out * w.in) * sizeof(T));
+    if (!shared) advise_huge_pages(a.dlog, size_t(w.out * w.in) * sizeof(T));
+  }
+  if (a.dbias) bias_gradient(a, parallel);
+
+  int64_t b0 = 0;
+  do {  // once even for an empty batch: the KL's gradient is still due
+    const int64_t n = at_most(part, a.batch - b0);
+    const T* const xb = a.x + b0 * w.in;
+    const GradientPacker<T> pack{a.dy + b0 * w.out, a.std + b0 * w.out, n, w.out, b0, noise, by_batch, by_out};
+    const int64_t down = (n + kL - 1) / kL, across = (w.out + kL - 1) / kL;
+    split(parallel, down * across, [&](int64_t i) { pack(i / across * kL, i % across * kL); });
+    if (a.dx && n > 0) {
+      const int64_t rows = round_up(n, kRowUnit);
+      const int64_t cols = at_least(kL2Bytes / int64_t(2 * sizeof(T)) / over_out.depth / kCols, 1) * kCols;
+      const Blocking blocking{rows, at_most(cols, 128), over_out};
+      const auto finish = [&](int64_t m0, int64_t n_batch, int64_t i0, int64_t n_in, const T* mean, const T* variance,
+                              int64_t ldc, const Grid&) {
+        for (int64_t m = 0; m < n_batch; ++m)
+          for (int64_t i = 0; i < n_in; i += kL) {
+            const int64_t at = (m0 + m) * w.in + i0 + i, left = n_in - i;
+            const Vec<T> dx = load(mean + m * ldc + i) + load_first(xb + at, left) * load(variance + m * ldc + i);
+            store_first(a.dx + b0 * w.in + at, dx, left);
+          }
+      };
+      dual_gemm<T>(n, w.in, blocking, make_grid<T>(n, w.in, parallel.threads), by_batch,
+                   WeightPanels<T, kForm>{w, over_out}, finish, parallel);
+    }
+    if (a.dlog) {
+      const int64_t panels = (w.in + kCols - 1) / kCols;
+      x.chunks = by_out.chunks = over_batch.first(n);  // the last part may be shorter
+      split(parallel, x.chunks.count * panels,
+            [&](int64_t i) { pack_panel(xb, w.in, x, i / panels, i % panels); });
+      const int64_t cols = at_least(kL2Bytes / int64_t(2 * sizeof(T)) / at_least(n, 1) / kCols, 4) * kCols;
+      const Blocking blocking{kRowUnit, at_most(cols, 1024), x.chunks};
+      dual_gemm<T>(w.out, w.in, blocking, weight_grid, by_out, x,
+                   WeightGradientBlock<T, kForm>{a, b0 > 0, b0 + n >= a.batch, column_sums, row_sums}, parallel);
+    }
+    b0 += n;
+  } while (b0 < a.batch);
+  if (shared) reduce_shared(a, weight_grid, column_sums, row_sums);
+}
+
+template <class T>
+double forward_any(const LinearLrtForward<T>& a, const Parallel& parallel) {
+  switch (form_of(a.w)) {
+    case Form::kLogSigma2:
+      return forward<T, Form::kLogSigma2>(a, parallel);
+    case Form::kLogAlpha:
+      return forward<T, Form::kLogAlpha>(a, parallel);
+    default:
+      return forward<T, Form::kLogAlphaOfRow>(a, parallel);
+  }
+}
+template <class T>
+void backward_any(const LinearLrtBackward<T>& a, const Parallel& parallel) {
+  switch (form_of(a.w)) {
+    case Form::kLogSigma2:
+      return backward<T, Form::kLogSigma2>(a, parallel);
+    case Form::kLogAlpha:
+      return backward<T, Form::kLogAlpha>(a, parallel);
+    default:
+      return backward<T, Form::kLogAlphaOfRow>(a, parallel);
+  }
+}
+
+}  // namespace
+
+double linear_lrt_forward(const LinearLrtForward<float>& a, const Parallel& p) { return forward_any(a, p); }
+double linear_lrt_forward(const LinearLrtForward<double>& a, const Parallel& p) { return forward_any(a, p); }
+void linear_lrt_backward(const LinearLrtBackward<float>& a, const Parallel& p) { backward_any(a, p); }
+void linear_lrt_backward(const LinearLrtBackward<double>& a, const Parallel& p) { backward_any(a, p); }
+
+}  // namespace VDK_ISA
+}  // namespace vdk

@@ -1,0 +1,115 @@
+// The weights as GEMM operands: mu copied, sigma^2 computed, block by block, never as a whole.
+#pragma once
+#include "../common/gemm.h"
+#include "../common/vmath.h"
+#include "../kl/terms.h"
+#include "linear_lrt.h"
+
+namespace vdk {
+namespace VDK_ISA {
+
+// How `log` is read; a template parameter, so that inner loops do not ask.
+enum class Form { kLogSigma2, kLogAlpha, kLogAlphaOfRow };  // the last: one log_alpha for a whole row
+
+template <class T>
+VDK_INLINE Form form_of(const LrtWeights<T>& w) {
+  if (!w.is_alpha) return Form::kLogSigma2;
+  return w.log_cols == 1 && w.in != 1 ? Form::kLogAlphaOfRow : Form::kLogAlpha;
+}
+template <class T>
+VDK_INLINE bool is_full(const LrtWeights<T>& w) {
+  return w.log_rows == w.out && w.log_cols == w.in;
+}
+template <class T>
+VDK_INLINE const T* log_row(const LrtWeights<T>& w, int64_t o) {
+  return w.log + (w.log_rows == 1 ? 0 : o * w.log_cols);
+}
+
+// A run of one row: mean, and S = sigma^2 with alpha or 1 beside it.
+template <class T, Form kForm>
+struct WeightRow {
+  const T *mu, *log;
+  Vec<T> alpha_of_row;
+
+  VDK_INLINE WeightRow(const LrtWeights<T>& w, int64_t o)
+      : mu(w.mu + o * w.in), log(log_row(w, o)), alpha_of_row{} {
+    if constexpr (kForm == Form::kLogAlphaOfRow) alpha_of_row = vexp(broadcast(log[0]));
+  }
+  VDK_INLINE Vec<T> mean(int64_t i, int64_t left) const { return load_first(mu + i, left); }
+  VDK_INLINE Vec<T> exp_log(int64_t i, int64_t left) const {
+    if constexpr (kForm == Form::kLogAlphaOfRow)
+      return alpha_of_row;
+    else
+      return vexp(load_first(log + i, left));
+  }
+  VDK_INLINE static Vec<T> variance(Vec<T> mean, Vec<T> exp_log) {
+    if constexpr (kForm == Form::kLogSigma2)
+      return exp_log;
+    else
+      return exp_log * mean * mean;
+  }
+};
+
+// Rows of the forward product: outputs, contiguous in the inputs. Each row's KL is summed where the first
+// columns are computed, so once.
+template <class T, Form kForm>
+struct WeightRows {
+  const LrtWeights<T>& w;
+  const Chunks& chunks;
+  Prior prior;
+  double* kl_of_row;  // [out]
+
+  VDK_INLINE Packed<T> rows(int64_t o0, int64_t n, int64_t chunk, T* to, bool first_cols) const {
+    const int64_t depth = chunks.depth, k0 = chunk * depth, k = chunks.length(chunk);
+    const int64_t padded = round_up(n, Tile<T>::kRows);
+    T* const mean = to;
+    T* const variance = to + padded * depth;
+    for (int64_t i = 0; i < padded; ++i) {
+      T *const m = mean + i * depth, *const v = variance + i * depth;
+      if (i >= n) {
+        for (int64_t j = 0; j < depth; j += kLanes<T>) {
+          store_first(m + j, Vec<T>{}, depth - j);
+          store_first(v + j, Vec<T>{}, depth - j);
+        }
+        continue;
+      }
+      const WeightRow<T, kForm> row(w, o0 + i);
+      for (int64_t j = 0; j < k; j += kLanes<T>) {
+        const Vec<T> mu = row.mean(k0 + j, k - j), s = row.variance(mu, row.exp_log(k0 + j, k - j));
+        store_first(m + j, mu, depth - j);
+        store_first(v + j, s, depth - j);
+      }
+      if (first_cols && prior != Prior::kNone)
+        kl_of_row[o0 + i] += kl_run<T, false>(prior, kForm == Form::kLogSigma2 ? row.mu + k0 : nullptr, row.log + k0,
+                                              k, T(0), nullptr, nullptr, false);
+    }
+    return {mean, variance, depth};
+  }
+};
+
+// Panels of the input gradient's product: reduction over outputs, lanes along the inputs.
+template <class T, Form kForm>
+struct WeightPanels {
+  const LrtWeights<T>& w;
+  const Chunks& chunks;
+
+  VDK_INLINE Packed<T> panels(int64_t i0, int64_t n, int64_t chunk, T* to) const {
+    constexpr int kCols = Tile<T>::kCols;
+    const int64_t depth = chunks.depth, o0 = chunk * depth, k = chunks.length(chunk);
+    const int64_t panel = depth * kCols, count = (n + kCols - 1) / kCols;
+    T* const variance = to + count * panel;
+    for (int64_t o = 0; o < k; ++o) {
+      const WeightRow<T, kForm> row(w, o0 + o);
+      for (int64_t j = 0; j < n; j += kLanes<T>) {
+        const int64_t left = n - j, at = j / kCols * panel + o * kCols + j % kCols;
+        const Vec<T> mu = row.mean(i0 + j, left), s = row.variance(mu, row.exp_log(i0 + j, left));
+        store(to + at, mu);
+        store(variance + at, s);
+      }
+    }
+    return {to, variance, panel};
+  }
+};
+
+}  // namespace VDK_ISA
+}  // namespace vdk

@@ -1,0 +1,50 @@
+// Normals in vectors of rows: lane i of z[j] is the noise of element (row + i, 4 * group + j).
+#pragma once
+#include "philox.h"
+
+namespace vdk {
+namespace VDK_ISA {
+
+// The noise of a [rows, cols] tensor: seed and the number of groups of four in a row.
+struct NoiseGrid {
+  uint32_t k0, k1;
+  uint64_t groups;
+
+  NoiseGrid(uint64_t seed, int64_t cols)
+      : k0(uint32_t(seed)), k1(uint32_t(seed >> 32)), groups(uint64_t(cols + 3) / 4) {}
+};
+
+// 64-bit counters base + lane * step, as two vectors of words.
+VDK_INLINE void counters(uint64_t base, uint64_t step, VecU& low, VecU& high) {
+  for (int i = 0; i < kLanes<float>; ++i) {
+    const uint64_t c = base + step * i;
+    low[i] = uint32_t(c);
+    high[i] = uint32_t(c >> 32);
+  }
+}
+
+VDK_INLINE void normals_of_counters(const NoiseGrid& grid, VecU low, VecU high, VecF z[4]) {
+  VecU words[4] = {low, high, VecU{}, VecU{}};
+  philox4x32(words, grid.k0, grid.k1);
+  box_muller(words, z);
+}
+
+VDK_INLINE void normals_of_rows(const NoiseGrid& grid, int64_t row, int64_t group, VecF z[4]) {
+  VecU low, high;
+  counters(uint64_t(row) * grid.groups + uint64_t(group), grid.groups, low, high);
+  normals_of_counters(grid, low, high, z);
+}
+
+VDK_INLINE void normals_of_rows(const NoiseGrid& grid, int64_t row, int64_t group, VecD z[4]) {
+  for (int i = 0; i < kLanes<double>; ++i) {
+    const uint64_t counter = uint64_t(row + i) * grid.groups + uint64_t(group);
+    uint32_t words[4] = {uint32_t(counter), uint32_t(counter >> 32), 0, 0};
+    double lanes[4];
+    philox4x32(words, grid.k0, grid.k1);
+    box_muller_f64(words, lanes);
+    for (int j = 0; j < 4; ++j) z[j][i] = lanes[j];
+  }
+}
+
+}  // namespace VDK_ISA
+}  // namespace vdk

@@ -1,0 +1,18 @@
+// Ops register themselves in csrc/<op>/binding.cpp, against schemas that Python defines.
+#include "common/binding.h"
+#include "common/isa.h"
+
+namespace vdk {
+namespace {
+
+// Select an instruction set (-1: leave it), and report: bits 0-3 the one in use, 4-7 built, 8-11 supported.
+int64_t cpu_isa(int64_t select) {
+  if (select >= 0) STD_TORCH_CHECK(select_isa(Isa(select)), "cpu_isa: this CPU or build lacks set ", select);
+  return int64_t(active_isa()) | int64_t(built_isas()) << 4 | int64_t(supported_isas()) << 8;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(vdropkern, CompositeExplicitAutograd, m) { m.impl("cpu_isa", TORCH_BOX(&cpu_isa)); }
+
+}  // namespace vdk
