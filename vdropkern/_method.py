@@ -114,9 +114,8 @@ class Method:
     def _check_choice(self, name: str, accepted: tuple[str, ...]) -> None:
         value = getattr(self, name)
         if value not in accepted:
-            raise ValueError(
-                f"{type(self).__name__}: {name} must be one of {', '.join(map(repr, accepted))}, got {value!r}"
-            )
+            choices = ", ".join(map(repr, accepted))
+            raise ValueError(f"{type(self).__name__}: {name} must be one of {choices}, got {value!r}")
 
 
 def logit(p: float) -> float:

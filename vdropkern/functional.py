@@ -11,8 +11,10 @@ from .ops.kl import kl_grad as _kl_grad
 from .ops.linear_lrt import linear_lrt as _linear_lrt
 from .ops.philox_bits import philox_bits as _philox_bits
 from .ops.philox_normal import philox_normal as _philox_normal
+from .ops.spmm import spmm as _spmm
+from .ops.spmm.csr import check_csr as _check_csr
 
-__all__ = ["PRIORS", "kl", "kl_value_and_grad", "linear_lrt", "linear_lrt_kl", "new_seed", "philox_bits", "philox_normal"]
+__all__ = ["PRIORS", "kl", "kl_value_and_grad", "linear_lrt", "linear_lrt_kl", "new_seed", "philox_bits", "philox_normal", "spmm"]
 
 LRT_EPS = 1e-8
 _SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
@@ -313,3 +315,68 @@ def linear_lrt_kl(
             "for shared log_alpha use linear_lrt and kl"
         )
     return _linear_lrt(*args, prior, eps)
+
+
+def _check_spmm(
+    x: Tensor, values: Tensor, col_indices: Tensor, row_offsets: Tensor, bias: Tensor | None
+) -> None:
+    if x.ndim == 0 or not x.is_floating_point() or not values.is_floating_point():
+        raise ValueError(
+            f"spmm: x must be [*, I] and x and values floating, got x {x.dtype} of shape {tuple(x.shape)} "
+            f"and values {values.dtype}"
+        )
+    if values.ndim != 1 or col_indices.shape != values.shape:
+        raise ValueError(
+            f"spmm: values and col_indices must be [nnz], "
+            f"got {tuple(values.shape)} and {tuple(col_indices.shape)}"
+        )
+    if row_offsets.ndim != 1 or row_offsets.shape[0] == 0:
+        raise ValueError(f"spmm: row_offsets must be [O + 1], got {tuple(row_offsets.shape)}")
+    if col_indices.dtype != row_offsets.dtype or col_indices.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"spmm: col_indices and row_offsets must both be int32 or both int64, "
+            f"got {col_indices.dtype} and {row_offsets.dtype}"
+        )
+    if bias is not None and (bias.ndim != 1 or bias.shape[0] != row_offsets.shape[0] - 1):
+        raise ValueError(f"spmm: bias must be [O] = ({row_offsets.shape[0] - 1},), got {tuple(bias.shape)}")
+
+
+def spmm(
+    x: Tensor,
+    values: Tensor,
+    col_indices: Tensor,
+    row_offsets: Tensor,
+    bias: Tensor | None = None,
+    *,
+    check_invariants: bool = False,
+) -> Tensor:
+    """Linear layer with a sparse weight in compressed rows (CSR).
+
+    y[b, o] = bias[o] + sum_k values[k] x[b, col_indices[k]], k from row_offsets[o] to row_offsets[o + 1]:
+    the product of a pruned weight, for inference (Molchanov et al. 2017, arXiv 1701.05369, section 4.3) and
+    for fine-tuning what was kept. Sums run in float32 (float64 where x or values are).
+
+    Args:
+        x: [*, I], float32, float64, bfloat16 or float16; any strides.
+        values: [nnz], floating.
+        col_indices: [nnz], int32 or int64, in [0, I), increasing within each row.
+        row_offsets: [O + 1], of col_indices' dtype, from 0 to nnz, not decreasing.
+        bias: [O] or None.
+        check_invariants: check what is said above of the indices' values, which kernels rely on. It costs a
+            pass over them and waits for the device.
+
+    Returns:
+        [*, O], of x's dtype (autocast's under torch.autocast); differentiable once in x, values and bias.
+
+    Raises:
+        ValueError: shapes or dtypes are wrong, or, with check_invariants, the indices are.
+    """
+    _check_spmm(x, values, col_indices, row_offsets, bias)
+    if check_invariants:
+        try:
+            _check_csr(values, col_indices, row_offsets, x.shape[-1])
+        except ValueError as err:
+            raise ValueError(f"spmm: {err}") from None
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return _spmm(x, values, col_indices, row_offsets, bias)
