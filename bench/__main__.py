@@ -1,0 +1,159 @@
+"""The command line of the benchmark: choose cases, run them, print and write what came out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import cases, docs, plot, report
+from .run import MEMORY, Options, gather, run, write_whole
+
+EPILOG = """\
+examples:
+  python -m bench                                everything, 15 to 20 minutes on two cores
+  python -m bench --quick                        every case in short, about 2 minutes, no allocator settings
+  python -m bench --list                         the cases and their contenders
+  python -m bench --case linear-4096-b64         one case, under every allocator setting
+  python -m bench --case kl --case noise         every case whose name begins so
+  python -m bench --case linear-1024-b128 --contender vdropkern --contender compile
+  python -m bench --isa avx2 --threads 1         the kernels held to one instruction set, on one thread
+  python -m bench --from-json build/bench/bench.json      print and draw an earlier run again
+  python -m bench --from-json build/bench/bench.json --docs   ... into docs/benchmarks.md
+
+Times are medians of rounds in which all contenders take turns in one process, with the 20th and 80th
+percentile; a ratio is the median of the ratios within a round. A case whose kernels disagree with the
+reference is red: it gets no times, and the exit status is 1. How to read the tables: docs/benchmarks.md.
+"""
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Time vdropkern beside dense torch, the eager formula, torch.compile and its peers.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--list", action="store_true", help="list cases and contenders, and end")
+    add(
+        "--quick", action="store_true", help="few rounds, default allocator only: for a look, not for a claim"
+    )
+    add("--case", action="append", default=[], metavar="NAME", help="a case, or how names begin; repeatable")
+    add("--contender", action="append", default=[], metavar="NAME",
+        help="a contender, its baseline comes along; repeatable (default: see --list)")  # fmt: skip
+    add(
+        "--memory", action="append", choices=list(MEMORY), help="allocator setting; repeatable (default: all)"
+    )
+    add("--rounds", type=_positive, metavar="N", help="rounds at least (default: 30)")
+    add("--threads", type=_positive, default=2, metavar="N", help="threads of every contender (default: 2)")
+    add("--isa", choices=("portable", "avx2", "avx512"), help="hold the kernels to it (default: the best)")
+    add("--out", type=Path, default=Path("build/bench"), metavar="DIR",
+        help="where bench.json, bench.md and speed.png go (default: build/bench)")  # fmt: skip
+    add("--from-json", type=Path, metavar="FILE", help="time nothing: print, draw and write this earlier run")
+    add("--docs", action="store_true", help="also write the numbers into docs/benchmarks.md and its picture")
+    return parser
+
+
+def _chosen_cases(prefixes: list[str]) -> list[cases.Case]:
+    """Cases whose names begin with one of `prefixes`; exits with status 2 on one that fits none."""
+    for prefix in prefixes:
+        if not any(case.name.startswith(prefix) for case in cases.CASES):
+            names = ", ".join(case.name for case in cases.CASES)
+            raise SystemExit(_usage(f"--case {prefix}: no case begins so; there are: {names}"))
+    return [case for case in cases.CASES if not prefixes or case.name.startswith(tuple(prefixes))]
+
+
+def _usage(message: str) -> int:
+    print(f"python -m bench: {message}", file=sys.stderr)
+    return 2
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    chosen = _chosen_cases(arguments.case)
+    if arguments.contender:
+        known = {name for case in chosen for name in cases.contenders(case)}
+        for name in arguments.contender:
+            if name not in known:
+                there = ", ".join(sorted(known))
+                raise SystemExit(_usage(f"--contender {name}: unknown here; there are: {there}"))
+        chosen = [case for case in chosen if set(arguments.contender) & set(cases.contenders(case))]
+    options = Options(chosen, arguments.contender, tuple(arguments.memory or MEMORY), arguments.rounds)
+    options = replace(options, threads=arguments.threads, isa=arguments.isa)
+    if arguments.quick:
+        memory = tuple(arguments.memory or ["default"])
+        options = replace(options, memory=memory, rounds=arguments.rounds or 7, budget=0.1)
+    if not options.jobs():
+        raise SystemExit(_usage("nothing to run: no chosen case is timed under that --memory"))
+    return options
+
+
+def _list() -> None:
+    for name, table in cases.TABLES.items():
+        own = [case for case in cases.CASES if case.table == name]
+        print(f"\n{table.title}; compared with {table.baseline}")
+        for case in own:
+            target = "" if case.target is None else f"; {case.target.contender} {report.goal(case.target)}"
+            print(f"  case {case.name:25}{case.title}{target}")
+        for key, contender in cases.contenders(own[0]).items():
+            print(f"  contender {key:24}{contender.label}{'' if contender.default else ' (only if named)'}")
+
+
+def _measure(options: Options) -> dict[str, Any]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("starting", total=len(options.jobs()))
+
+        def started(case: cases.Case, memory: str) -> None:
+            progress.update(task, description=report.title(case, memory))
+
+        results = []
+        for result in run(options, started):
+            results.append(result)
+            progress.advance(task)
+    return gather(results, options)
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    if arguments.list:
+        _list()
+        return 0
+    if arguments.from_json is not None:
+        try:
+            document = json.loads(arguments.from_json.read_text())
+        except (OSError, ValueError) as err:
+            return _usage(f"--from-json {arguments.from_json}: {err}")
+    else:
+        document = _measure(_options(arguments))
+        write_whole(arguments.out / "bench.json", json.dumps(document, indent=1).encode())
+    from rich.console import Console
+
+    console = Console()
+    report.show(document, console if console.is_terminal and console.width > 140 else Console(width=170))
+    write_whole(arguments.out / "bench.md", report.markdown(document).encode())
+    picture = plot.png(document)
+    if picture is not None:
+        write_whole(arguments.out / "speed.png", picture)
+    if arguments.docs:
+        docs.update(document, picture)
+    console.print(f"written to {arguments.out}/: bench.json, bench.md" + (", speed.png" if picture else ""))
+    from .rows import problems
+
+    return 1 if problems(document) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Every case that is timed: names, shapes and targets. Data only; the work stands in ``bench_<op>.py``.
+
+To add a case, add a line to `CASES`. To add an op, add ``bench_<op>.py`` with ``CONTENDERS``, ``gate`` and a
+``test_<op>`` function (bench_philox_normal.py is the shortest to copy), and a `Table` if it fits none.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class MissingError(Exception):
+    """A contender cannot run here; the message says what is missing. Reported, never a failure."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to solve a case.
+
+    `make(spec)` prepares everything and returns the callable that is timed. `core` contenders are timed in
+    every round, the others in as many as the time budget allows; those that are not `default` only when
+    they are asked for by name.
+    """
+
+    label: str
+    make: Callable[[Any], Callable[[], object]]
+    core: bool = False
+    default: bool = True
+    baseline: str | None = None  # compared with this contender instead of the table's baseline
+    package: str | None = None  # the distribution a peer comes from
+
+
+@dataclass(frozen=True)
+class Target:
+    """What `contender` should reach: a ratio to the baseline, a speed-up over it, or microseconds."""
+
+    kind: str  # "ratio" | "speedup" | "us"
+    must: float
+    aim: float | None = None
+    contender: str = "vdropkern"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cases that are printed together. `shows`: how a contender is compared with the baseline."""
+
+    title: str
+    baseline: str
+    shows: str = "ratio"  # "ratio" | "speedup" | "us"
+    rounds: int = 30
+
+
+@dataclass(frozen=True)
+class Case:
+    """One named problem. `memory` names the allocator settings (run.py) under which it is timed."""
+
+    name: str
+    title: str
+    bench: str  # the contenders and the gate are those of bench_<bench>.py
+    table: str
+    spec: Any
+    budget_s: float
+    target: Target | None = None
+    memory: tuple[str, ...] = ("default",)
+
+
+@dataclass(frozen=True)
+class Net:
+    """Linear layers with ReLU between them; `input_grad` as for a layer inside a deeper net."""
+
+    dims: tuple[int, ...]
+    batch: int
+    input_grad: bool
+
+
+@dataclass(frozen=True)
+class Size:
+    """A matrix of weights or of noise."""
+
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Linear layers with ReLU between them, of which `sparsity` is the share of zero weights, per layer."""
+
+    dims: tuple[int, ...]
+    sparsity: tuple[float, ...]
+    batch: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call on tensors so small that only the overhead is left."""
+
+    batch: int
+    inputs: int
+    outputs: int
+    mode: str  # "no-grad" | "forward" | "backward"
+
+
+TABLES = {
+    "step": Table("Training step with KL (forward + KL + backward)", baseline="dense"),
+    "kl": Table("KL value and both gradients", baseline="eager", shows="speedup"),
+    "noise": Table("Standard normals", baseline="randn", shows="speedup"),
+    "inference": Table("Inference, dense and pruned", baseline="dense", shows="speedup"),
+    "overhead": Table("Overhead of an eager call", baseline="dense", shows="us"),
+}
+
+_BIG = ("default", "thp", "heap-kept")  # 64 MB gradients: page faults weigh as much as arithmetic
+_LENET = (784, 300, 100, 10)
+_LENET_SPARSITY = (0.989, 0.972, 0.62)  # Molchanov et al. 2017, table 1
+
+
+def _step(name: str, title: str, net: Net, goals: tuple[float, float], budget_s: float) -> Case:
+    memory = _BIG if min(net.dims) >= 4096 else ("default",)
+    return Case(name, title, "linear_lrt", "step", net, budget_s, Target("ratio", *goals), memory)
+
+
+def _kl(name: str, rows: int, cols: int, budget_s: float) -> Case:
+    target = Target("speedup", 8.0, contender="vdropkern")
+    return Case(f"kl-{name}", f"{name} weights", "kl", "kl", Size(rows, cols), budget_s, target)
+
+
+def _noise(name: str, rows: int, cols: int, budget_s: float) -> Case:
+    case_name = f"noise-{name.lower()}"
+    return Case(case_name, name, "philox_normal", "noise", Size(rows, cols), budget_s, Target("speedup", 2.0))
+
+
+def _pruned(name: str, title: str, spec: Pruned, budget_s: float = 8) -> Case:
+    return Case(f"pruned-{name}", title, "spmm", "inference", spec, budget_s)
+
+
+def _call(mode: str, title: str, must: float | None = None) -> Case:
+    target = None if must is None else Target("us", must)
+    return Case(f"overhead-{mode}", title, "overhead", "overhead", Call(1, 8, 8, mode), 6, target)
+
+
+CASES = (
+    _step("lenet-300-100-b100", "LeNet-300-100, batch 100", Net(_LENET, 100, False), (1.9, 1.3), 40),
+    _step("linear-1024-b128", "Linear 1024, batch 128", Net((1024, 1024), 128, True), (1.8, 1.3), 45),
+    _step("linear-4096-b64", "Linear 4096, batch 64", Net((4096, 4096), 64, True), (1.7, 1.2), 80),
+    _step("linear-4096-b512", "Linear 4096, batch 512", Net((4096, 4096), 512, True), (2.0, 1.5), 110),
+    _kl("262k", 512, 512, 6),
+    _kl("1M", 1024, 1024, 8),
+    _kl("16.7M", 4096, 4096, 25),
+    _noise("1M", 1024, 1024, 5),
+    _noise("16.7M", 4096, 4096, 10),
+    # _pruned("lenet-300-100-b1", "LeNet-300-100 at 68x, batch 1", Pruned(_LENET, _LENET_SPARSITY, 1)),
+    # _pruned("lenet-300-100-b100", "LeNet-300-100 at 68x, batch 100", Pruned(_LENET, _LENET_SPARSITY, 100)),
+    # _pruned("1024-b100", "Linear 1024 at 95 %, batch 100", Pruned((1024, 1024), (0.95,), 100)),
+    # _pruned("4096-b100", "Linear 4096 at 99 %, batch 100", Pruned((4096, 4096), (0.99,), 100)),
+    _call("no-grad", "1x8 @ 8x8, forward, no grad"),
+    _call("forward", "1x8 @ 8x8, forward with grad", must=60.0),
+    _call("backward", "1x8 @ 8x8, forward and backward"),
+)
+
+
+def by_name(name: str) -> Case:
+    """The case called `name`; KeyError lists those there are."""
+    for case in CASES:
+        if case.name == name:
+            return case
+    raise KeyError(f"unknown case {name!r}; accepted: {', '.join(c.name for c in CASES)}")
+
+
+def module(case: Case) -> Any:
+    """The module with the case's ``CONTENDERS`` and ``gate``."""
+    return importlib.import_module(f"bench.bench_{case.bench}")
+
+
+def contenders(case: Case) -> Mapping[str, Contender]:
+    """Contenders of `case` by name, in the order in which they are printed."""
+    found: Mapping[str, Contender] = module(case).CONTENDERS
+    return found

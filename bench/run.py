@@ -1,0 +1,121 @@
+"""Run cases, each in a process of its own per allocator setting, and gather what they measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import cases
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Read once, when a process starts: hence the processes. "thp" asks torch's CPU allocator for huge pages;
+# "heap-kept" asks glibc to give no memory back, so that nothing is faulted in twice.
+MEMORY = {
+    "default": {},
+    "thp": {"THP_MEM_ALLOC_ENABLE": "1"},
+    "heap-kept": {
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+        "MALLOC_TOP_PAD_": str(1 << 28),
+    },
+}
+_ALL_VARIABLES = {name for setting in MEMORY.values() for name in setting}
+_TIMEOUT_S = 1200  # a process that hangs is stopped, and reported
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is run. Empty `contenders`: the default ones; `rounds` None: the table's own minimum."""
+
+    chosen: Sequence[cases.Case]
+    contenders: list[str] = field(default_factory=list)
+    memory: Sequence[str] = tuple(MEMORY)
+    rounds: int | None = None
+    budget: float = 1.0  # factor on every case's time budget
+    threads: int = 2
+    isa: str | None = None
+
+    def jobs(self) -> list[tuple[cases.Case, str]]:
+        """(case, allocator setting) in the order in which they are run."""
+        return [(case, m) for case in self.chosen for m in MEMORY if m in self.memory and m in case.memory]
+
+
+def _environment(memory: str, threads: int) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in _ALL_VARIABLES}
+    return inherited | {"OMP_NUM_THREADS": str(threads)} | MEMORY[memory]
+
+
+def run_one(case: cases.Case, memory: str, options: Options) -> dict[str, Any]:
+    """Time `case` in a fresh process; a process that dies becomes a result of status "failed"."""
+    failed = {"case": case.name, "memory": memory, "status": "failed"}
+    with tempfile.TemporaryDirectory(prefix="vdropkern-bench-") as folder:
+        result = Path(folder, "result.json")
+        request = {
+            "case": case.name,
+            "memory": memory,
+            "contenders": options.contenders,
+            "rounds": options.rounds or cases.TABLES[case.table].rounds,
+            # with the heap kept only the core contenders are timed
+            "budget_s": case.budget_s * options.budget * (0.4 if memory == "heap-kept" else 1.0),
+            "threads": options.threads,
+            "isa": options.isa,
+            "result": str(result),
+        }
+        command = [sys.executable, "-m", "bench.worker", json.dumps(request)]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=_environment(memory, options.threads),
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            return failed | {"why": f"no end in {_TIMEOUT_S} s"}
+        if done.returncode == 0:
+            found: dict[str, Any] = json.loads(result.read_text())
+            return found
+        return failed | {"why": done.stderr.strip() or f"exit status {done.returncode}"}
+
+
+def run(options: Options, started: Callable[[cases.Case, str], None]) -> Iterator[dict[str, Any]]:
+    """Results one by one; `started` is called before each."""
+    for case, memory in options.jobs():
+        started(case, memory)
+        yield run_one(case, memory, options)
+
+
+def gather(results: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
+    """The JSON document of a whole run; the machine is that of the results, which must agree on it."""
+    machine = next((r["machine"] for r in results if "machine" in r), None)
+    return {
+        "format": 1,
+        "machine": machine,
+        "threads": options.threads,
+        "isa": next((r["isa"] for r in results if r.get("isa")), None),
+        "backend": next((r["backend"] for r in results if "backend" in r), None),
+        "results": [{k: v for k, v in r.items() if k not in ("machine", "backend")} for r in results],
+    }
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `path` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

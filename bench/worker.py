@@ -1,0 +1,105 @@
+"""Time one case in this process and write what came out as JSON. Started by run.py, one process a case."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vdropkern as vdk
+from vdropkern import _backend
+
+from . import cases, machine
+from .memory import peak_bytes, saved_bytes
+from .step import Step
+from .timing import interleave
+
+
+def _prepare(
+    case: cases.Case, wanted: list[str]
+) -> tuple[dict[str, Callable[[], object]], dict[str, dict[str, Any]]]:
+    """(what can be timed, a record for every contender): a peer that is missing or broken stops nobody."""
+    runs: dict[str, Callable[[], object]] = {}
+    records: dict[str, dict[str, Any]] = {}
+    for name in wanted:
+        contender = cases.contenders(case)[name]
+        record = records[name] = {"label": contender.label, "status": "ok", "baseline": contender.baseline}
+        try:
+            run = contender.make(case.spec)
+            wrong = run.check() if isinstance(run, Step) else []
+            if wrong:
+                record |= {"status": "wrong", "why": "; ".join(wrong)}
+                continue
+            if isinstance(run, Step):
+                record["saved_bytes"] = saved_bytes(run)
+            run()
+            record["peak_bytes"] = peak_bytes(run)
+        except cases.MissingError as err:
+            record |= {"status": "missing", "why": str(err)}
+        except Exception as err:
+            if contender.core:
+                raise
+            record |= {"status": "failed", "why": "".join(traceback.format_exception_only(err)).strip()}
+        else:
+            runs[name] = run
+    return runs, records
+
+
+def measure(case: cases.Case, wanted: list[str], rounds: int, budget_s: float) -> dict[str, Any]:
+    """Gate, memory, then interleaved times of the `wanted` contenders of `case`.
+
+    Returns:
+        a JSON object; "status" is "ok", or "red" with the gate's lines and no times.
+    """
+    result: dict[str, Any] = {"case": case.name, "status": "ok", "load_before": os.getloadavg()[0]}
+    result["backend"] = {op: vdk.explain(op).splitlines()[0] for op in _backend.KERNEL_OPS}
+    result["isa"], result["threads"] = _backend.cpu_isa(), torch.get_num_threads()
+    result["gate"] = cases.module(case).gate(case.spec)
+    if result["gate"]:
+        return result | {"status": "red"}
+    runs, records = _prepare(case, wanted)
+    core = {name for name in runs if cases.contenders(case)[name].core}
+    for name, samples in interleave(runs, core, budget_s, rounds).items():
+        records[name] |= samples.as_json()
+    return result | {"contenders": records, "load_after": os.getloadavg()[0]}
+
+
+def select(case: cases.Case, memory: str, names: list[str]) -> list[str]:
+    """Contenders to time: those named and their baselines, else the default ones.
+
+    With the heap kept only the core contenders are: the setting tells page faults from arithmetic.
+    """
+    known: Mapping[str, cases.Contender] = cases.contenders(case)
+    if names:
+        own = {known[name].baseline for name in names if name in known}
+        chosen = {*names, *own, cases.TABLES[case.table].baseline}
+        return [name for name in known if name in chosen]
+    return [name for name, c in known.items() if c.core or (c.default and memory != "heap-kept")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.worker", description=__doc__)
+    parser.add_argument("request", type=json.loads, help="JSON object, as run.py makes it")
+    request: dict[str, Any] = parser.parse_args().request
+    warnings.simplefilter("ignore")  # deprecations inside peers; ours are for the tests to find
+    torch.set_num_threads(request["threads"])
+    case = cases.by_name(request["case"])
+    chosen = select(case, request["memory"], request["contenders"])
+    with contextlib.ExitStack() as stack:
+        if request["isa"]:
+            stack.enter_context(_backend.use_cpu_isa(request["isa"]))
+        result = measure(case, chosen, request["rounds"], request["budget_s"])
+    result |= {"memory": request["memory"], "machine": machine.describe()}
+    Path(request["result"]).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
