@@ -40,7 +40,8 @@ def check_csr(values: Tensor, col_indices: Tensor, row_offsets: Tensor, in_featu
             raise ValueError(f"{name} must be int32 or int64, got {t.dtype}")
     if col_indices.dtype != row_offsets.dtype:
         raise ValueError(
-            f"col_indices and row_offsets must share one dtype, got {col_indices.dtype} and {row_offsets.dtype}"
+            f"col_indices and row_offsets must share one dtype, "
+            f"got {col_indices.dtype} and {row_offsets.dtype}"
         )
     if values.ndim != 1 or col_indices.shape != values.shape:
         raise ValueError(

@@ -39,9 +39,12 @@ def spmm(
     row_offsets: Tensor,  # [O + 1]
     bias: Tensor | None,  # [O]
 ) -> Tensor:  # [*, O]
-    """y[b, o] = bias[o] + sum of values[k] x[b, col_indices[k]], k from row_offsets[o] to row_offsets[o + 1]."""
+    """y[b, o] = bias[o] + sum of values[k] x[b, col_indices[k]] over the k of row o.
+
+    Row o holds k from row_offsets[o] to row_offsets[o + 1].
+    """
     dtype = _compute_dtype(x, values)
-    x_t = x.reshape(-1, x.shape[-1]).to(dtype).T  # [I, B]
+    x_t = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype).T  # [I, B]
     y = _weighted_row_sums(x_t, values.to(dtype), col_indices, row_offsets).T  # [B, O]
     if bias is not None:
         y = y + bias.to(dtype)
@@ -64,8 +67,8 @@ def spmm_backward(
     dvalues[k] = sum over b of dy[b, o(k)] x[b, col_indices[k]], dbias = sum over b of dy[b].
     """
     dtype = _compute_dtype(x, values)
-    out, inp = row_offsets.shape[0] - 1, x.shape[-1]
-    dy = grad_y.reshape(-1, out).to(dtype)  # [B, O]
+    batch, inp, out = x.shape[:-1].numel(), x.shape[-1], row_offsets.shape[0] - 1
+    dy = grad_y.reshape(batch, out).to(dtype)  # [B, O]
     row_indices = row_of_each(row_offsets, values.shape[0])
     dx, dvalues, dbias = x.new_empty(0), values.new_empty(0), values.new_empty(0, dtype=dtype)
     if needs_x:  # the transposed weight, its nonzeros ordered by column, times dy
@@ -75,7 +78,7 @@ def spmm_backward(
         dx_t = _weighted_row_sums(dy.T, values.to(dtype)[by_column], row_indices[by_column], offsets)
         dx = dx_t.T.to(x.dtype).reshape(x.shape).contiguous()
     if needs_values:
-        x_t = x.reshape(-1, inp).to(dtype).T  # [I, B]
+        x_t = x.reshape(batch, inp).to(dtype).T  # [I, B]
         dvalues = (dy.T[row_indices] * x_t[col_indices]).sum(1).to(values.dtype)
     if needs_bias:
         dbias = dy.sum(0)
