@@ -74,10 +74,10 @@ VDK_INLINE VecD square_root(VecD x) { return (VecD)_mm512_sqrt_pd((__m512d)x); }
 #elif defined(__AVX2__)
 template <class T>
 VDK_INLINE __m256i lane_mask(int n) {  // all ones in the first n lanes
-  alignas(32) static constexpr T kMask[2 * kLanes<T>] = {
-      T(-1), T(-1), T(-1), T(-1), T(sizeof(T) == 4 ? -1 : 0), T(sizeof(T) == 4 ? -1 : 0),
-      T(sizeof(T) == 4 ? -1 : 0), T(sizeof(T) == 4 ? -1 : 0)};
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + kLanes<T> - n));
+  if constexpr (sizeof(T) == 4)
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  else
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
 VDK_INLINE VecF load_masked(const float* p, int n) { return (VecF)_mm256_maskload_ps(p, lane_mask<int32_t>(n)); }
 VDK_INLINE VecD load_masked(const double* p, int n) {
