@@ -116,8 +116,8 @@ class BuildKernels(build_ext):
         if REASON is not None:
             go_without_kernels(package)
             return
-        # a folder for each kind of build, so that both stay incremental
-        build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{'dev' if self.inplace else 'wheel'}"
+        # the same for wheels and in place: what one compiled the other need not
+        build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}"
         (build / "CMakeCache.txt").unlink(missing_ok=True)  # it may name tools of an isolated build
         options = [f"-DVDROPKERN_TORCH_{name.upper()}={TORCH}/{name}" for name in ("include", "lib")]
         if self.inplace and importlib.util.find_spec("pybind11"):
