@@ -1,4 +1,4 @@
-"""The registry of op cases: inputs by name and shape, for the tests and for bench/ alike.
+"""The registry of op cases: inputs by name and shape.
 
 A case names a function of `vdropkern.functional`, the tensors it gets and how they are filled, and its other
 arguments. `make` draws the tensors for any dtype and device, the same numbers every time. Sizes are odd on
@@ -257,31 +257,6 @@ def _all() -> Iterator[Case]:
 
 
 CASES = _by_id(_all())
-
-
-def _bench() -> Iterator[Case]:
-    for name, batch, inp, out in (
-        ("tiny-b1-4x4", 1, 4, 4),
-        ("lenet-fc1-b100", 100, 784, 300),
-        ("lenet-fc2-b100", 100, 300, 100),
-        ("lenet-fc3-b100", 100, 100, 10),
-        ("1024-b128", 128, 1024, 1024),
-        ("4096-b64", 64, 4096, 4096),
-        ("4096-b512", 512, 4096, 4096),
-    ):
-        yield linear(name, (batch,), inp, out)
-        yield linear(name, (batch,), inp, out, op="linear_lrt_kl")
-    yield linear("1024-b128-log_alpha[1x1024]", (128,), 1024, 1024, log_alpha=(1, 1024))
-    yield linear("1024-b128-log_alpha[1024x1024]", (128,), 1024, 1024, log_alpha=(1024, 1024))
-    for prior in functional.PRIORS:
-        yield kl_case(f"4096x4096-{prior}", (4096, 4096), prior)
-    yield kl_case("300x784-log-uniform", (300, 784), "log-uniform")
-    for rows, cols in ((100, 300), (1024, 1024), (4096, 4096)):
-        yield Case("philox_normal", f"{rows}x{cols}", {}, {"seed": SEED, "rows": rows, "cols": cols})
-        yield Case("philox_bits", f"{rows}x{cols}", {}, {"seed": SEED, "rows": rows, "cols": cols})
-
-
-BENCH_CASES = _by_id(_bench())
 
 
 def select(*prefixes: str) -> list[Case]:

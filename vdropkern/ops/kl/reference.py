@@ -19,7 +19,7 @@ PRIORS = ("log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard")
 _LINEAR_ABOVE = 40.0  # softplus(x) = x to float64's precision; torch's default of 20 is good for float32 only
 _SERIES_BELOW = 40.0
 _SERIES_TERMS = 160
-_ASYMPTOTIC_TERMS = 16
+_ASYMPTOTIC_TERMS = 28
 
 
 def molchanov(la: Tensor) -> tuple[Tensor, Tensor]:
