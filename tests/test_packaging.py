@@ -213,8 +213,10 @@ def torchless(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     setuptools = pytest.importorskip("setuptools", minversion="77", reason="needed to build")
     folder = tmp_path_factory.mktemp("torchless")
     (folder / "only").mkdir()
-    for package in ("setuptools", "_distutils_hack"):
-        (folder / "only" / package).symlink_to(Path(setuptools.__file__).parent.with_name(package))
+    site_packages = Path(setuptools.__file__).parent.parent
+    for pattern in ("setuptools", "setuptools-*.dist-info", "_distutils_hack"):
+        for path in site_packages.glob(pattern):
+            (folder / "only" / path.name).symlink_to(path)
     source = folder / "source"
     source.mkdir()
     for name in SOURCES:
