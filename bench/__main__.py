@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import cases, docs, plot, report
+from . import cases, docs, plot, tables
 from .run import MEMORY, Options, gather, run, write_whole
 
 EPILOG = """\
@@ -103,7 +103,7 @@ def _list() -> None:
         own = [case for case in cases.CASES if case.table == name]
         print(f"\n{table.title}; compared with {table.baseline}")
         for case in own:
-            target = "" if case.target is None else f"; {case.target.contender} {report.goal(case.target)}"
+            target = "" if case.target is None else f"; {case.target.contender} {tables.goal(case.target)}"
             print(f"  case {case.name:25}{case.title}{target}")
         for key, contender in cases.contenders(own[0]).items():
             print(f"  contender {key:24}{contender.label}{'' if contender.default else ' (only if named)'}")
@@ -117,7 +117,7 @@ def _measure(options: Options) -> dict[str, Any]:
         task = progress.add_task("starting", total=len(options.jobs()))
 
         def started(case: cases.Case, memory: str) -> None:
-            progress.update(task, description=report.title(case, memory))
+            progress.update(task, description=tables.title(case, memory))
 
         results = []
         for result in run(options, started):
@@ -141,9 +141,11 @@ def main() -> int:
         write_whole(arguments.out / "bench.json", json.dumps(document, indent=1).encode())
     from rich.console import Console
 
+    from . import report
+
     console = Console()
-    report.show(document, console if console.is_terminal and console.width > 140 else Console(width=170))
-    write_whole(arguments.out / "bench.md", report.markdown(document).encode())
+    report.show(document, console if console.is_terminal else Console(width=190))
+    write_whole(arguments.out / "bench.md", docs.markdown(document).encode())
     picture = plot.png(document)
     if picture is not None:
         write_whole(arguments.out / "speed.png", picture)

@@ -104,9 +104,9 @@ CONTENDERS = {
     "eager": Contender("eager formula", _eager),
     **peers.LINEAR,
     "dense-compile": Contender("torch.compile(dense)", lambda net: _dense(net, compiled=True)),
-    "dense-zeroed": Contender("dense, gradients zeroed in place", lambda net: _dense(net, keep_grads=True)),
+    "dense-zeroed": Contender("dense, grads zeroed", lambda net: _dense(net, keep_grads=True)),
     "vdropkern-zeroed": Contender(
-        "vdropkern, gradients zeroed in place",
+        "vdropkern, grads zeroed",
         lambda net: _fused(net, keep_grads=True),
         baseline="dense-zeroed",
     ),

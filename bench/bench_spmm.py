@@ -70,13 +70,20 @@ def _torch_csr(spec: Pruned) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _sparse_module(spec: Pruned) -> nn.Module:
-    return vdk.sparsify(_trained(spec))
+def _sparse_module(spec: Pruned, **limits: float) -> nn.Module:
+    return vdk.sparsify(_trained(spec), **limits)
+
+
+def _all_sparse(spec: Pruned) -> nn.Module:
+    return _sparse_module(spec, max_density=1.0, min_weights=0)
 
 
 CONTENDERS = {
     "dense": Contender("dense torch layers", lambda s: _timed(_dense_module(s), _x(s)), core=True),
     "vdropkern": Contender("vdropkern.sparsify", lambda s: _timed(_sparse_module(s), _x(s)), core=True),
+    "vdropkern-sparse": Contender(
+        "vdropkern.sparsify, every layer", lambda s: _timed(_all_sparse(s), _x(s)), core=True
+    ),
     "torch-csr": Contender("torch sparse CSR", lambda s: _timed(_torch_csr(s), _x(s))),
 }
 
@@ -85,7 +92,11 @@ def gate(spec: Pruned) -> list[str]:
     """The pruned net and torch's CSR against the dense net in float64, and the number of weights left."""
     x, dense = _x(spec), _dense_module(spec)
     with torch.inference_mode():
-        found = {"vdropkern": _sparse_module(spec)(x), "torch-csr": _torch_csr(spec)(x)}
+        found = {
+            "vdropkern": _sparse_module(spec)(x),
+            "vdropkern-sparse": _all_sparse(spec)(x),
+            "torch-csr": _torch_csr(spec)(x),
+        }
         truth = dense.double()(x.double())
     wrong = compare(found, dict.fromkeys(found, truth), max(spec.dims))
     for layer, sparsity in zip((m for m in dense if isinstance(m, nn.Linear)), spec.sparsity, strict=True):

@@ -1,14 +1,55 @@
-"""Put a run's numbers into docs/benchmarks.md, between the marks, so that none is copied by hand."""
+"""A run as Markdown, and into docs/benchmarks.md between its marks, so that no number is copied by hand."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from . import report
+from . import tables
+from .rows import Row, notes, problems, rows
 from .run import ROOT, write_whole
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURE = ROOT / "docs" / "images" / "speed.png"
+_SUFFIX = {"default": "", "thp": ", huge pages"}
+
+
+def _table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table without the columns that are empty throughout."""
+    used = [i for i, _ in enumerate(headers) if i == 0 or any(line[i] for line in body)]
+    align = ["---:" if i else "---" for i in used]
+    lines = [[headers[i] for i in used], align, *([line[i] for i in used] for line in body)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Every table, headed by what it was measured on."""
+    lines = [f"- {line}" for line in tables.taken_on(document)]
+    for table, sections in tables.by_table(rows(document)):
+        lines += ["", f"### {table.title}"]
+        for name, part in sections:
+            lines += ["", f"**{name}**", ""]
+            lines += _table(tables.headers(table), [tables.cells(row) for row in part])
+    lines += ["", *(f"- {line}" for line in [*notes(document), *problems(document)])]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def ratios(document: dict[str, Any]) -> str:
+    """The one table that fits a first screen: training steps, contenders against cases."""
+    own = [r for r in rows(document) if r.case.table == "step" and r.baseline == "dense"]
+    columns = {(r.case.name, r.memory): r.case.title + _SUFFIX[r.memory] for r in own if r.memory in _SUFFIX}
+    found = {(r.name, r.case.name, r.memory): r for r in own}
+
+    def cell(row: Row | None) -> str:
+        if row is None or row.ms is None:
+            return "-"
+        return tables.duration(row.ms.median) if row.ratio is None else tables.number(row.ratio.median)
+
+    body = [
+        [label, *(cell(found.get((name, *column))) for column in columns)]
+        for name, label in {r.name: r.label for r in own}.items()
+    ]
+    return "\n".join(_table(["times the dense step", *columns.values()], body)) + "\n"
 
 
 def _between(text: str, mark: str, content: str) -> str:
@@ -25,9 +66,8 @@ def update(document: dict[str, Any], picture: bytes | None) -> None:
     Raises:
         ValueError: the page lost its marks.
     """
-    text = PAGE.read_text()
-    text = _between(text, "ratios", report.ratios_markdown(document))
-    text = _between(text, "tables", report.markdown(document))
+    text = _between(PAGE.read_text(), "ratios", ratios(document))
+    text = _between(text, "tables", markdown(document))
     write_whole(PAGE, text.encode())
     if picture is not None:
         write_whole(PICTURE, picture)

@@ -17,20 +17,22 @@ class Row:
     memory: str
     name: str
     label: str
-    ms: Spread | None  # None: not timed, `why` says why
+    ms: Spread | None  # None: not timed, `status` says why
     ratio: Spread | None  # time over the baseline's, of paired rounds; None for a baseline
     baseline: str
     faults: float = 0.0
     system_ms: float = 0.0
     saved_bytes: int | None = None
     peak_bytes: int | None = None
-    why: str = ""
+    status: str = "ok"  # or "missing", "failed", "wrong"
 
     @property
     def target(self) -> cases.Target | None:
         """The case's target, where it is this contender's and holds under this allocator setting."""
         target = self.case.target
-        return target if target is not None and target.contender == self.name else None
+        if target is None or target.contender != self.name or self.memory == "heap-kept":
+            return None
+        return target
 
     def measured(self) -> Spread | None:
         """The number that the table's `shows` asks for: ratio, speed-up or microseconds."""
@@ -67,7 +69,7 @@ def _row(case: cases.Case, result: dict[str, Any], name: str) -> Row:
         "baseline": baseline,
     }
     if record["status"] != "ok":
-        return Row(**common, ms=None, ratio=None, why=f"{record['status']}: {record['why']}")
+        return Row(**common, ms=None, ratio=None, status=record["status"])
     base = found.get(baseline, {"status": "absent"})
     comparable = base["status"] == "ok" and name != baseline
     return Row(
@@ -92,7 +94,7 @@ def rows(document: dict[str, Any]) -> list[Row]:
 
 
 def problems(document: dict[str, Any]) -> list[str]:
-    """A line for every case that has no times, with the reason."""
+    """A line for every case that has no times, with the reason; these make a run fail."""
     lines = []
     for result in document["results"]:
         where = f"{result['case']} ({result['memory']})"
@@ -101,3 +103,10 @@ def problems(document: dict[str, Any]) -> list[str]:
         elif result["status"] == "failed":
             lines.append(f"{where}: failed: {result['why']}")
     return lines
+
+
+def notes(document: dict[str, Any]) -> list[str]:
+    """A line for every contender that was not timed, with the reason: said once, whatever the cases."""
+    records = [r for result in document["results"] for r in result.get("contenders", {}).values()]
+    lines = [f"{r['label']}: {r['status']}: {r['why']}" for r in records if r["status"] != "ok"]
+    return list(dict.fromkeys(lines))
