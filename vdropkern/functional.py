@@ -235,7 +235,7 @@ def _prepare(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
     if (log_sigma2 is None) == (log_alpha is None):
         raise ValueError(f"{where}: give exactly one of log_sigma2 and log_alpha")
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         # the noise parameter stays as it is: the variance runs in float32 whatever autocast says
         dtype = torch.get_autocast_dtype(x.device.type)
         x, mu = x.to(dtype), mu.to(dtype)
@@ -377,6 +377,6 @@ def spmm(
             _check_csr(values, col_indices, row_offsets, x.shape[-1])
         except ValueError as err:
             raise ValueError(f"spmm: {err}") from None
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     return _spmm(x, values, col_indices, row_offsets, bias)

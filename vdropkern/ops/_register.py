@@ -31,3 +31,33 @@ LIBRARY.define("cpu_isa(int select) -> int")
 def functorch_active() -> bool:
     """True inside torch.func transforms (grad, jvp, vmap), which need `setup_context` Functions."""
     return bool(torch._C._are_functorch_transforms_active())
+
+
+class _Once(torch.autograd.Function):
+    """A backward op whose results know that they cannot be differentiated."""
+
+    @staticmethod
+    def forward(op: str, implementation: Callable[..., Any], *args: Any) -> Any:
+        return implementation(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.op = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> None:
+        raise RuntimeError(
+            f"{ctx.op}: gradients of gradients are not implemented; "
+            "without create_graph=True, or nested torch.func transforms, first gradients work"
+        )
+
+
+def run_backward(op: str, implementation: Callable[..., Any], *args: Any) -> Any:
+    """Call a backward op; where autograd records it (create_graph, torch.func), let a second pass raise.
+
+    `once_differentiable` raises only if the incoming gradient depends on a parameter, else it returns
+    gradients that look constant.
+    """
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _Once.apply(op, implementation, *args)
+    return implementation(*args)

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..._backend import use_reference
-from .._register import register
+from .._register import functorch_active, register, run_backward
 from . import reference
 from .reference import EPS, PRIORS
 
@@ -54,31 +53,49 @@ def kl_grad(
     return _kl_grad_op(grad, mu, log_sigma2, log_alpha, prior)
 
 
+def _forward(mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str) -> Tensor:
+    given = log_alpha if log_alpha is not None else log_sigma2
+    assert given is not None
+    if use_reference("kl", given):
+        return reference.kl(mu, log_sigma2, log_alpha, prior)
+    return _kl_op(mu, log_sigma2, log_alpha, prior)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    mu, log_sigma2, log_alpha = ctx.saved_tensors
+    _, dmu, dlog = run_backward("kl", kl_grad, grad, mu, log_sigma2, log_alpha, ctx.prior)
+    if log_alpha is not None:
+        return None, None, dlog, None
+    return dmu, dlog, None, None
+
+
 class _KL(torch.autograd.Function):
     """Nothing but the parameters is saved: the backward pass reads them once more, as it would gradients."""
 
     @staticmethod
-    def forward(
-        ctx: Any, mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str
-    ) -> Tensor:
-        ctx.save_for_backward(mu, log_sigma2, log_alpha)
-        ctx.prior = prior
-        given = log_alpha if log_alpha is not None else log_sigma2
-        assert given is not None
-        if use_reference("kl", given):
-            return reference.kl(mu, log_sigma2, log_alpha, prior)
-        return _kl_op(mu, log_sigma2, log_alpha, prior)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        ctx.save_for_backward(*inputs[:3])
+        ctx.prior = inputs[3]
+        return _forward(*inputs)
+
+    backward = staticmethod(_backward)
+
+
+class _KLFunctorch(torch.autograd.Function):
+    """The same for torch.func transforms; see `_LinearLRTFunctorch`."""
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mu, log_sigma2, log_alpha = ctx.saved_tensors
-        _, dmu, dlog = kl_grad(grad, mu, log_sigma2, log_alpha, ctx.prior)
-        if log_alpha is not None:
-            return None, None, dlog, None
-        return dmu, dlog, None, None
+    def forward(*inputs: Any) -> Tensor:
+        return _forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:3])
+        ctx.prior = inputs[3]
+
+    backward = staticmethod(_backward)
 
 
 def kl(mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str) -> Tensor:
     """Scalar KL, differentiable in mu and log_sigma2, or in log_alpha where that is given instead."""
-    return _KL.apply(mu, log_sigma2, log_alpha, prior)
+    return (_KLFunctorch if functorch_active() else _KL).apply(mu, log_sigma2, log_alpha, prior)

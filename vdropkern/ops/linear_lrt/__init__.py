@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..._backend import use_reference
-from .._register import functorch_active, register
+from .._register import functorch_active, register, run_backward
 from . import reference
 
 SCHEMA = (
@@ -89,8 +88,8 @@ def _backward(ctx: Any, grad_y: Tensor | None, _: Any, grad_kl: Tensor | None) -
         grad_y = torch.zeros_like(std)
     prior = ctx.prior if grad_kl is not None else "none"
     impl = reference.linear_lrt_backward if use_reference("linear_lrt", x) else _backward_op
-    dx, dmu, dlog, dbias = impl(
-        grad_y, grad_kl, x, mu, log_sigma2, log_alpha, std, seed,
+    dx, dmu, dlog, dbias = run_backward(
+        "linear_lrt", impl, grad_y, grad_kl, x, mu, log_sigma2, log_alpha, std, seed,
         prior, needs_x, needs_mu or needs_sigma2 or needs_alpha, needs_bias,
     )  # fmt: skip
     return (
@@ -113,7 +112,7 @@ class _LinearLRT(torch.autograd.Function):
         _save(ctx, inputs, std)
         return y, std, kl
 
-    backward = staticmethod(once_differentiable(_backward))
+    backward = staticmethod(_backward)
 
 
 class _LinearLRTFunctorch(torch.autograd.Function):
