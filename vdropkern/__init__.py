@@ -1,23 +1,36 @@
 """vdropkern: fused kernels for variational dropout, pruning with it, and inference over what is left."""
 
-from . import functional, methods, nn
+from . import functional, kl, methods, nn, sparse
 from ._backend import explain, use_backend
 from ._version import __version__
+from .convert import convert, load_dense_state_dict, plan_conversion
 from .kl import collect_kl, kl_divergence
 from .nn import attach_projection, mc_predict, parameter_groups, project_, use_eval_mode
+from .sparse import describe, load, plan_sparsification, save, sparsify, sparsity
 
 __all__ = [
     "__version__",
     "attach_projection",
     "collect_kl",
+    "convert",
+    "describe",
     "explain",
     "functional",
+    "kl",
     "kl_divergence",
+    "load",
+    "load_dense_state_dict",
     "mc_predict",
     "methods",
     "nn",
     "parameter_groups",
+    "plan_conversion",
+    "plan_sparsification",
     "project_",
+    "save",
+    "sparse",
+    "sparsify",
+    "sparsity",
     "use_backend",
     "use_eval_mode",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -83,6 +83,11 @@ class Method:
 
     def __post_init__(self) -> None:
         check_eval_mode(self.eval_mode, type(self).__name__)
+
+    def __str__(self) -> str:
+        """As repr, without the fields that have their default."""
+        given = [f for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in given)})"
 
     @property
     def drop_probability(self) -> float:

@@ -49,7 +49,7 @@ class KLModule(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # copies and pickles made inside a collect_kl block take no part in it
-        state = self.__dict__.copy()
+        state: dict[str, Any] = super().__getstate__().copy()
         state.pop("_collectors", None)
         return state
 

@@ -67,7 +67,7 @@ class Linear(Variational, torch.nn.Linear):
         layer.__dict__.update(
             {
                 name: value.copy() if isinstance(value, dict) else value
-                for name, value in dense.__dict__.items()
+                for name, value in dense.__getstate__().items()
             }
         )
         layer._init_noise(method)
@@ -85,8 +85,10 @@ class Linear(Variational, torch.nn.Linear):
         )
         with torch.no_grad():
             dense.weight.copy_(self.pruned_weight())
+            dense.weight.requires_grad_(self.weight.requires_grad)
             if self.bias is not None:
                 dense.bias.copy_(self.bias)
+                dense.bias.requires_grad_(self.bias.requires_grad)
         return dense.train(self.training)
 
     def reset_parameters(self) -> None:

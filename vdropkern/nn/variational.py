@@ -70,6 +70,10 @@ class Variational(KLModule):
         out = self.weight.shape[0]
         return out, self.weight[0].numel() if out else self.weight.shape[1]
 
+    def to_dense(self) -> torch.nn.Module:
+        """torch's own layer with a copy of the pruned mean weights."""
+        raise NotImplementedError(f"{type(self).__name__} must define to_dense()")
+
     def reset_noise(self) -> None:
         """Set the noise parameter back to the method's first value."""
         scale = self.method.scale

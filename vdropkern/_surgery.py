@@ -1,0 +1,124 @@
+"""Replacing linear layers in a model, and saying what was replaced and what was not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils import parametrize
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """What became, or would become, of one layer: its name, what it is, what it turns into, and why."""
+
+    name: str
+    before: str
+    after: str
+    reason: str
+
+    @property
+    def changed(self) -> bool:
+        return self.before != self.after
+
+
+@dataclass(frozen=True)
+class ChangeReport:
+    """One `LayerChange` a linear layer; prints as a table."""
+
+    rows: tuple[LayerChange, ...]
+
+    def __iter__(self) -> Iterator[LayerChange]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        head = ("layer", "is", "becomes", "why")
+        return table(head, [(row.name, row.before, row.after, row.reason) for row in self.rows])
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
+    """Text columns; those listed in `right` are aligned to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = []
+    for row in [head, *rows]:
+        cells = [
+            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def linear_layers(model: torch.nn.Module) -> dict[torch.nn.Linear, tuple[str, ...]]:
+    """Every torch.nn.Linear of the model, subclasses included, with all names it is reached by.
+
+    The model's own name is ``(model)``.
+    """
+    found: dict[torch.nn.Linear, tuple[str, ...]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, torch.nn.Linear):
+            found[module] = (*found.get(module, ()), name or "(model)")
+    return found
+
+
+def why_not_plain(layer: torch.nn.Linear) -> str | None:
+    """Why the layer is not just its weight and bias, with what to do about it; None where it is."""
+    if parametrize.is_parametrized(layer):
+        return "parametrized; torch.nn.utils.parametrize.remove_parametrizations first"
+    if isinstance(layer, torch.nn.modules.lazy.LazyModuleMixin) and layer.has_uninitialized_params():
+        return "lazy and not initialised yet; run a batch through the model first"
+    if "weight" not in layer._parameters:
+        return "computed by a hook; torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm first"
+    if "forward" in layer.__dict__:
+        return "patched in its forward; take the patch off first"
+    return None
+
+
+def with_replaced(
+    model: torch.nn.Module, replacements: Mapping[torch.nn.Linear, torch.nn.Module]
+) -> torch.nn.Module:
+    """A deep copy of the model that holds the replacements themselves; what was shared stays shared."""
+    memo: dict[int, object] = {id(old): new for old, new in replacements.items()}
+    result: torch.nn.Module = copy.deepcopy(model, memo)
+    _leave_fast_paths(result)
+    return result
+
+
+def replace_(model: torch.nn.Module, replacements: Mapping[torch.nn.Module, torch.nn.Module]) -> None:
+    """Put the replacements in their places, in place."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and child in replacements:
+                parent._modules[name] = replacements[child]
+    _leave_fast_paths(model)
+
+
+def _leave_fast_paths(model: torch.nn.Module) -> None:
+    """Keep torch's transformer layers from reading the weights of their linear layers past `forward`."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.TransformerEncoderLayer):
+            plain = type(module.linear1) is type(module.linear2) is torch.nn.Linear
+            if not plain:
+                module.activation_relu_or_gelu = 0  # the flag its forward checks before the fused path
+    for module in model.modules():
+        if isinstance(module, torch.nn.TransformerEncoder) and any(
+            getattr(layer, "activation_relu_or_gelu", 0) == 0 for layer in module.layers
+        ):
+            module.use_nested_tensor = False
+
+
+def carry_over(old: torch.nn.Module, new: torch.nn.Module) -> torch.nn.Module:
+    """Give `new` the forward hooks and the training flag of `old`; returns `new`."""
+    for name in (
+        "_forward_hooks",
+        "_forward_hooks_with_kwargs",
+        "_forward_hooks_always_called",
+        "_forward_pre_hooks",
+        "_forward_pre_hooks_with_kwargs",
+    ):
+        new.__dict__[name] = old.__dict__[name].copy()
+    return new.train(old.training)

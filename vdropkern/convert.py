@@ -1,0 +1,217 @@
+"""Turning the linear layers of an existing model variational, its weights kept."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._surgery import ChangeReport, LayerChange, linear_layers, replace_, why_not_plain
+from .methods import Method
+from .nn import Linear, Variational
+
+__all__ = ["convert", "load_dense_state_dict", "plan_conversion"]
+
+MethodFor = Method | Mapping[str, Method] | Callable[[str, torch.nn.Linear], Method | None]
+Skip = Sequence[str] | Callable[[str, torch.nn.Linear], bool]
+
+
+@dataclass(frozen=True)
+class _Decision:
+    layer: torch.nn.Linear
+    name: str
+    method: Method | None
+    reason: str
+    surprising: bool = False  # the caller would not expect the layer to be left alone
+
+    def change(self) -> LayerChange:
+        before = type(self.layer).__name__
+        return LayerChange(
+            self.name, before, before if self.method is None else str(self.method), self.reason
+        )
+
+
+def convert(
+    model: torch.nn.Module, method: MethodFor, *, skip: Skip = (), inplace: bool = False
+) -> torch.nn.Module:
+    """Replace the model's torch.nn.Linear layers by `vdropkern.nn.Linear`, weights and biases kept.
+
+    A layer used in several places stays one layer, tied parameters stay tied. Device, dtype, training flag,
+    requires_grad and forward hooks are kept; the noise's parameter is trainable if the weight is. Subclasses
+    of torch.nn.Linear may compute something else, so they are left alone, with one warning that names them
+    (none for those in `skip`); `plan_conversion` tells beforehand.
+
+    Args:
+        model: any module, itself a torch.nn.Linear or not.
+        method: for all layers; or by name, {"fc1": SparseVD(), "decoder.*": ARD()}, the first match counts
+            and layers without one stay dense; or a function (name, layer) -> Method, or None to leave it.
+        skip: names of layers to leave dense; or a function (name, layer) -> True to leave it.
+        inplace: change the model itself, which keeps its Parameter objects; False (default): a deep copy.
+
+    Names are those of `named_modules`; one that ends at a module above means all layers below it, and
+    ``*``, ``?`` and ``[...]`` are wildcards.
+
+    Returns:
+        the converted copy, or the model itself.
+
+    Raises:
+        ValueError: a name matches no linear layer; a layer is parametrized, hooked or lazy and not skipped;
+            `inplace` with a model that is itself the layer.
+        TypeError: `method` or `skip` is none of the above.
+    """
+    decisions = _decide(model, method, skip)
+    _warn(decisions)
+    if isinstance(model, torch.nn.Linear):
+        if inplace:
+            raise ValueError("convert: a model that is itself the layer cannot be converted in place")
+        decision = decisions[0]
+        own = copy.deepcopy(model)
+        return own if decision.method is None else Linear.from_dense(own, decision.method)
+    result = model if inplace else copy.deepcopy(model)
+    by_name = {d.name: d.method for d in decisions if d.method is not None}
+    replacements: dict[torch.nn.Module, torch.nn.Module] = {}
+    for layer, names in linear_layers(result).items():
+        if names[0] in by_name:
+            replacements[layer] = Linear.from_dense(layer, by_name[names[0]])
+    replace_(result, replacements)
+    return result
+
+
+def plan_conversion(model: torch.nn.Module, method: MethodFor, *, skip: Skip = ()) -> ChangeReport:
+    """What `convert` with the same arguments would do to each linear layer, and why. Changes nothing.
+
+    Raises:
+        ValueError, TypeError: as `convert`.
+    """
+    return ChangeReport(tuple(decision.change() for decision in _decide(model, method, skip)))
+
+
+def _matches(pattern: str, names: tuple[str, ...]) -> bool:
+    return any(
+        name == pattern or name.startswith(f"{pattern}.") or fnmatch.fnmatchcase(name, pattern)
+        for name in names
+    )
+
+
+def _check_patterns(patterns: Sequence[str], layers: Mapping[Any, tuple[str, ...]], argument: str) -> None:
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"convert: {argument} must hold names, got {pattern!r}")
+        if not any(_matches(pattern, names) for names in layers.values()):
+            known = ", ".join(names[0] for names in layers.values()) or "none"
+            raise ValueError(
+                f"convert: {argument} has {pattern!r}, which is no linear layer of the model; it has: {known}"
+            )
+
+
+def _skips(
+    skip: Skip, layers: Mapping[torch.nn.Linear, tuple[str, ...]]
+) -> Callable[[torch.nn.Linear, tuple[str, ...]], bool]:
+    if callable(skip):
+        predicate = skip
+        return lambda layer, names: bool(predicate(names[0], layer))
+    if isinstance(skip, str) or not isinstance(skip, Sequence):
+        raise TypeError(f"convert: skip must be a list of names or a function, got {skip!r}")
+    patterns = skip
+    _check_patterns(patterns, layers, "skip")
+    return lambda layer, names: any(_matches(pattern, names) for pattern in patterns)
+
+
+def _methods(
+    method: MethodFor, layers: Mapping[torch.nn.Linear, tuple[str, ...]]
+) -> Callable[[torch.nn.Linear, tuple[str, ...]], Method | None]:
+    if isinstance(method, Method):
+        return lambda layer, names: method
+    if isinstance(method, Mapping):
+        _check_patterns(tuple(method), layers, "method")
+        by_name = method
+        return lambda layer, names: next((m for key, m in by_name.items() if _matches(key, names)), None)
+    if isinstance(method, type) or not callable(method):
+        raise TypeError(
+            f"convert: method must be a Method as SparseVD(), a dict by name or a function, got {method!r}"
+        )
+    choose = method
+    return lambda layer, names: choose(names[0], layer)
+
+
+def _decide(model: torch.nn.Module, method: MethodFor, skip: Skip) -> list[_Decision]:
+    layers = linear_layers(model)
+    skipped, method_of = _skips(skip, layers), _methods(method, layers)
+    readers = {
+        module.out_proj for module in model.modules() if isinstance(module, torch.nn.MultiheadAttention)
+    }
+    decisions = []
+    for layer, names in layers.items():
+        name = names[0]
+        if skipped(layer, names):
+            decisions.append(_Decision(layer, name, None, "skipped"))
+        elif isinstance(layer, Variational):
+            decisions.append(_Decision(layer, name, None, f"variational already: {layer.method}"))
+        elif (chosen := method_of(layer, names)) is None:
+            decisions.append(_Decision(layer, name, None, "no method given for it"))
+        elif not isinstance(chosen, Method):
+            raise TypeError(f"convert: method for {name!r} must be a Method, got {chosen!r}")
+        elif layer in readers:
+            reason = "torch.nn.MultiheadAttention reads its weight without calling it"
+            decisions.append(_Decision(layer, name, None, reason, surprising=True))
+        elif (why := why_not_plain(layer)) is not None:
+            raise ValueError(f"convert: {name!r} is {why}, or add it to skip")
+        elif type(layer) is not torch.nn.Linear:
+            reason = "a subclass of torch.nn.Linear, which may compute something else"
+            decisions.append(_Decision(layer, name, None, reason, surprising=True))
+        else:
+            decisions.append(_Decision(layer, name, chosen, "a plain torch.nn.Linear"))
+    return decisions
+
+
+def _warn(decisions: list[_Decision]) -> None:
+    left = [f"{d.name} ({type(d.layer).__name__}: {d.reason})" for d in decisions if d.surprising]
+    if left:
+        warnings.warn(
+            f"convert left {len(left)} of {len(decisions)} linear layers as they were: {'; '.join(left)}. "
+            "Add them to skip to say so yourself.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def load_dense_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Tensor]) -> torch.nn.Module:
+    """Load a checkpoint of the dense net into its variational twin: the noise's parameters stay as they are.
+
+    As `model.load_state_dict(state_dict, strict=False)`, but nothing else than log_sigma2 and log_alpha of
+    variational layers may be missing, and nothing may be left over; and on an error nothing is loaded.
+
+    Returns:
+        the model.
+
+    Raises:
+        ValueError: a name is missing or unknown, or a shape differs.
+    """
+    own = model.state_dict()
+    noise = {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, Variational)
+        for name in ("log_sigma2", "log_alpha")
+    }
+    missing = sorted(set(own) - set(state_dict) - noise)
+    unknown = sorted(set(state_dict) - set(own))
+    if missing or unknown:
+        raise ValueError(
+            f"load_dense_state_dict: missing: {', '.join(missing) or 'none'}; "
+            f"unknown: {', '.join(unknown) or 'none'}"
+        )
+    for name, tensor in state_dict.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(
+                f"load_dense_state_dict: {name} is {tuple(tensor.shape)}, "
+                f"the model's is {tuple(own[name].shape)}"
+            )
+    model.load_state_dict(state_dict, strict=False)
+    return model

@@ -1,0 +1,106 @@
+"""From a trained net to the net that is left: pruned, its layers sparse where that is faster."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._surgery import (
+    ChangeReport,
+    LayerChange,
+    carry_over,
+    linear_layers,
+    why_not_plain,
+    with_replaced,
+)
+from ..nn import Variational
+from .linear import SparseLinear
+
+__all__ = ["MAX_DENSITY", "MIN_WEIGHTS", "plan_sparsification", "sparsify"]
+
+# Where the sparse product of a layer beats the dense one, measured for batches of 8 and more on one thread of
+# an AVX2 CPU (docs/sparse.md): denser than this the dense product wins, and below this size the call itself
+# takes longer than the arithmetic.
+MAX_DENSITY = 0.1
+MIN_WEIGHTS = 2**15
+
+
+def sparsify(
+    model: torch.nn.Module, *, max_density: float = MAX_DENSITY, min_weights: int = MIN_WEIGHTS
+) -> torch.nn.Module:
+    """A pruned copy of the model for inference; the model itself stays as it is.
+
+    Variational layers lose their noise and the weights with log_alpha >= threshold; they and plain
+    torch.nn.Linear layers become `SparseLinear` where few enough weights are left, and torch.nn.Linear
+    otherwise. The copy is in eval mode and computes what the model computes in eval mode ``mean``.
+
+    Args:
+        model: any module, trained by this library or pruned by other means.
+        max_density: layers with a larger share of nonzero weights stay dense, in [0, 1].
+        min_weights: layers with fewer weights, zeros included, stay dense, >= 0. With max_density=1 and
+            min_weights=0 every layer becomes sparse.
+
+    Returns:
+        the copy. `plan_sparsification` says what becomes of each layer, `vdropkern.sparsity` what is left.
+
+    Raises:
+        ValueError: a limit is out of range.
+    """
+    plan = _plan(model, max_density, min_weights)
+    replacements = {layer: _made(layer, change) for layer, change in plan.items() if change.changed}
+    return with_replaced(model, replacements).eval()
+
+
+def plan_sparsification(
+    model: torch.nn.Module, *, max_density: float = MAX_DENSITY, min_weights: int = MIN_WEIGHTS
+) -> ChangeReport:
+    """What `sparsify` with the same arguments makes of each linear layer, and why. Changes nothing.
+
+    Raises:
+        ValueError: as `sparsify`.
+    """
+    return ChangeReport(tuple(_plan(model, max_density, min_weights).values()))
+
+
+@torch.no_grad()
+def _plan(model: torch.nn.Module, max_density: float, min_weights: int) -> dict[torch.nn.Linear, LayerChange]:
+    if not 0 <= max_density <= 1:
+        raise ValueError(f"sparsify: max_density must lie in [0, 1], got {max_density}")
+    if min_weights < 0:
+        raise ValueError(f"sparsify: min_weights must be >= 0, got {min_weights}")
+    plan = {}
+    for layer, names in linear_layers(model).items():
+        kind = str(layer.method) if isinstance(layer, Variational) else type(layer).__name__
+        if isinstance(layer, Variational):
+            after, reason = _choose(layer.pruned_weight(), max_density, min_weights)
+        elif (why := why_not_plain(layer)) is not None:
+            after, reason = kind, why
+        elif type(layer) is not torch.nn.Linear:
+            after, reason = kind, "a subclass of torch.nn.Linear, which may compute something else"
+        else:
+            after, reason = _choose(layer.weight, max_density, min_weights)
+        plan[layer] = LayerChange(names[0], kind, after, reason)
+    return plan
+
+
+def _choose(weight: Tensor, max_density: float, min_weights: int) -> tuple[str, str]:
+    """What a layer with this weight is to be, and why."""
+    size = weight.numel()
+    if size < min_weights:
+        return "Linear", f"{size:,} weights are fewer than {min_weights:,}"
+    density = int(torch.count_nonzero(weight)) / max(size, 1)
+    if density > max_density:
+        return "Linear", f"{density:.2%} of {size:,} weights left, more than {max_density:.2%}"
+    return "SparseLinear", f"{density:.2%} of {size:,} weights left"
+
+
+@torch.no_grad()
+def _made(layer: torch.nn.Linear, change: LayerChange) -> torch.nn.Module:
+    """The layer that replaces `layer`."""
+    if change.after == "Linear":
+        assert isinstance(layer, Variational)
+        return carry_over(layer, layer.to_dense())
+    weight = layer.pruned_weight() if isinstance(layer, Variational) else layer.weight
+    sparse = SparseLinear.from_dense(weight, layer.bias)
+    sparse.values.requires_grad_(layer.weight.requires_grad)
+    return carry_over(layer, sparse)

@@ -1,0 +1,256 @@
+"""Models as plain data: which module has which constructor arguments. No code is ever read from a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..methods import MC, METHODS, Method
+from ..nn import Linear
+from .linear import SparseLinear
+
+__all__ = ["StructureError", "build", "describe_layer", "describe_tree", "layer_nodes", "register_module"]
+
+_MAX_DEPTH = 64
+_POOL = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
+_AVERAGE_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+_CONV = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "bias",
+    "padding_mode",
+)
+
+# name in files -> (class, the attributes that are its constructor's arguments)
+_MODULES: dict[str, tuple[type[torch.nn.Module], tuple[str, ...]]] = {
+    "vdropkern.Linear": (Linear, ("in_features", "out_features", "bias", "method")),
+    "vdropkern.SparseLinear": (SparseLinear, ("in_features", "out_features", "nnz", "bias")),
+}
+_TORCH_MODULES: dict[str, tuple[str, ...]] = {
+    "AdaptiveAvgPool1d": ("output_size",),
+    "AdaptiveAvgPool2d": ("output_size",),
+    "AlphaDropout": ("p", "inplace"),
+    "AvgPool1d": _AVERAGE_POOL,
+    "AvgPool2d": (*_AVERAGE_POOL, "divisor_override"),
+    "BatchNorm1d": _NORM,
+    "BatchNorm2d": _NORM,
+    "CELU": ("alpha", "inplace"),
+    "Conv1d": _CONV,
+    "Conv2d": _CONV,
+    "Dropout": ("p", "inplace"),
+    "Dropout1d": ("p", "inplace"),
+    "Dropout2d": ("p", "inplace"),
+    "ELU": ("alpha", "inplace"),
+    "Flatten": ("start_dim", "end_dim"),
+    "GELU": ("approximate",),
+    "GLU": ("dim",),
+    "Hardsigmoid": ("inplace",),
+    "Hardswish": ("inplace",),
+    "Hardtanh": ("min_val", "max_val", "inplace"),
+    "Identity": (),
+    "LayerNorm": ("normalized_shape", "eps", "elementwise_affine", "bias"),
+    "LeakyReLU": ("negative_slope", "inplace"),
+    "Linear": ("in_features", "out_features", "bias"),
+    "LogSigmoid": (),
+    "LogSoftmax": ("dim",),
+    "MaxPool1d": _POOL,
+    "MaxPool2d": _POOL,
+    "Mish": ("inplace",),
+    "PReLU": ("num_parameters",),
+    "RMSNorm": ("normalized_shape", "eps", "elementwise_affine"),
+    "ReLU": ("inplace",),
+    "ReLU6": ("inplace",),
+    "SELU": ("inplace",),
+    "SiLU": ("inplace",),
+    "Sigmoid": (),
+    "Softmax": ("dim",),
+    "Softplus": ("beta", "threshold"),
+    "Softsign": (),
+    "Tanh": (),
+    "Unflatten": ("dim", "unflattened_size"),
+}
+_MODULES.update({name: (getattr(torch.nn, name), attributes) for name, attributes in _TORCH_MODULES.items()})
+_LAYERS = ("vdropkern.Linear", "vdropkern.SparseLinear", "Linear")
+
+
+class StructureError(ValueError):
+    """A structure that names unknown modules or impossible arguments."""
+
+
+def register_module(cls: type[torch.nn.Module], arguments: Sequence[str]) -> None:
+    """Let `vdropkern.load` rebuild modules of a class of yours inside torch.nn.Sequential.
+
+    Its name in files is its module and qualified name; register it before loading as before saving.
+
+    Args:
+        cls: the class itself; subclasses are not meant.
+        arguments: attributes of an instance that are its constructor's arguments of the same names. Values
+            may be None, bool, int, float, str, tuples of these and Methods; of ``bias`` only whether it is
+            there counts. All state must be in the state dict, without children of unregistered classes.
+
+    Raises:
+        TypeError: `cls` is no Module class.
+        ValueError: the name is taken by another class.
+    """
+    if not isinstance(cls, type) or not issubclass(cls, torch.nn.Module):
+        raise TypeError(f"register_module: cls must be a torch.nn.Module class, got {cls!r}")
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    if name in _MODULES and _MODULES[name][0] is not cls:
+        raise ValueError(f"register_module: {name} is registered already")
+    _MODULES[name] = cls, tuple(arguments)
+
+
+def _known(module: torch.nn.Module) -> str | None:
+    """The name in files of the module's very class."""
+    return next((name for name, (cls, _) in _MODULES.items() if type(module) is cls), None)
+
+
+def _plain(value: Any) -> Any:
+    """A constructor argument as JSON data."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, MC):
+        return {"mc": value.samples}
+    if isinstance(value, Method):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"method": value.name, **fields}
+    raise StructureError(f"an argument of type {type(value).__name__} cannot be written")
+
+
+def _argument(value: Any) -> Any:
+    """The inverse of `_plain`."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list):
+        return tuple(_argument(item) for item in value)
+    if isinstance(value, dict) and set(value) == {"mc"}:
+        return MC(value["mc"])
+    if isinstance(value, dict) and value.get("method") in METHODS:
+        fields = {name: _argument(item) for name, item in value.items() if name != "method"}
+        return METHODS[value["method"]](**fields)
+    raise StructureError(f"unknown argument {str(value)[:80]}; methods: {', '.join(METHODS)}")
+
+
+def describe_layer(module: torch.nn.Module) -> dict[str, Any] | None:
+    """The node of a module without children: {"type", "config"}; None if its class is not known."""
+    name = _known(module)
+    if name is None:
+        return None
+    config = {
+        key: getattr(module, key) is not None if key == "bias" else _plain(getattr(module, key))
+        for key in _MODULES[name][1]
+    }
+    return {"type": name, "config": config}
+
+
+def describe_tree(model: torch.nn.Module) -> dict[str, Any] | None:
+    """The node of a whole model; None unless it is torch.nn.Sequential, nested or not, of known modules.
+
+    A module used twice is written once, its second place as {"same_as": first place}.
+    """
+    return _describe(model, "", {})
+
+
+def _describe(module: torch.nn.Module, path: str, seen: dict[torch.nn.Module, str]) -> dict[str, Any] | None:
+    if module in seen:
+        return {"same_as": seen[module]}
+    seen[module] = path
+    if type(module) is not torch.nn.Sequential:
+        return describe_layer(module)
+    children = []
+    for name, child in module._modules.items():
+        assert child is not None
+        node = _describe(child, f"{path}.{name}".removeprefix("."), seen)
+        if node is None:
+            return None
+        children.append([name, node])
+    return {"type": "Sequential", "children": children}
+
+
+def layer_nodes(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    """The nodes of the model's linear layers by name, those of this library and torch's own."""
+    nodes = {}
+    for name, module in model.named_modules():
+        if _known(module) in _LAYERS:
+            nodes[name] = describe_layer(module)
+    return {name: node for name, node in nodes.items() if node is not None}
+
+
+def build(node: Any) -> torch.nn.Module:
+    """The model a node describes, on the meta device: nothing of its size is allocated.
+
+    Raises:
+        StructureError: the node is no such description.
+    """
+    with torch.device("meta"):
+        return _build(node, "", {}, 0)
+
+
+def _build(node: Any, path: str, built: dict[str, torch.nn.Module], depth: int) -> torch.nn.Module:
+    where = path or "(model)"
+    if depth > _MAX_DEPTH:
+        raise StructureError(f"{where}: nested deeper than {_MAX_DEPTH} levels")
+    if not isinstance(node, dict):
+        raise StructureError(f"{where}: a module must be described by an object, got {str(node)[:80]}")
+    if set(node) == {"same_as"}:
+        if not isinstance(node["same_as"], str) or node["same_as"] not in built:
+            raise StructureError(
+                f"{where}: same as {str(node['same_as'])[:80]}, which does not come before it"
+            )
+        return built[node["same_as"]]
+    if node.get("type") == "Sequential":
+        module: torch.nn.Module = _build_sequential(node.get("children"), path, built, depth)
+    else:
+        module = _build_leaf(node, where)
+    built[path] = module
+    return module
+
+
+def _build_sequential(
+    children: Any, path: str, built: dict[str, torch.nn.Module], depth: int
+) -> torch.nn.Sequential:
+    sequential = torch.nn.Sequential()
+    if not isinstance(children, list):
+        raise StructureError(f"{path or '(model)'}: a Sequential needs a list of children")
+    for child in children:
+        if not (isinstance(child, list) and len(child) == 2 and isinstance(child[0], str)):
+            raise StructureError(
+                f"{path or '(model)'}: a child must be [name, module], got {str(child)[:80]}"
+            )
+        name, node = child
+        if not name or "." in name or name in sequential._modules:
+            raise StructureError(f"{path or '(model)'}: bad or repeated child name {name[:80]!r}")
+        # not add_module, which refuses names such as "forward" but would let through what is checked above
+        sequential._modules[name] = _build(node, f"{path}.{name}".removeprefix("."), built, depth + 1)
+    return sequential
+
+
+def _build_leaf(node: dict[str, Any], where: str) -> torch.nn.Module:
+    name, config = node.get("type"), node.get("config")
+    if not isinstance(name, str) or name not in _MODULES:
+        raise StructureError(
+            f"{where}: unknown module {str(name)[:80]!r}; known: Sequential, {', '.join(sorted(_MODULES))}; "
+            "vdropkern.sparse.register_module adds others"
+        )
+    cls, arguments = _MODULES[name]
+    if not isinstance(config, dict) or set(config) != set(arguments):
+        raise StructureError(
+            f"{where}: {name} takes {', '.join(arguments) or 'no arguments'}, got {config!s:.200}"
+        )
+    try:
+        return cls(**{key: _argument(value) for key, value in config.items()})
+    except StructureError as err:
+        raise StructureError(f"{where}: {err}") from None
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as err:
+        raise StructureError(f"{where}: {name} does not take {config!s:.200}: {err}") from err
