@@ -15,7 +15,7 @@ from .run import MEMORY, Options, gather, run, write_whole
 EPILOG = """\
 examples:
   python -m bench                                everything, 15 to 20 minutes on two cores
-  python -m bench --quick                        every case in short, about 2 minutes, no allocator settings
+  python -m bench --quick                        every case in short, without the peers, 2 to 3 minutes
   python -m bench --list                         the cases and their contenders
   python -m bench --case linear-4096-b64         one case, under every allocator setting
   python -m bench --case kl --case noise         every case whose name begins so
@@ -46,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--list", action="store_true", help="list cases and contenders, and end")
-    add(
-        "--quick", action="store_true", help="few rounds, default allocator only: for a look, not for a claim"
-    )
+    add("--quick", action="store_true", help="few rounds, no peers, default allocator: a look, no claim")
     add("--case", action="append", default=[], metavar="NAME", help="a case, or how names begin; repeatable")
     add("--contender", action="append", default=[], metavar="NAME",
         help="a contender, its baseline comes along; repeatable (default: see --list)")  # fmt: skip
@@ -91,8 +89,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     options = Options(chosen, arguments.contender, tuple(arguments.memory or MEMORY), arguments.rounds)
     options = replace(options, threads=arguments.threads, isa=arguments.isa)
     if arguments.quick:
-        memory = tuple(arguments.memory or ["default"])
-        options = replace(options, memory=memory, rounds=arguments.rounds or 7, budget=0.1)
+        options = replace(options, memory=tuple(arguments.memory or ["default"]), quick=True)
     if not options.jobs():
         raise SystemExit(_usage("nothing to run: no chosen case is timed under that --memory"))
     return options
@@ -119,10 +116,14 @@ def _measure(options: Options) -> dict[str, Any]:
         def started(case: cases.Case, memory: str) -> None:
             progress.update(task, description=tables.title(case, memory))
 
-        results = []
-        for result in run(options, started):
-            results.append(result)
-            progress.advance(task)
+        results: list[dict[str, Any]] = []
+        try:
+            for result in run(options, started):
+                results.append(result)
+                progress.advance(task)
+        except KeyboardInterrupt:
+            print("interrupted: what follows is what was measured so far", file=sys.stderr)
+            return gather(results, options) | {"interrupted": True}
     return gather(results, options)
 
 
@@ -138,7 +139,7 @@ def main() -> int:
             return _usage(f"--from-json {arguments.from_json}: {err}")
     else:
         document = _measure(_options(arguments))
-        write_whole(arguments.out / "bench.json", json.dumps(document, indent=1).encode())
+        write_whole(arguments.out / "bench.json", json.dumps(document).encode())
     from rich.console import Console
 
     from . import report
@@ -154,6 +155,8 @@ def main() -> int:
     console.print(f"written to {arguments.out}/: bench.json, bench.md" + (", speed.png" if picture else ""))
     from .rows import problems
 
+    if document.get("interrupted"):
+        return 130
     return 1 if problems(document) else 0
 
 

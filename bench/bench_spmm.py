@@ -70,12 +70,12 @@ def _torch_csr(spec: Pruned) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _sparse_module(spec: Pruned, **limits: float) -> nn.Module:
-    return vdk.sparsify(_trained(spec), **limits)
+def _sparse_module(spec: Pruned) -> nn.Module:
+    return vdk.sparsify(_trained(spec))
 
 
 def _all_sparse(spec: Pruned) -> nn.Module:
-    return _sparse_module(spec, max_density=1.0, min_weights=0)
+    return vdk.sparsify(_trained(spec), max_density=1.0, min_weights=0)
 
 
 CONTENDERS = {

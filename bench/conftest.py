@@ -21,7 +21,10 @@ import vdropkern as vdk
 from . import cases
 from .step import Step
 
-THREADS = 2
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many threads: the same for every contender."""
+    parser.addoption("--bench-threads", type=int, default=2, help="threads of every contender (default: 2)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,7 +61,8 @@ def timed(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[], None]:
     case, name = request.param
 
     def run_benchmark() -> None:
-        torch.set_num_threads(THREADS)
+        threads = request.config.getoption("--bench-threads")
+        torch.set_num_threads(threads)
         wrong = _gate(case.name)
         if wrong:
             pytest.fail(f"red gate of {case.name}, no speed is told: {'; '.join(wrong)}", pytrace=False)
@@ -71,7 +75,7 @@ def timed(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[], None]:
         assert not faults, f"{name} does not do a training step: {'; '.join(faults)}"
         benchmark.group = case.name
         benchmark.extra_info.update(
-            contender=contender.label, threads=THREADS, backend=vdk.explain("linear_lrt").splitlines()[0]
+            contender=contender.label, threads=threads, backend=vdk.explain("linear_lrt").splitlines()[0]
         )
         run()  # compilers, lazy initialisation
         benchmark(run)

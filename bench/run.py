@@ -39,7 +39,7 @@ class Options:
     contenders: list[str] = field(default_factory=list)
     memory: Sequence[str] = tuple(MEMORY)
     rounds: int | None = None
-    budget: float = 1.0  # factor on every case's time budget
+    quick: bool = False  # a tenth of the time budgets, 5 rounds at least, no peers
     threads: int = 2
     isa: str | None = None
 
@@ -62,9 +62,12 @@ def run_one(case: cases.Case, memory: str, options: Options) -> dict[str, Any]:
             "case": case.name,
             "memory": memory,
             "contenders": options.contenders,
-            "rounds": options.rounds or cases.TABLES[case.table].rounds,
+            "quick": options.quick,
+            "rounds": options.rounds or (5 if options.quick else cases.TABLES[case.table].rounds),
             # with the heap kept only the core contenders are timed
-            "budget_s": case.budget_s * options.budget * (0.4 if memory == "heap-kept" else 1.0),
+            "budget_s": case.budget_s
+            * (0.1 if options.quick else 1.0)
+            * (0.4 if memory == "heap-kept" else 1.0),
             "threads": options.threads,
             "isa": options.isa,
             "result": str(result),

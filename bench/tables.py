@@ -13,7 +13,7 @@ from .stats import Spread
 MEMORY_NOTES = {
     "default": "",
     "thp": "huge pages (THP_MEM_ALLOC_ENABLE=1)",
-    "heap-kept": "heap kept (MALLOC_MMAP_MAX_=0 and no trimming)",
+    "heap-kept": "heap kept (no page faults)",
 }
 _QUIET = 30.0  # preemptions a second; a few come from the kernel's own threads
 _TIMES = 5  # of the columns, these many tell the time; the others tell the memory

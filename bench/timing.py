@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TURN_S = 0.01  # a turn repeats a contender until it lasts about this long
-MIN_GUEST_ROUNDS = 5
 MAX_ROUNDS = 300
 
 Run = Callable[[], object]
@@ -62,7 +61,6 @@ def _turn(run: Run, calls: int, samples: Samples, index: int) -> None:
 
 def calls_per_turn(run: Run) -> tuple[int, float]:
     """Warm `run` up and return (calls in a turn, seconds a call)."""
-    run()  # first call: compilers, lazy initialisation
     run()
     calls, seconds = 1, 0.0
     while True:
@@ -81,7 +79,7 @@ def plan(
     """(rounds, rounds each contender takes part in) for a time budget.
 
     Core contenders take part in all rounds, of which there are at least `min_rounds` whatever the budget; the
-    others share what time is left, and have at least `MIN_GUEST_ROUNDS`.
+    others share what time is left, and have at least a sixth of `min_rounds`.
     """
     core_s = sum(cost_s[name] for name in cost_s if name in core)
     guest_s = sum(cost_s[name] for name in cost_s if name not in core)
@@ -89,7 +87,7 @@ def plan(
     rounds = MAX_ROUNDS if core_s == 0 else int(share * budget_s / core_s)
     rounds = max(min_rounds, min(rounds, MAX_ROUNDS))
     guests = int(max(budget_s - rounds * core_s, 0.0) / guest_s) if guest_s else 0
-    guests = max(min(MIN_GUEST_ROUNDS, rounds), min(guests, rounds))
+    guests = max(1, min_rounds // 6, min(guests, rounds))
     return rounds, {name: rounds if name in core else guests for name in cost_s}
 
 

@@ -40,7 +40,8 @@ def _prepare(
                 continue
             if isinstance(run, Step):
                 record["saved_bytes"] = saved_bytes(run)
-            run()
+            else:
+                run()
             record["peak_bytes"] = peak_bytes(run)
         except cases.MissingError as err:
             record |= {"status": "missing", "why": str(err)}
@@ -72,17 +73,18 @@ def measure(case: cases.Case, wanted: list[str], rounds: int, budget_s: float) -
     return result | {"contenders": records, "load_after": os.getloadavg()[0]}
 
 
-def select(case: cases.Case, memory: str, names: list[str]) -> list[str]:
-    """Contenders to time: those named and their baselines, else the default ones.
-
-    With the heap kept only the core contenders are: the setting tells page faults from arithmetic.
+def select(case: cases.Case, memory: str, names: list[str], quick: bool) -> list[str]:
+    """Contenders to time: those named and their baselines, else the default ones; of them a quick run leaves
+    out the peers, and one with the heap kept, which only tells page faults from arithmetic, all but the core.
     """
     known: Mapping[str, cases.Contender] = cases.contenders(case)
     if names:
         own = {known[name].baseline for name in names if name in known}
         chosen = {*names, *own, cases.TABLES[case.table].baseline}
         return [name for name in known if name in chosen]
-    return [name for name, c in known.items() if c.core or (c.default and memory != "heap-kept")]
+    if memory == "heap-kept":
+        return [name for name, contender in known.items() if contender.core]
+    return [name for name, c in known.items() if c.default and not (quick and c.package)]
 
 
 def main() -> None:
@@ -91,8 +93,9 @@ def main() -> None:
     request: dict[str, Any] = parser.parse_args().request
     warnings.simplefilter("ignore")  # deprecations inside peers; ours are for the tests to find
     torch.set_num_threads(request["threads"])
+    torch.manual_seed(0)
     case = cases.by_name(request["case"])
-    chosen = select(case, request["memory"], request["contenders"])
+    chosen = select(case, request["memory"], request["contenders"], request["quick"])
     with contextlib.ExitStack() as stack:
         if request["isa"]:
             stack.enter_context(_backend.use_cpu_isa(request["isa"]))
