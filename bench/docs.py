@@ -36,7 +36,7 @@ def markdown(document: dict[str, Any]) -> str:
 
 def ratios(document: dict[str, Any]) -> str:
     """The one table that fits a first screen: training steps, contenders against cases."""
-    own = [r for r in rows(document) if r.case.table == "step" and r.baseline == "dense"]
+    own = [r for r in rows(document) if r.case.table == "step" and not r.name.endswith("-zeroed")]
     columns = {(r.case.name, r.memory): r.case.title + _SUFFIX[r.memory] for r in own if r.memory in _SUFFIX}
     found = {(r.name, r.case.name, r.memory): r for r in own}
 

@@ -33,9 +33,9 @@ def _bar(ax: Axes, place: int, row: Row, huge: Row | None, longest: float) -> No
     ratio, ours = row.ratio, row.name.startswith("vdropkern")
     end = min(ratio.median, longest)
     ax.barh(place, end, height=0.62, color=_OURS if ours else _OTHERS, zorder=2)
-    if ratio.p80 <= longest:
-        ax.plot([ratio.p20, ratio.p80], [place, place], color=_INK, lw=1.1, zorder=4)
-        end = max(end, ratio.p80)
+    if ratio.median <= longest:
+        end = max(end, min(ratio.p80, 1.06 * longest))
+        ax.plot([ratio.p20, end], [place, place], color=_INK, lw=1.1, zorder=4)
     if huge is not None and huge.ratio is not None and huge.ratio.median <= longest:
         ax.plot(huge.ratio.median, place, "D", ms=4, mfc="white", mec=_INK, mew=0.9, zorder=5)
         end = max(end, huge.ratio.median + 0.02 * longest)

@@ -87,7 +87,8 @@ def run_one(case: cases.Case, memory: str, options: Options) -> dict[str, Any]:
         if done.returncode == 0:
             found: dict[str, Any] = json.loads(result.read_text())
             return found
-        return failed | {"why": done.stderr.strip() or f"exit status {done.returncode}"}
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        return failed | {"why": lines[-1], "stderr": done.stderr}
 
 
 def run(options: Options, started: Callable[[cases.Case, str], None]) -> Iterator[dict[str, Any]]:
@@ -104,6 +105,7 @@ def gather(results: Sequence[dict[str, Any]], options: Options) -> dict[str, Any
         "format": 1,
         "machine": machine,
         "threads": options.threads,
+        "held_to_isa": options.isa,
         "isa": next((r["isa"] for r in results if r.get("isa")), None),
         "backend": next((r["backend"] for r in results if "backend" in r), None),
         "results": [{k: v for k, v in r.items() if k not in ("machine", "backend")} for r in results],

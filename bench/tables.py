@@ -122,7 +122,8 @@ def taken_on(document: dict[str, Any]) -> list[str]:
     machine = document["machine"]
     if machine is None:
         return ["nothing was measured"]
-    kernels = document["backend"]["linear_lrt"]
+    held = f", held to {document['held_to_isa']}" if document.get("held_to_isa") else ""
+    kernels = document["backend"]["linear_lrt"] + held
     peers = ", ".join(f"{name} {version or 'missing'}" for name, version in machine["peers"].items())
     return [
         f"{machine['cpu']}, {machine['cpus']} CPUs, {document['threads']} threads, {machine['system']}",

@@ -140,12 +140,11 @@ def test_gates_and_contenders_of_every_op(bench: str, spec: Any) -> None:
     case = cases.Case("small", "small", bench, bench, spec, budget_s=0.1)
     assert cases.module(case).gate(spec) == []
     for contender in cases.contenders(case).values():
-        if contender.label.startswith("torch.compile"):
-            continue  # takes half a minute; the same function runs eagerly beside it
-        try:
+        compiled = contender.label.startswith(
+            "torch.compile"
+        )  # half a minute, for what runs eagerly beside it
+        if not compiled and contender.package is None:
             contender.make(spec)()
-        except cases.MissingError as err:
-            assert contender.package is not None, err
 
 
 def test_steps_that_do_not_train_are_found() -> None:
