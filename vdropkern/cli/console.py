@@ -13,6 +13,8 @@ from rich.table import Table
 from ..recipes.checkpoint import CheckpointError
 from ..recipes.config import ConfigError
 from ..recipes.idx import DataError
+from ..recipes.text import compression
+from ..sparse import ModelFileError
 
 console = Console()
 errors = Console(stderr=True)
@@ -28,7 +30,7 @@ def exit_codes(command: str) -> Iterator[None]:
     """Turn what users can mend into one message on stderr and exit code 2."""
     try:
         yield
-    except (UsageError, ConfigError, DataError, CheckpointError) as err:
+    except (UsageError, ConfigError, DataError, CheckpointError, ModelFileError) as err:
         message = str(err)
         if isinstance(err, ConfigError):
             name, _, rest = message.partition(":")
@@ -55,31 +57,36 @@ def set_threads(threads: int | None) -> None:
 
 def layer_table(layers: Sequence[dict[str, Any]], total: dict[str, Any]) -> Table:
     """Weights, nonzero ones and sparsity by layer and in all."""
-    table = Table(title="weights left", title_justify="left")
+    table = Table(title="weights left", title_justify="left", title_style="bold")
     table.add_column("layer")
     for column in ("weights", "nonzero", "sparsity", "compression"):
         table.add_column(column, justify="right")
+    table.add_column("runs as")
     for row in layers:
         table.add_row(*_layer_cells(row))
     table.add_section()
-    table.add_row(*_layer_cells({"name": "total", **total}), style="bold")
+    table.add_row(*_layer_cells({"name": "total", "runs_as": "", **total}), style="bold")
     return table
 
 
 def _layer_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    compression = f"{row['weights'] / row['nonzero']:.1f}x" if row["nonzero"] else "-"
     return (
         row["name"],
         f"{row['weights']:,}",
         f"{row['nonzero']:,}",
         f"{100 * row['sparsity']:.2f} %",
-        compression,
+        compression(row["weights"], row["nonzero"]),
+        row["runs_as"],
     )
 
 
 def inference_table(rows: Sequence[dict[str, Any]], threads: int) -> Table:
     """Times of dense and pruned inference by batch size."""
-    table = Table(title=f"inference, median (p20 to p80) in us, {threads} threads", title_justify="left")
+    table = Table(
+        title=f"inference, median (p20 to p80) in us, torch threads: {threads}",
+        title_justify="left",
+        title_style="bold",
+    )
     for column in ("batch", "dense", "pruned", "speed-up"):
         table.add_column(column, justify="right")
     for row in rows:

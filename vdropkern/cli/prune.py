@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from .. import load, save, sparsity
+from .. import load, save
 from .. import sparsify as prune
 from ..recipes import RECIPES
 from ..recipes.checkpoint import CheckpointError, load_checkpoint
 from ..recipes.config import TrainConfig
-from ..recipes.results import dense_twin, restore_model
+from ..recipes.results import dense_twin, layer_numbers, restore_model
 from ..recipes.timing import compare
+from ..sparse import SparseLinear
 from .console import UsageError, console, exit_codes, inference_table, layer_table, set_threads
 
 
@@ -32,16 +33,9 @@ def run_sparsify(checkpoint: Path, out: Path, threshold: float | None) -> None:
         if not out.parent.is_dir():
             raise UsageError(f"--out: there is no folder {out.parent}")
         save(prune(model), out)
-    report = sparsity(model)
-    rows = [vars_of(row) for row in report.rows]
-    console.print(layer_table(rows, vars_of(report)))
+    numbers = layer_numbers(model)
+    console.print(layer_table(numbers["layers"], numbers["total"]))
     console.print(f"after epoch {state['epoch']} of {config.epochs}; saved to {out}", highlight=False)
-
-
-def vars_of(row: object) -> dict[str, object]:
-    """The numbers a table shows of a row of a sparsity report, or of the report itself."""
-    names = ("name", "weights", "nonzero", "sparsity", "compression")
-    return {name: getattr(row, name) for name in names if hasattr(row, name)}
 
 
 def run_bench(path: Path, batches: list[int], rounds: int, threads: int | None) -> None:
@@ -57,10 +51,10 @@ def run_bench(path: Path, batches: list[int], rounds: int, threads: int | None) 
                 f"{path}: no such file; give a net saved by `train`, `sparsify` or vdropkern.save"
             )
         pruned = load(path).eval()
-        first = next((m for m in pruned.modules() if hasattr(m, "in_features")), None)
-        if first is None:
+        inputs = [m.in_features for m in pruned.modules() if isinstance(m, (SparseLinear, torch.nn.Linear))]
+        if not inputs:
             raise UsageError(f"{path}: holds no linear layer to time")
-    x = torch.rand(max(batches), first.in_features, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(max(batches), inputs[0], generator=torch.Generator().manual_seed(0))
     console.print(
         inference_table(compare(dense_twin(pruned), pruned, x, batches, rounds), torch.get_num_threads())
     )

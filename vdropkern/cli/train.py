@@ -30,7 +30,7 @@ from ..recipes.results import (
     write_results,
 )
 from ..recipes.stop import StopRequest
-from ..recipes.timing import clock
+from ..recipes.text import clock, compression
 from ..recipes.train import Trainer, TrainingError
 from .console import UsageError, console, errors, exit_codes, inference_table, layer_table, set_threads
 
@@ -189,7 +189,7 @@ def _announce(plan: Plan, trainer: Trainer) -> None:
         f"noise lr {config.noise_lr:g}, KL weight 0 to 1 over {config.kl_start:g} to {config.kl_end:g} of "
         f"the run, seed {config.seed}",
         f"  linear_lrt: {_info.backends(plan.device)['linear_lrt'].partition(':')[0]}, "
-        f"{torch.get_num_threads()} threads; writing to {plan.out}",
+        f"torch threads: {torch.get_num_threads()}; writing to {plan.out}",
     ]
     if plan.state is not None:
         lines.append(f"  going on after epoch {trainer.epoch}, step {trainer.step} of {trainer.steps}")
@@ -227,8 +227,9 @@ def _show(results: dict[str, Any]) -> None:
     console.print()
     console.print(layer_table(results["layers"], total))
     console.print(inference_table(results["inference"], results["machine"]["threads"]))
+    smaller = compression(total["weights"], total["nonzero"])
     console.print(
-        f"[bold]test error {test['pruned_error']:.2f} %, compression {total['compression']:.1f}x[/bold] "
+        f"[bold]test error {test['pruned_error']:.2f} %, compression {smaller}[/bold] "
         f"({total['nonzero']:,} of {total['weights']:,} weights left)",
         highlight=False,
     )

@@ -36,8 +36,9 @@ td.bar { width: 34%; min-width: 120px; }
 table.facts { margin-top: 12px; }
 table.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
 table.facts td:first-child { color: var(--soft); white-space: nowrap; width: 1%; padding-right: 24px; }
-figure { margin: 0; }
-img { display: block; max-width: 100%; height: auto; }
+figure { margin: 0; overflow-x: auto; }
+img { display: block; width: 100%; min-width: 700px; height: auto; }
+figcaption { position: sticky; left: 0; }
 figcaption { color: var(--soft); font-size: .87rem; margin-top: 8px; }
 pre { margin: 8px 0 0; padding: 12px 14px; background: var(--page); border: 1px solid var(--line);
   border-radius: 8px; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere;
@@ -68,21 +69,21 @@ vdropkern {{ r.versions.vdropkern }}</p>
 <div class="cards">
 <div class="card"><b>{{ "%.2f" | format(r.test.pruned_error) }} %</b>
 <span>test error of the pruned net, {{ "{:,}".format(r.data.test_size) }} digits</span></div>
-<div class="card"><b>{{ "%.1f" | format(r.total.compression) }}&times;</b>
+<div class="card"><b>{{ compression(r.total.weights, r.total.nonzero) }}</b>
 <span>compression: {{ "{:,}".format(r.total.nonzero) }} of {{ "{:,}".format(r.total.weights) }} weights
 left</span></div>
-{% for row in r.inference %}<div class="card"><b>{{ "%.1f" | format(row.speed_up) }}&times;</b>
+{% for row in r.inference %}<div class="card"><b>{{ "%.1f" | format(row.speed_up) }}x</b>
 <span>the dense net's speed at batch {{ row.batch }}: {{ "%.1f" | format(row.pruned.median_us) }} &micro;s
 instead of {{ "%.1f" | format(row.dense.median_us) }}</span></div>
-{% endfor %}<div class="card"><b>{{ training_time }}</b>
-<span>training, {{ r.machine.threads }} thread{{ "s" if r.machine.threads != 1 }}</span></div>
+{% endfor %}<div class="card"><b>{{ clock(r.seconds.training) }}</b>
+<span>training, {{ plural(r.machine.threads, "thread") }}</span></div>
 </div>
 <section><h2>Weights left, by layer</h2>
 <div class="scroll"><table>
-<tr><th>layer</th><th>weights</th><th>nonzero</th><th>sparsity</th><th>left</th></tr>
+<tr><th>layer</th><th>weights</th><th>nonzero</th><th>sparsity</th><th>runs as</th><th>left</th></tr>
 {% for row in rows %}<tr{% if loop.last %} class="total"{% endif %}><td>{{ row.name }}</td>
 <td>{{ "{:,}".format(row.weights) }}</td><td>{{ "{:,}".format(row.nonzero) }}</td>
-<td>{{ "%.2f" | format(100 * row.sparsity) }} %</td>
+<td>{{ "%.2f" | format(100 * row.sparsity) }} %</td><td>{{ row.runs_as }}</td>
 <td class="bar"><div class="track">
 <i style="width:{{ "%.2f" | format(100 - 100 * row.sparsity) }}%"></i></div></td></tr>
 {% endfor %}</table></div>
@@ -92,10 +93,11 @@ instead of {{ "%.1f" | format(row.dense.median_us) }}</span></div>
 <tr><th>batch</th><th>dense, &micro;s</th><th>pruned, &micro;s</th><th>speed-up</th></tr>
 {% for row in r.inference %}<tr><td>{{ row.batch }}</td>
 <td>{{ us(row.dense) }}</td><td>{{ us(row.pruned) }}</td>
-<td>{{ "%.2f" | format(row.speed_up) }}&times;</td></tr>
+<td>{{ "%.2f" | format(row.speed_up) }}x</td></tr>
 {% endfor %}</table></div>
 <p class="soft">Medians (20th to 80th percentile) of {{ r.inference[0].rounds }} rounds taken in turns, whole
-forward passes called from Python; {{ r.machine.processor }}, {{ r.machine.threads }} threads,
+forward passes called from Python; {{ r.machine.processor }},
+{{ plural(r.machine.threads, "thread") }},
 {{ r.machine.device }}. Dense is the same net on torch.nn.Linear.</p></section>
 <section><h2>Training</h2><figure>{{ picture(pictures.curves, "training curves") }}
 <figcaption>Test numbers are of the mean weights without noise, pruned ones at zero, after each epoch. The net

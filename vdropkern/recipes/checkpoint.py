@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .._files import write_whole
 
 FORMAT = 1
 FILE_NAME = "checkpoint.pt"
@@ -16,20 +17,6 @@ FILE_NAME = "checkpoint.pt"
 
 class CheckpointError(Exception):
     """A checkpoint is missing, damaged, or of another run. The message says where and what to do."""
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file through a temporary one in the same folder, so that `path` is never half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIELDS = 32  # receptive fields shown
-FIELD_COLUMNS = 8
+FIELDS = 36  # receptive fields shown
+FIELD_COLUMNS = 6
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,14 @@ def curves(history: Sequence[Mapping[str, float]], train_size: int, theme: Theme
         figure = _figure(11, 5.6)
         axes: list[Axes] = list(figure.subplots(2, 3).flat)
         lr = _relative(column("lr"))
+        compression = [r["weights"] / r["nonzero"] if r["nonzero"] else float("nan") for r in history]
         marker = "." if len(epochs) == 1 else ""
         plots: list[tuple[str, list[tuple[list[float], str]], bool]] = [
             ("NLL, nats a digit", [(column("nll"), "training, noisy"), (column("test_nll"), "test")], True),
             ("test error, %", [(column("test_error"), "")], False),
             ("KL / N, nats a digit", [(column("kl", 1 / train_size), "")], True),
             ("sparsity, %", [(column("sparsity", 100), "")], False),
-            ("compression, weights / nonzero", [(column("compression"), "")], True),
+            ("compression, weights / nonzero", [(compression, "")], True),
             ("schedules", [(column("kl_weight"), "KL weight"), (lr, "lr / first lr")], False),
         ]  # fmt: skip
         for ax, (title, lines, log) in zip(axes, plots, strict=True):
@@ -128,16 +129,14 @@ def _relative(values: list[float]) -> list[float]:
 
 
 def _log_scale(ax: Axes) -> None:
-    from matplotlib.ticker import LogFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     ax.set_yscale("log")
     low, high = ax.get_ylim()
-    ax.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-    # over less than a decade the decades' own labels would leave an axis without numbers
-    minor = (
-        LogFormatter(labelOnlyBase=False, minor_thresholds=(3, 1.5)) if high / low < 30 else NullFormatter()
-    )
-    ax.yaxis.set_minor_formatter(minor)
+    # below two decades, decades alone would leave an axis with a number or two
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,), numticks=12))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _mosaic(fields: Tensor, size: tuple[int, int]) -> Any:
@@ -152,88 +151,81 @@ def _mosaic(fields: Tensor, size: tuple[int, int]) -> Any:
 
 def receptive_fields(layer: LayerState, size: tuple[int, int], theme: Theme = LIGHT) -> bytes:
     """The first layer's units as pictures, before and after pruning, and how used each pixel is."""
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import AsinhNorm, LinearSegmentedColormap
+    from matplotlib.ticker import MaxNLocator
 
     weight, kept = layer.weight, layer.weight * layer.keep
     strongest = kept.norm(dim=1).argsort(descending=True, stable=True)[:FIELDS]
     limit = float(weight[strongest].abs().max()) or 1.0
+    usage = layer.keep.sum(0).reshape(size)
     with _styled(theme):
         diverging = LinearSegmentedColormap.from_list("fields", theme.diverging)
         diverging.set_bad(theme.faint)
-        heat = LinearSegmentedColormap.from_list("heat", (theme.zero, theme.heat))
-        figure = _figure(11, 5.0)
-        axes = figure.subplots(1, 3, width_ratios=(2, 2, 1.15))
-        for ax, weights, title in (
-            (axes[0], weight, "before pruning"),
-            (axes[1], kept, "after pruning"),
-        ):
-            image = ax.imshow(
-                _mosaic(weights[strongest], size),
-                cmap=diverging,
-                vmin=-limit,
-                vmax=limit,
-                interpolation="nearest",
-            )
+        figure = _figure(11, 4.6)
+        axes = figure.subplots(1, 3)
+        # linear in small weights and logarithmic in large ones, so that those about to go are seen too
+        norm = AsinhNorm(linear_width=limit / 50, vmin=-limit, vmax=limit)
+        for ax, weights, title in ((axes[0], weight, "before pruning"), (axes[1], kept, "after pruning")):
+            fields = ax.imshow(_mosaic(weights[strongest], size), cmap=diverging, norm=norm)
             ax.set_title(f"{title}: {int((weights != 0).sum()):,} weights")
-        figure.colorbar(image, ax=axes[:2], location="bottom", shrink=0.35, aspect=40, pad=0.02)
-        usage = layer.keep.sum(0).reshape(size)
+        bar = figure.colorbar(fields, ax=axes[:2], location="bottom", shrink=0.5, aspect=50, pad=0.02)
+        bar.set_ticks([-limit, -limit / 10, 0, limit / 10, limit], labels=_signed(limit))
+        heat = LinearSegmentedColormap.from_list("heat", (theme.zero, theme.heat))
         picture = axes[2].imshow(usage.numpy(), cmap=heat, vmin=0, vmax=max(1, int(usage.max())))
-        unused = int((usage == 0).sum())
-        axes[2].set_title(f"units that see each pixel\n({unused} of {usage.numel()} pixels unused)")
-        figure.colorbar(picture, ax=axes[2], location="bottom", shrink=0.8, aspect=24, pad=0.02)
-        units = int((layer.keep.any(1)).sum())
-        figure.suptitle(
-            f"{layer.name}: the {len(strongest)} units with the strongest weights left "
-            f"(of {units} in use, {len(weight)} at first)",
-            x=0.01, ha="left", fontsize=10,
-        )  # fmt: skip
+        axes[2].set_title(f"units reading each pixel: {int((usage == 0).sum())} pixels unread")
+        figure.colorbar(
+            picture,
+            ax=axes[2],
+            location="bottom",
+            shrink=0.9,
+            aspect=45,
+            pad=0.02,
+            ticks=MaxNLocator(integer=True),
+        )
         for ax in axes:
-            ax.set_xticks([])
-            ax.set_yticks([])
-            for spine in ax.spines.values():
-                spine.set_visible(False)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        figure.suptitle(
+            f"{layer.name}: {int(layer.keep.any(1).sum())} of {len(weight)} units have weights left; "
+            f"the {len(strongest)} strongest are shown",
+            x=0.005, ha="left", fontsize=10,
+        )  # fmt: skip
         return _png(figure)
+
+
+def _signed(limit: float) -> list[str]:
+    return [f"{value:.2g}" for value in (-limit, -limit / 10, 0, limit / 10, limit)]
 
 
 def histograms(layers: Sequence[LayerState], theme: Theme = LIGHT) -> bytes:
-    """For each layer the weights, kept and pruned, and log_alpha with the threshold."""
+    """For each layer the weights and log_alpha, kept and pruned ones apart."""
+    from matplotlib.patches import Patch
+
     with _styled(theme):
-        with_alpha = [layer for layer in layers if layer.log_alpha is not None]
-        rows = 2 if with_alpha else 1
+        rows = 2 if any(layer.log_alpha is not None for layer in layers) else 1
         figure = _figure(11, 2.8 * rows)
         axes = figure.subplots(rows, len(layers), squeeze=False)
         for i, layer in enumerate(layers):
-            _weight_histogram(axes[0, i], layer, theme)
-            if rows == 2:
-                _log_alpha_histogram(axes[1, i], layer, theme)
+            limit = float(layer.weight.abs().max()) or 1.0
+            _histogram(axes[0, i], layer.weight, layer.keep, (-limit, limit), theme)
+            axes[0, i].set_title(f"{layer.name}: mean weights")
+            if layer.log_alpha is not None:
+                log_alpha = layer.log_alpha.expand_as(layer.weight)
+                bounds = (float(log_alpha.min()) - 0.1, float(log_alpha.max()) + 0.1)
+                _histogram(axes[1, i], log_alpha, layer.keep, bounds, theme)
+                axes[1, i].set_title(f"{layer.name}: log_alpha")
+            elif rows == 2:
+                axes[1, i].set_axis_off()
         for row in axes:
             row[0].set_ylabel("weights")
+        handles = [Patch(color=theme.line, label="kept"), Patch(color=theme.second, label="pruned")]
+        figure.legend(handles=handles, loc="outside upper right", ncols=2)
         return _png(figure)
 
 
-def _weight_histogram(ax: Axes, layer: LayerState, theme: Theme) -> None:
-    parts = [
-        (layer.weight[layer.keep], theme.line, "kept"),
-        (layer.weight[~layer.keep], theme.second, "pruned"),
-    ]
-    parts = [part for part in parts if part[0].numel()]
-    limit = float(layer.weight.abs().max()) or 1.0
-    ax.hist(
-        [values.numpy() for values, _, _ in parts], bins=60, range=(-limit, limit), stacked=True,
-        color=[color for _, color, _ in parts], label=[label for _, _, label in parts],
-    )  # fmt: skip
+def _histogram(ax: Axes, values: Tensor, keep: Tensor, bounds: tuple[float, float], theme: Theme) -> None:
+    for part, color in ((values[~keep], theme.second), (values[keep], theme.line)):
+        if part.numel():
+            ax.hist(part.numpy(), bins=64, range=bounds, color=color, alpha=0.85, histtype="stepfilled")
     ax.set_yscale("log")
-    ax.set_title(f"{layer.name}: mean weights")
-    ax.legend(fontsize=8)
-
-
-def _log_alpha_histogram(ax: Axes, layer: LayerState, theme: Theme) -> None:
-    if layer.log_alpha is None:
-        ax.set_axis_off()
-        return
-    ax.hist(layer.log_alpha.flatten().numpy(), bins=60, color=theme.line)
-    if layer.threshold is not None:
-        ax.axvline(layer.threshold, color=theme.second, label=f"pruned from {layer.threshold:g} on")
-        ax.legend(fontsize=8)
-    ax.set_yscale("log")
-    ax.set_title(f"{layer.name}: log_alpha")
+    ax.set_ylim(bottom=0.7)

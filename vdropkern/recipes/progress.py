@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from .timing import clock
+from .text import clock, compression
 
 if TYPE_CHECKING:
     from .train import Trainer
@@ -100,6 +100,6 @@ class Display:
         if last:
             text += (
                 f"  test accuracy {100 - last['test_error']:.2f} %  sparsity {100 * last['sparsity']:.2f} % "
-                f"({last['compression']:.1f}x)"
+                f"({compression(int(last['weights']), int(last['nonzero']))})"
             )
         return text

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._files import write_whole
 from . import Recipe
 from ._page import CSS, TEMPLATE
-from .checkpoint import write_whole
 from .figures import DARK, LIGHT, LayerState, Theme, curves, histograms, receptive_fields
-from .timing import clock
+from .text import clock, compression, plural
 
 REPORT_NAME = "report.html"
 PICTURE_NAMES = ("curves.png", "receptive_fields.png", "histograms.png")
@@ -45,8 +45,10 @@ def render(results: dict[str, Any], pictures: Mapping[str, tuple[bytes, bytes]])
     return template.render(
         r=results,
         css=Markup(CSS),
-        rows=[*results["layers"], {"name": "total", **results["total"]}],
-        training_time=clock(results["seconds"]["training"]),
+        rows=[*results["layers"], {"name": "total", "runs_as": "", **results["total"]}],
+        clock=clock,
+        compression=compression,
+        plural=plural,
         pictures={
             name.removesuffix(".png"): {"light": _data_uri(light), "dark": _data_uri(dark)}
             for name, (light, dark) in pictures.items()

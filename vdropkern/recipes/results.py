@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from .. import _info, save, sparsify, sparsity
+from .. import _info, plan_sparsification, save, sparsify, sparsity
+from .._files import write_whole
 from ..nn import Variational
 from . import Recipe
-from .checkpoint import CheckpointError, write_whole
+from .checkpoint import CheckpointError
 from .config import TrainConfig
 from .figures import LayerState
 from .timing import compare
@@ -50,10 +51,27 @@ def layer_states(model: torch.nn.Module) -> list[LayerState]:
     return states
 
 
+def layer_numbers(model: torch.nn.Module) -> dict[str, Any]:
+    """What is left of each layer, as what it runs when pruned, and of the whole net."""
+    report = sparsity(model)
+    becomes = {change.name: change.after for change in plan_sparsification(model)}
+    layers = [
+        {
+            "name": row.name,
+            "weights": row.weights,
+            "nonzero": row.nonzero,
+            "sparsity": row.sparsity,
+            "runs_as": becomes.get(row.name, row.kind),
+        }
+        for row in report.rows
+    ]
+    total = {"weights": report.weights, "nonzero": report.nonzero, "sparsity": report.sparsity}
+    return {"layers": layers, "total": total}
+
+
 def gather(trainer: Trainer, recipe: Recipe, out: Path, command: str) -> dict[str, Any]:
     """Prune the trained net, save it to `out`, test and time it; returns what results.json holds."""
     model = trainer.model.eval()
-    report = sparsity(model)
     pruned = sparsify(model).eval()
     save(pruned, out / MODEL_NAME)
     nll, error = evaluate(model, trainer.test_x, trainer.test_y)
@@ -81,16 +99,7 @@ def gather(trainer: Trainer, recipe: Recipe, out: Path, command: str) -> dict[st
         },
         "seconds": {"training": trainer.seconds},
         "test": {"error": error, "nll": nll, "pruned_error": pruned_error, "pruned_nll": pruned_nll},
-        "layers": [
-            {"name": row.name, "weights": row.weights, "nonzero": row.nonzero, "sparsity": row.sparsity}
-            for row in report.rows
-        ],
-        "total": {
-            "weights": report.weights,
-            "nonzero": report.nonzero,
-            "sparsity": report.sparsity,
-            "compression": report.compression,
-        },
+        **layer_numbers(model),
         "inference": compare(dense_twin(model), pruned, trainer.test_x, TIMED_BATCHES),
         "model": MODEL_NAME,
         "history": trainer.history,

@@ -1,4 +1,4 @@
-"""Times: of dense and pruned inference, side by side in one process, and as people read them."""
+"""Times of dense and pruned inference, side by side in one process."""
 
 from __future__ import annotations
 
@@ -13,13 +13,6 @@ from torch import Tensor
 
 WARM_UP_SECONDS = 0.05
 SAMPLE_SECONDS = 1e-3  # a sample is as many calls as last this long, so that the clock's grain does not show
-
-
-def clock(seconds: float) -> str:
-    """1:02:03 or 2:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _synchronize(device: torch.device) -> None:

@@ -169,7 +169,7 @@ class Trainer:
         self.history.append({
             "epoch": self.epoch, **means, "kl_weight": self.kl_weight,
             "lr": self.optimizer.param_groups[0]["lr"], "test_nll": test_nll, "test_error": test_error,
-            "nonzero": report.nonzero, "sparsity": report.sparsity, "compression": report.compression,
+            "weights": report.weights, "nonzero": report.nonzero, "sparsity": report.sparsity,
             "seconds": self.epoch_seconds,
         })  # fmt: skip
         self.seconds += self.epoch_seconds

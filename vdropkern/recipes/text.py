@@ -1,0 +1,20 @@
+"""Numbers as people read them, the same on screen and in reports."""
+
+from __future__ import annotations
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def compression(weights: int, nonzero: int) -> str:
+    """weights / nonzero as 63.8x, or that nothing is left."""
+    return f"{weights / nonzero:.1f}x" if nonzero else "nothing left"
+
+
+def plural(count: int, noun: str) -> str:
+    """1 thread, 2 threads."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
