@@ -12,9 +12,7 @@ namespace vdk {
 // e^x for x in [-87, 88]; clamped outside, so the result is always normal and finite.
 template <class F>
 VDK_HD F exp_f32(F x) {
-  const F lowest = F{} - 87.0f, highest = F{} + 88.0f;
-  x = x < lowest ? lowest : x;
-  x = x > highest ? highest : x;
+  x = minimum(maximum(x, F{} - 87.0f), F{} + 88.0f);
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
   const F n_bits = x * 1.44269504f + magic;
   const F n = n_bits - magic;
@@ -64,8 +62,8 @@ VDK_HD F log_f32(F x) {
 // ln(1 + x) for x in [0, 1], exact relative to x near 0.
 template <class F>
 VDK_HD F log1p_unit(F x) {
-  const F small = log1p_reduced(x), large = log1p_reduced(x * 0.5f - 0.5f) + 0.693147181f;
-  return x < F{} + 0.414213562f ? small : large;
+  const auto small = x < F{} + 0.414213562f;
+  return log1p_reduced(small ? x : x * 0.5f - 0.5f) + (small ? F{} : F{} + 0.693147181f);
 }
 
 }  // namespace vdk

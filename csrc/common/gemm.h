@@ -29,29 +29,33 @@ VDK_INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 template <class T, int kVectors>
 __attribute__((noinline)) void microkernel(int64_t k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc,
                                            bool accumulate) {
-  constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols, kStep = 8, kGroups = kRows / 3;
+  constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols, kStep = 8;
   Vec<T> acc[kRows][kVectors];
   for (int i = 0; i < kRows; ++i)
     for (int j = 0; j < kVectors; ++j)
       acc[i][j] = accumulate ? load(c + i * ldc + j * kLanes<T>) : Vec<T>{};
-  const T* group[kGroups];  // every third row: the others are reached by scaled addressing
-  for (int g = 0; g < kGroups; ++g) group[g] = a + 3 * g * lda;
+  const T* row[kRows];
+  for (int i = 0; i < kRows; ++i) {
+    row[i] = a + i * lda;
+    // one register a row: unless the rows look unrelated, the compiler recomputes and spills addresses
+    asm("" : "+r"(row[i]));
+  }
   const auto step = [&](int u) __attribute__((always_inline)) {
     Vec<T> bv[kVectors];
     for (int j = 0; j < kVectors; ++j) bv[j] = load(b + u * kCols + j * kLanes<T>);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < kVectors; ++j) acc[i][j] += group[i / 3][(i % 3) * lda + u] * bv[j];
+      for (int j = 0; j < kVectors; ++j) acc[i][j] += row[i][u] * bv[j];
   };
   for (; k >= kStep; k -= kStep) {
 #pragma GCC unroll 8
     for (int u = 0; u < kStep; ++u) step(u);
-    for (int g = 0; g < kGroups; ++g) group[g] += kStep;
+    for (int i = 0; i < kRows; ++i) row[i] += kStep;
     b += kStep * kCols;
   }
   for (; k > 0; --k) {
     step(0);
-    for (int g = 0; g < kGroups; ++g) ++group[g];
+    for (int i = 0; i < kRows; ++i) ++row[i];
     b += kCols;
   }
   for (int i = 0; i < kRows; ++i)

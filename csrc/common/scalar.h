@@ -32,6 +32,8 @@ VDK_HD float as_float(uint32_t x) {
   return r;
 }
 VDK_HD float as_float(int32_t x) { return as_float(uint32_t(x)); }
+VDK_HD float minimum(float a, float b) { return a < b ? a : b; }
+VDK_HD float maximum(float a, float b) { return a > b ? a : b; }
 VDK_HD float square_root(float x) { return sqrtf(x); }
 VDK_HD void multiply_wide(uint32_t a, uint32_t m, uint32_t& hi, uint32_t& lo) {
   const uint64_t p = uint64_t(a) * m;

@@ -69,6 +69,8 @@ VDK_INLINE VecF load_masked(const float* p, int n) { return (VecF)_mm512_maskz_l
 VDK_INLINE VecD load_masked(const double* p, int n) { return (VecD)_mm512_maskz_loadu_pd((1u << n) - 1, p); }
 VDK_INLINE void store_masked(float* p, VecF v, int n) { _mm512_mask_storeu_ps(p, (1u << n) - 1, (__m512)v); }
 VDK_INLINE void store_masked(double* p, VecD v, int n) { _mm512_mask_storeu_pd(p, (1u << n) - 1, (__m512d)v); }
+VDK_INLINE VecF minimum(VecF a, VecF b) { return (VecF)_mm512_min_ps((__m512)a, (__m512)b); }
+VDK_INLINE VecF maximum(VecF a, VecF b) { return (VecF)_mm512_max_ps((__m512)a, (__m512)b); }
 VDK_INLINE VecF square_root(VecF x) { return (VecF)_mm512_sqrt_ps((__m512)x); }
 VDK_INLINE VecD square_root(VecD x) { return (VecD)_mm512_sqrt_pd((__m512d)x); }
 #elif defined(__AVX2__)
@@ -89,6 +91,8 @@ VDK_INLINE void store_masked(float* p, VecF v, int n) {
 VDK_INLINE void store_masked(double* p, VecD v, int n) {
   _mm256_maskstore_pd(p, lane_mask<int64_t>(n), (__m256d)v);
 }
+VDK_INLINE VecF minimum(VecF a, VecF b) { return (VecF)_mm256_min_ps((__m256)a, (__m256)b); }
+VDK_INLINE VecF maximum(VecF a, VecF b) { return (VecF)_mm256_max_ps((__m256)a, (__m256)b); }
 VDK_INLINE VecF square_root(VecF x) { return (VecF)_mm256_sqrt_ps((__m256)x); }
 VDK_INLINE VecD square_root(VecD x) { return (VecD)_mm256_sqrt_pd((__m256d)x); }
 #else
@@ -102,6 +106,8 @@ template <class T, class V>
 VDK_INLINE void store_masked(T* p, V v, int n) {
   for (int i = 0; i < n; ++i) p[i] = v[i];
 }
+VDK_INLINE VecF minimum(VecF a, VecF b) { return a < b ? a : b; }
+VDK_INLINE VecF maximum(VecF a, VecF b) { return a > b ? a : b; }
 VDK_INLINE VecF square_root(VecF x) {
   for (int i = 0; i < kLanes<float>; ++i) x[i] = sqrtf(x[i]);
   return x;
@@ -111,6 +117,8 @@ VDK_INLINE VecD square_root(VecD x) {
   return x;
 }
 #endif
+VDK_INLINE VecD minimum(VecD a, VecD b) { return a < b ? a : b; }
+VDK_INLINE VecD maximum(VecD a, VecD b) { return a > b ? a : b; }
 
 // The first n (1 <= n) lanes, the rest zero; n may exceed the width.
 template <class T>

@@ -21,13 +21,4 @@ VDK_INLINE VecD vlog1p_unit(VecD x) {
   return x;
 }
 
-template <class V>
-VDK_INLINE V vmin(V a, V b) {
-  return a < b ? a : b;
-}
-template <class V>
-VDK_INLINE V vmax(V a, V b) {
-  return a > b ? a : b;
-}
-
 }  // namespace vdk

@@ -22,9 +22,9 @@ struct SoftplusOfMinus {
 template <class V>
 VDK_INLINE SoftplusOfMinus<V> softplus_of_minus(V la) {
   const V zero = V{};
-  const V e = vexp(la < zero ? la : -la);
+  const V e = vexp(minimum(la, -la));
   const V q = (zero + 1) / (e + 1);
-  return {vmax(-la, zero) + vlog1p_unit(e), la < zero ? q : e * q};
+  return {maximum(-la, zero) + vlog1p_unit(e), la < zero ? q : e * q};
 }
 
 template <class V>
@@ -33,15 +33,13 @@ VDK_INLINE KlTerms<V> kl_ard(V la) {
   return {s.value / 2, s.sigmoid / -2};
 }
 
-// Molchanov et al. 2017: the ARD term plus a bump k1 sigmoid(-(k2 + k3 la)).
+// Molchanov et al. 2017 add a bump to the ARD term: k1 sigmoid(-(k2 + k3 la)).
 template <class T, class V>
-VDK_INLINE KlTerms<V> kl_log_uniform(V la) {
+VDK_INLINE KlTerms<V> kl_bump(V la) {
   constexpr T k1 = T(0.63576), k2 = T(1.87320), k3 = T(1.48695);
-  const auto s = softplus_of_minus(la);
-  const V t = vmin(vmax(-(la * k3 + k2), V{} - 80), V{} + 80);
-  const V e = vexp(t), q = (V{} + 1) / (e + 1);
-  const V rest = e * q;  // sigmoid(t)
-  return {s.value / 2 + rest * k1, s.sigmoid / -2 - rest * q * (k1 * k3)};
+  const V e = vexp(minimum(maximum(-(la * k3 + k2), V{} - 80), V{} + 80));
+  const V q = (V{} + 1) / (e + 1), rest = e * q;  // sigmoids of k2 + k3 la and of its negative
+  return {rest * k1, rest * q * (-k1 * k3)};
 }
 
 // Kingma et al. 2015, a cubic in alpha.
@@ -63,8 +61,8 @@ struct ExactSeries {
 template <class T, class V>
 VDK_INLINE KlTerms<V> kl_exact(V la) {
   using S = ExactSeries<T>;
-  const V u = vexp(vmin(-la, V{} + 80)) / 2;
-  const V near = vmin(u, V{} + S::kCut);
+  const V u = vexp(minimum(-la, V{} + 80)) / 2;
+  const V near = minimum(u, V{} + S::kCut);
   V p = vexp(-near), value{}, slope{};
   T harmonic = 0;
   for (int k = 0; k < S::kTerms; ++k) {
@@ -74,7 +72,7 @@ VDK_INLINE KlTerms<V> kl_exact(V la) {
     harmonic += odd;
     p *= near * (T(1) / (k + 1));
   }
-  const V inverse = (V{} + 1) / vmax(u, V{} + S::kCut);
+  const V inverse = (V{} + 1) / maximum(u, V{} + S::kCut);
   V power = V{} + 1, tail_value{}, tail_slope = V{} + T(0.5);
   T a = 1;
   for (int k = 1; k < S::kTail; ++k) {
@@ -90,9 +88,7 @@ VDK_INLINE KlTerms<V> kl_exact(V la) {
 
 template <class T, Prior kPrior, class V>
 VDK_INLINE KlTerms<V> kl_terms(V la) {
-  if constexpr (kPrior == Prior::kLogUniform)
-    return kl_log_uniform<T>(la);
-  else if constexpr (kPrior == Prior::kKingma)
+  if constexpr (kPrior == Prior::kKingma)
     return kl_kingma<T>(la);
   else if constexpr (kPrior == Prior::kExact)
     return kl_exact<T>(la);
@@ -102,38 +98,52 @@ VDK_INLINE KlTerms<V> kl_terms(V la) {
 
 // One run of weights, contiguous: mu is null where `log` is log_alpha itself. Returns the KL; with gradients,
 // dmu and dlog get scale * gradient, added to what stands there if `accumulate`.
+//
+// Short loops through buffers in L1: one loop over the whole formula is a chain of 300 cycles, too long for the
+// processor to overlap with the next one (measured: 1.6 times slower).
 template <class T, Prior kPrior, bool kGradients>
 double kl_run(const T* mu, const T* log, int64_t n, T scale, T* dmu, T* dlog, bool accumulate) {
   using V = Vec<T>;
   constexpr int64_t kBlock = 512;  // lanes are summed in T over a block, blocks in double
+  constexpr T kNoKl = kPrior == Prior::kKingma ? 0 : 80;  // the log_alpha of padding
+  alignas(64) T la[kBlock], slope[kBlock];
   double total = 0;
-  for (int64_t block = 0; block < n; block += kBlock) {
-    const int64_t end = block + kBlock < n ? block + kBlock : n;
-    V sum{};
-    for (int64_t i = block; i < end; i += kLanes<T>) {
-      const int64_t left = end - i;
-      V la = load_first(log + i, left), m{}, m2{};
+  for (int64_t block = 0; block < n; block += kBlock, log += kBlock, dlog += kGradients ? kBlock : 0) {
+    const int64_t end = n - block < kBlock ? n - block : kBlock;
+    for (int64_t i = 0; i < end; i += kLanes<T>) {
+      V v = load_first(log + i, end - i);
       if (mu) {
-        m = load_first(mu + i, left);
-        m2 = m * m + T(kKlEps);
-        la -= vlog(m2);
+        const V m = load_first(mu + block + i, end - i);
+        v -= vlog(m * m + T(kKlEps));
       }
-      KlTerms<V> terms = kl_terms<T, kPrior>(la);
-      if (left < kLanes<T>)
-        for (int lane = int(left); lane < kLanes<T>; ++lane) terms.value[lane] = 0;
-      sum += terms.value;
-      if constexpr (kGradients) {
-        V slope = terms.slope * scale;
-        if (mu) {
-          V g = slope * m * T(-2) / m2;
-          if (accumulate) g += load_first(dmu + i, left);
-          store_first(dmu + i, g, left);
-        }
-        if (accumulate) slope += load_first(dlog + i, left);
-        store_first(dlog + i, slope, left);
-      }
+      for (int lane = int(end - i); lane < kLanes<T>; ++lane) v[lane] = kNoKl;
+      store(la + i, v);
     }
+    V sum{};
+    for (int64_t i = 0; i < end; i += kLanes<T>) {
+      const KlTerms<V> terms = kl_terms<T, kPrior>(load(la + i));
+      sum += terms.value;
+      if constexpr (kGradients) store(slope + i, terms.slope);
+    }
+    if constexpr (kPrior == Prior::kLogUniform)
+      for (int64_t i = 0; i < end; i += kLanes<T>) {
+        const KlTerms<V> terms = kl_bump<T>(load(la + i));
+        sum += terms.value;
+        if constexpr (kGradients) store(slope + i, load(slope + i) + terms.slope);
+      }
     total += double(sum_lanes<T>(sum));
+    if constexpr (kGradients)
+      for (int64_t i = 0; i < end; i += kLanes<T>) {
+        V s = load(slope + i) * scale;
+        if (mu) {
+          const V m = load_first(mu + block + i, end - i);
+          V g = s * m * T(-2) / (m * m + T(kKlEps));
+          if (accumulate) g += load_first(dmu + block + i, end - i);
+          store_first(dmu + block + i, g, end - i);
+        }
+        if (accumulate) s += load_first(dlog + i, end - i);
+        store_first(dlog + i, s, end - i);
+      }
   }
   return total;
 }
