@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..._backend import use_reference
-from .._register import functorch_active, register
+from .._register import functorch_active, register, run_backward
 from . import reference
 
 SCHEMA = "spmm(Tensor x, Tensor values, Tensor col_indices, Tensor row_offsets, Tensor? bias) -> Tensor"
@@ -64,7 +63,9 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, values, col_indices, row_offsets = ctx.saved_tensors
     needs_x, needs_values, _, _, needs_bias = ctx.needs_input_grad
     impl = reference.spmm_backward if use_reference("spmm", x) else _backward_op
-    dx, dvalues, dbias = impl(grad_y, x, values, col_indices, row_offsets, needs_x, needs_values, needs_bias)
+    dx, dvalues, dbias = run_backward(
+        "spmm", impl, grad_y, x, values, col_indices, row_offsets, needs_x, needs_values, needs_bias
+    )
     return (
         dx if needs_x else None,
         dvalues if needs_values else None,
@@ -80,10 +81,7 @@ class _SpMM(torch.autograd.Function):
         _save(ctx, inputs)
         return _forward(*inputs)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, *grad_outputs)
+    backward = staticmethod(_backward)
 
 
 class _SpMMFunctorch(torch.autograd.Function):
@@ -97,9 +95,7 @@ class _SpMMFunctorch(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _save(ctx, inputs)
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, *grad_outputs)
+    backward = staticmethod(_backward)
 
 
 def _apply(function: type[torch.autograd.Function], inputs: tuple[Any, ...]) -> Tensor:
