@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from . import cases
@@ -76,8 +77,8 @@ def _row(case: cases.Case, result: dict[str, Any], name: str) -> Row:
         **common,
         ms=spread(record["ms"]),
         ratio=paired_ratio(record, base) if comparable else None,
-        faults=record["minor_faults_per_call"],
-        system_ms=record["system_ms_per_call"],
+        faults=median(record["minor_faults"]),
+        system_ms=median(record["system_ms"]),
         saved_bytes=record.get("saved_bytes"),
         peak_bytes=record.get("peak_bytes"),
     )

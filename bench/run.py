@@ -53,8 +53,11 @@ def _environment(memory: str, threads: int) -> dict[str, str]:
     return inherited | {"OMP_NUM_THREADS": str(threads)} | MEMORY[memory]
 
 
-def run_one(case: cases.Case, memory: str, options: Options) -> dict[str, Any]:
-    """Time `case` in a fresh process; a process that dies becomes a result of status "failed"."""
+def run_one(case: cases.Case, memory: str, options: Options, gated: bool = False) -> dict[str, Any]:
+    """Time `case` in a fresh process; a process that dies becomes a result of status "failed".
+
+    `gated`: the case's gate was green just now, under another allocator setting.
+    """
     failed = {"case": case.name, "memory": memory, "status": "failed"}
     with tempfile.TemporaryDirectory(prefix="vdropkern-bench-") as folder:
         result = Path(folder, "result.json")
@@ -63,6 +66,7 @@ def run_one(case: cases.Case, memory: str, options: Options) -> dict[str, Any]:
             "memory": memory,
             "contenders": options.contenders,
             "quick": options.quick,
+            "gated": gated,
             "rounds": options.rounds or (5 if options.quick else cases.TABLES[case.table].rounds),
             # with the heap kept only the core contenders are timed
             "budget_s": case.budget_s
@@ -93,9 +97,14 @@ def run_one(case: cases.Case, memory: str, options: Options) -> dict[str, Any]:
 
 def run(options: Options, started: Callable[[cases.Case, str], None]) -> Iterator[dict[str, Any]]:
     """Results one by one; `started` is called before each."""
+    status: dict[str, str] = {}
     for case, memory in options.jobs():
+        if status.get(case.name) == "red":
+            continue
         started(case, memory)
-        yield run_one(case, memory, options)
+        result = run_one(case, memory, options, gated=status.get(case.name) == "ok")
+        status[case.name] = result["status"]
+        yield result
 
 
 def gather(results: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:

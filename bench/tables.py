@@ -137,7 +137,7 @@ def taken_on(document: dict[str, Any]) -> list[str]:
 def _disturbed(document: dict[str, Any]) -> list[str]:
     """A warning where something else wanted the CPUs: OpenMP threads that wait for one another then crawl."""
     records = [c for r in document["results"] for c in r.get("contenders", {}).values() if c.get("ms")]
-    seconds = sum(c["calls"] * sum(c["ms"]) / len(c["ms"]) / 1e3 for c in records)
+    seconds = sum(c["seconds"] for c in records)
     rate = sum(c["preempted"] for c in records) / seconds if seconds else 0.0
     if rate < _QUIET:
         return []

@@ -28,7 +28,7 @@ TINY = cases.Net((24, 16, 8), batch=5, input_grad=True)
 
 
 def _record(label: str, ms: list[float], **more: Any) -> dict[str, Any]:
-    counts = {"calls": len(ms), "minor_faults_per_call": 7.0, "system_ms_per_call": 0.5, "preempted": 0}
+    counts = {"minor_faults": [7.0], "system_ms": [0.5], "seconds": 1.0, "preempted": 0}
     return (
         {"label": label, "status": "ok", "baseline": None, "rounds": [*range(len(ms))], "ms": ms}
         | counts

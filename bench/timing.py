@@ -19,25 +19,24 @@ Run = Callable[[], object]
 
 @dataclass
 class Samples:
-    """What one contender's turns gave: milliseconds by round, and the kernel's counters in all."""
+    """What one contender's turns gave, by round and a call: times, and the kernel's counts."""
 
     ms: dict[int, float] = field(default_factory=dict)
-    calls: int = 0
-    minor_faults: int = 0
-    system_s: float = 0.0
-    user_s: float = 0.0
+    system_ms: list[float] = field(default_factory=list)
+    user_ms: list[float] = field(default_factory=list)
+    minor_faults: list[float] = field(default_factory=list)
+    seconds: float = 0.0
     preempted: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Raw samples and means a call."""
-        calls = max(self.calls, 1)
+        """Raw samples, one a round; `seconds` and `preempted` in all."""
         return {
             "rounds": list(self.ms),
             "ms": [round(v, 6) for v in self.ms.values()],
-            "calls": self.calls,
-            "minor_faults_per_call": self.minor_faults / calls,
-            "system_ms_per_call": 1e3 * self.system_s / calls,
-            "user_ms_per_call": 1e3 * self.user_s / calls,
+            "system_ms": [round(v, 6) for v in self.system_ms],
+            "user_ms": [round(v, 6) for v in self.user_ms],
+            "minor_faults": [round(v, 3) for v in self.minor_faults],
+            "seconds": self.seconds,
             "preempted": self.preempted,
         }
 
@@ -52,10 +51,10 @@ def _turn(run: Run, calls: int, samples: Samples, index: int) -> None:
     seconds = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_SELF)
     samples.ms[index] = 1e3 * seconds / calls
-    samples.calls += calls
-    samples.minor_faults += after.ru_minflt - before.ru_minflt
-    samples.system_s += after.ru_stime - before.ru_stime
-    samples.user_s += after.ru_utime - before.ru_utime
+    samples.system_ms.append(1e3 * (after.ru_stime - before.ru_stime) / calls)
+    samples.user_ms.append(1e3 * (after.ru_utime - before.ru_utime) / calls)
+    samples.minor_faults.append((after.ru_minflt - before.ru_minflt) / calls)
+    samples.seconds += seconds
     samples.preempted += after.ru_nivcsw - before.ru_nivcsw
 
 

@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import json
 import os
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from . import cases, machine
 from .memory import peak_bytes, saved_bytes
 from .step import Step
 from .timing import interleave
+
+_PHASES = ("gate", "prepare", "time")
 
 
 def _prepare(
@@ -54,8 +58,12 @@ def _prepare(
     return runs, records
 
 
-def measure(case: cases.Case, wanted: list[str], rounds: int, budget_s: float) -> dict[str, Any]:
+def measure(
+    case: cases.Case, wanted: list[str], rounds: int, budget_s: float, gated: bool = False
+) -> dict[str, Any]:
     """Gate, memory, then interleaved times of the `wanted` contenders of `case`.
+
+    `gated`: the gate was green just now, in a process under another allocator setting.
 
     Returns:
         a JSON object; "status" is "ok", or "red" with the gate's lines and no times.
@@ -63,14 +71,19 @@ def measure(case: cases.Case, wanted: list[str], rounds: int, budget_s: float) -
     result: dict[str, Any] = {"case": case.name, "status": "ok", "load_before": os.getloadavg()[0]}
     result["backend"] = {op: vdk.explain(op).splitlines()[0] for op in _backend.KERNEL_OPS}
     result["isa"], result["threads"] = _backend.cpu_isa(), torch.get_num_threads()
-    result["gate"] = cases.module(case).gate(case.spec)
+    start = time.perf_counter()
+    result["gate"] = [] if gated else cases.module(case).gate(case.spec)
     if result["gate"]:
         return result | {"status": "red"}
+    gate_end = time.perf_counter()
     runs, records = _prepare(case, wanted)
+    prepare_end = time.perf_counter()
     core = {name for name in runs if cases.contenders(case)[name].core}
     for name, samples in interleave(runs, core, budget_s, rounds).items():
         records[name] |= samples.as_json()
-    return result | {"contenders": records, "load_after": os.getloadavg()[0]}
+    ends = (start, gate_end, prepare_end, time.perf_counter())
+    spent = {name: round(b - a, 1) for name, (a, b) in zip(_PHASES, pairwise(ends), strict=True)}
+    return result | {"contenders": records, "seconds": spent, "load_after": os.getloadavg()[0]}
 
 
 def select(case: cases.Case, memory: str, names: list[str], quick: bool) -> list[str]:
@@ -99,7 +112,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         if request["isa"]:
             stack.enter_context(_backend.use_cpu_isa(request["isa"]))
-        result = measure(case, chosen, request["rounds"], request["budget_s"])
+        result = measure(case, chosen, request["rounds"], request["budget_s"], request["gated"])
     result |= {"memory": request["memory"], "machine": machine.describe()}
     Path(request["result"]).write_text(json.dumps(result))
 
