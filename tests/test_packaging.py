@@ -71,9 +71,7 @@ class Wheel(NamedTuple):
 
 def run(command: list[object], cwd: Path, **environment: str) -> str:
     """Run a command without this checkout on its path; return all it printed, or fail with that."""
-    inherited = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CMAKE_ARGS")
-    }
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         list(map(str, command)), cwd=cwd, env=inherited | environment, timeout=600,
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
