@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import cases, docs, plot, tables
-from .run import MEMORY, Options, gather, run, write_whole
+from .run import MEMORY, Options, gather, merge, run, write_whole
 
 EPILOG = """\
 examples:
@@ -22,7 +22,7 @@ examples:
   python -m bench --case linear-1024-b128 --contender vdropkern --contender compile
   python -m bench --isa avx2 --threads 1         the kernels held to one instruction set, on one thread
   python -m bench --from-json build/bench/bench.json      print and draw an earlier run again
-  python -m bench --from-json build/bench/bench.json --docs   ... into docs/benchmarks.md
+  python -m bench --from-json build/bench/bench.json --docs   ... into README.md and docs/
 
 Times are medians of rounds in which all contenders take turns in one process, with the 20th and 80th
 percentile; a ratio is the median of the ratios within a round. A case whose kernels disagree with the
@@ -58,8 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--isa", choices=("portable", "avx2", "avx512"), help="hold the kernels to it (default: the best)")
     add("--out", type=Path, default=Path("build/bench"), metavar="DIR",
         help="where bench.json, bench.md and speed.png go (default: build/bench)")  # fmt: skip
-    add("--from-json", type=Path, metavar="FILE", help="time nothing: print, draw and write this earlier run")
-    add("--docs", action="store_true", help="also write the numbers into docs/benchmarks.md and its picture")
+    add(
+        "--from-json",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="time nothing: print, draw and write this earlier run; several are merged",
+    )
+    add("--docs", action="store_true", help="also write a whole run's numbers into README.md and docs/")
     return parser
 
 
@@ -132,11 +138,11 @@ def main() -> int:
     if arguments.list:
         _list()
         return 0
-    if arguments.from_json is not None:
+    if arguments.from_json:
         try:
-            document = json.loads(arguments.from_json.read_text())
-        except (OSError, ValueError) as err:
-            return _usage(f"--from-json {arguments.from_json}: {err}")
+            document = merge([json.loads(path.read_text()) for path in arguments.from_json])
+        except (OSError, ValueError, KeyError) as err:
+            return _usage(f"--from-json: {err}")
     else:
         document = _measure(_options(arguments))
         write_whole(arguments.out / "bench.json", json.dumps(document).encode())
@@ -151,7 +157,10 @@ def main() -> int:
     if picture is not None:
         write_whole(arguments.out / "speed.png", picture)
     if arguments.docs:
-        docs.update(document, picture)
+        try:
+            docs.update(document, picture)
+        except ValueError as err:
+            return _usage(f"--docs: {err}")
     console.print(f"written to {arguments.out}/: bench.json, bench.md" + (", speed.png" if picture else ""))
     from .rows import problems
 

@@ -1,14 +1,16 @@
-"""A run as Markdown, and into docs/benchmarks.md between its marks, so that no number is copied by hand."""
+"""A run as Markdown, and into README.md and docs/benchmarks.md between marks: no number is copied by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from . import tables
+from . import cases, tables
 from .rows import Row, notes, problems, rows
 from .run import ROOT, write_whole
 
+README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURE = ROOT / "docs" / "images" / "speed.png"
 _SUFFIX = {"default": "", "thp": ", huge pages"}
@@ -52,10 +54,25 @@ def ratios(document: dict[str, Any]) -> str:
     return "\n".join(_table(["times the dense step", *columns.values()], body)) + "\n"
 
 
-def _between(text: str, mark: str, content: str) -> str:
+def _unfit(document: dict[str, Any]) -> str | None:
+    """Why `document` is not to be published, or None."""
+    if any(document.get(name) for name in ("quick", "part", "interrupted")):
+        return "a run that is quick, interrupted or of chosen contenders or rounds is no claim"
+    lost = problems(document)
+    if lost:
+        return f"the run has red or failed cases: {'; '.join(lost)}"
+    wanted = {(case.name, memory) for case in cases.CASES for memory in case.memory}
+    missing = wanted - {(result["case"], result["memory"]) for result in document["results"]}
+    if missing:
+        case, memory = min(missing)
+        return f"the run lacks {len(missing)} of {len(wanted)} results, such as {case} under {memory}"
+    return None
+
+
+def _between(path: Path, text: str, mark: str, content: str) -> str:
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"{PAGE.name} must have one {begin!r} before one {end!r}")
+        raise ValueError(f"{path.name} must have one {begin!r} before one {end!r}")
     head, rest = text.split(begin)
     return f"{head}{begin}\n{content}{end}{rest.split(end)[1]}"
 
@@ -64,10 +81,16 @@ def update(document: dict[str, Any], picture: bytes | None) -> None:
     """Write the tables and the picture of `document` into the docs.
 
     Raises:
-        ValueError: the page lost its marks.
+        ValueError: the run is not whole, or a page lost its marks; nothing is written then.
     """
-    text = _between(PAGE.read_text(), "ratios", ratios(document))
-    text = _between(text, "tables", markdown(document))
-    write_whole(PAGE, text.encode())
+    unfit = _unfit(document)
+    if unfit is not None:
+        raise ValueError(unfit)
+    short = ratios(document)
+    readme = _between(README, README.read_text(), "ratios", short)
+    page = _between(PAGE, PAGE.read_text(), "ratios", short)
+    page = _between(PAGE, page, "tables", markdown(document))
+    write_whole(README, readme.encode())
+    write_whole(PAGE, page.encode())
     if picture is not None:
         write_whole(PICTURE, picture)

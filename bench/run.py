@@ -28,6 +28,7 @@ MEMORY = {
     },
 }
 _ALL_VARIABLES = {name for setting in MEMORY.values() for name in setting}
+_SAME = ("cpu", "cpus", "system", "python", "torch", "vdropkern", "commit", "huge_pages")  # to be merged
 _TIMEOUT_S = 1200  # a process that hangs is stopped, and reported
 
 
@@ -112,6 +113,8 @@ def gather(results: Sequence[dict[str, Any]], options: Options) -> dict[str, Any
     machine = next((r["machine"] for r in results if "machine" in r), None)
     return {
         "format": 1,
+        "quick": options.quick,
+        "part": bool(options.contenders) or options.rounds is not None,
         "machine": machine,
         "threads": options.threads,
         "held_to_isa": options.isa,
@@ -119,6 +122,28 @@ def gather(results: Sequence[dict[str, Any]], options: Options) -> dict[str, Any
         "backend": next((r["backend"] for r in results if "backend" in r), None),
         "results": [{k: v for k, v in r.items() if k not in ("machine", "backend")} for r in results],
     }
+
+
+def merge(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One document of several runs; of a case that was run twice under one setting the later result counts.
+
+    Raises:
+        ValueError: the runs differ in machine, versions, threads or instruction set.
+    """
+    merged, *others = documents
+    results = {(r["case"], r["memory"]): r for document in documents for r in document["results"]}
+    for other in others:
+        for name in ("threads", "held_to_isa", "isa"):
+            if merged[name] != other[name]:
+                raise ValueError(f"the runs differ in {name}: {merged[name]} and {other[name]}")
+        for name in _SAME:
+            if merged["machine"][name] != other["machine"][name]:
+                there = f"{merged['machine'][name]} and {other['machine'][name]}"
+                raise ValueError(f"the runs differ in {name}: {there}")
+    flags = {name: any(d.get(name) for d in documents) for name in ("quick", "part", "interrupted")}
+    order = {case.name: index for index, case in enumerate(cases.CASES)}
+    ordered = sorted(results.values(), key=lambda r: (order[r["case"]], [*MEMORY].index(r["memory"])))
+    return merged | flags | {"results": ordered}
 
 
 def write_whole(path: Path, data: bytes) -> None:

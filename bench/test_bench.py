@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,17 +213,50 @@ def test_docs_change_between_their_marks_only(tmp_path: Path, monkeypatch: pytes
     page = tmp_path / "benchmarks.md"
     mark = "<!-- {0}: begin -->\nstale\n<!-- {0}: end -->\n"
     page.write_text("top\n" + mark.format("ratios") + "middle\n" + mark.format("tables") + "bottom\n")
+    readme = tmp_path / "README.md"
+    readme.write_text(mark.format("ratios"))
     monkeypatch.setattr(docs, "PAGE", page)
+    monkeypatch.setattr(docs, "README", readme)
     monkeypatch.setattr(docs, "PICTURE", tmp_path / "images" / "speed.png")
-    docs.update(_document(), b"png")
+    document = _document()
+    with pytest.raises(ValueError, match="red or failed"):
+        docs.update(document, b"png")
+    document["results"].pop()
+    with pytest.raises(ValueError, match=r"lacks .* such as kl-16\.7M under default"):
+        docs.update(document, b"png")
+    whole = [
+        replace(case, memory=("default",))
+        for case in cases.CASES
+        if case.name in ("linear-1024-b128", "kl-1M")
+    ]
+    monkeypatch.setattr(cases, "CASES", tuple(whole))
+    with pytest.raises(ValueError, match="no claim"):
+        docs.update(document | {"quick": True}, b"png")
+    docs.update(document, b"png")
     text = page.read_text()
     assert "stale" not in text
     assert text.startswith("top\n") and "\nmiddle\n" in text and text.endswith("\nbottom\n")
     assert "| vdropkern | 1.50 |" in text and docs.PICTURE.read_bytes() == b"png"
+    assert "| vdropkern | 1.50 |" in readme.read_text()
     page.write_text("no marks")
-    with pytest.raises(ValueError, match="must have one"):
-        docs.update(_document(), None)
+    with pytest.raises(ValueError, match=r"benchmarks\.md must have one"):
+        docs.update(document, None)
     assert page.read_text() == "no marks"
+
+
+def test_runs_are_merged_only_if_alike() -> None:
+    first, second = _document(), _document()
+    for document in (first, second):
+        document |= {"isa": "avx2", "held_to_isa": None}
+        document["machine"]["cpus"] = 2
+    first["results"], second["results"] = first["results"][1:], second["results"][:2]
+    second["results"][1]["contenders"]["vdropkern"]["label"] = "later"
+    merged = run.merge([first, second])
+    assert [r["case"] for r in merged["results"]] == ["linear-1024-b128", "kl-262k", "kl-1M"]
+    assert merged["results"][2]["contenders"]["vdropkern"]["label"] == "later"
+    second["machine"]["torch"] = "other"
+    with pytest.raises(ValueError, match="differ in torch: x and other"):
+        run.merge([first, second])
 
 
 def test_command_line_refuses_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
