@@ -116,7 +116,8 @@ def _measure(options: Options) -> dict[str, Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as progress:
+    # redrawn rarely: what is timed needs every CPU
+    with Progress(*columns, transient=True, refresh_per_second=1) as progress:
         task = progress.add_task("starting", total=len(options.jobs()))
 
         def started(case: cases.Case, memory: str) -> None:
