@@ -13,8 +13,7 @@ template <class T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
 int64_t rows_of_four(const py::array& a, const char* name) {
-  if (a.ndim() != 2 || a.shape(1) != 4)
-    throw py::value_error(std::string(name) + " must be [n, 4]");
+  if (a.ndim() != 2 || a.shape(1) != 4) throw py::value_error(std::string(name) + " must be [n, 4]");
   return a.shape(0);
 }
 
