@@ -82,9 +82,22 @@ def with_replaced(
     model: torch.nn.Module, replacements: Mapping[torch.nn.Linear, torch.nn.Module]
 ) -> torch.nn.Module:
     """A deep copy of the model that holds the replacements themselves; what was shared stays shared."""
-    memo: dict[int, object] = {id(old): new for old, new in replacements.items()}
-    result: torch.nn.Module = copy.deepcopy(model, memo)
+    result = copied(model, {id(old): new for old, new in replacements.items()})
     _leave_fast_paths(result)
+    return result
+
+
+def copied(model: torch.nn.Module, memo: dict[int, object] | None = None) -> torch.nn.Module:
+    """A deep copy, also of a model with layers that hooks give their weight (torch.nn.utils.prune).
+
+    Such a weight is a plain attribute with a history, which deepcopy refuses; the hook makes it anew.
+    """
+    memo = {} if memo is None else memo
+    for module in model.modules():
+        for value in module.__dict__.values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    result: torch.nn.Module = copy.deepcopy(model, memo)
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._surgery import ChangeReport, LayerChange, linear_layers, replace_, why_not_plain
+from ._surgery import ChangeReport, LayerChange, copied, linear_layers, replace_, why_not_plain
 from .methods import Method
 from .nn import Linear, Variational
 
@@ -71,9 +70,10 @@ def convert(
         if inplace:
             raise ValueError("convert: a model that is itself the layer cannot be converted in place")
         decision = decisions[0]
-        own = copy.deepcopy(model)
+        own = copied(model)
+        assert isinstance(own, torch.nn.Linear)
         return own if decision.method is None else Linear.from_dense(own, decision.method)
-    result = model if inplace else copy.deepcopy(model)
+    result = model if inplace else copied(model)
     by_name = {d.name: d.method for d in decisions if d.method is not None}
     replacements: dict[torch.nn.Module, torch.nn.Module] = {}
     for layer, names in linear_layers(result).items():

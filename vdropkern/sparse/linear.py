@@ -69,7 +69,7 @@ class SparseLinear(torch.nn.Module):
         """Store the nonzeros of a dense weight.
 
         Args:
-            weight: [O, I], floating. Copied; the layer is trainable if it requires grad.
+            weight: [O, I], floating. Copied.
             bias: [O] or None. Copied.
 
         Raises:
@@ -88,10 +88,10 @@ class SparseLinear(torch.nn.Module):
         layer = cls(
             weight.shape[1], weight.shape[0], bias=bias is not None, device="meta", dtype=weight.dtype
         )
-        layer.values = torch.nn.Parameter(values, requires_grad=weight.requires_grad)
+        layer.values = torch.nn.Parameter(values)
         layer.col_indices, layer.row_offsets = col_indices, row_offsets
         if bias is not None:
-            layer.bias = torch.nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+            layer.bias = torch.nn.Parameter(bias.detach().clone())
         return layer
 
     @property

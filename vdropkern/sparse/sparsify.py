@@ -103,4 +103,6 @@ def _made(layer: torch.nn.Linear, change: LayerChange) -> torch.nn.Module:
     weight = layer.pruned_weight() if isinstance(layer, Variational) else layer.weight
     sparse = SparseLinear.from_dense(weight, layer.bias)
     sparse.values.requires_grad_(layer.weight.requires_grad)
+    if sparse.bias is not None:
+        sparse.bias.requires_grad_(layer.bias.requires_grad)
     return carry_over(layer, sparse)

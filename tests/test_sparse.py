@@ -1,0 +1,352 @@
+"""sparsity, sparsify and SparseLinear: what is counted, what a pruned copy computes, what it leaves alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+import warnings
+from collections import OrderedDict
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.utils import parametrizations, prune
+
+import vdropkern as vdk
+from tests.tolerance import assert_close
+from vdropkern import nn as vnn
+from vdropkern.methods import ARD, Bernoulli, GaussianW, HierarchicalVD, Method, SparseVD, VariationalB
+from vdropkern.sparse import SparseLinear, SparsityReport, SparsityRow
+
+ALL = {"max_density": 1.0, "min_weights": 0}
+
+
+def prune_to(layer: vnn.Linear, density: float) -> vnn.Linear:
+    """Let the method prune all but `density` of the weights, at random places."""
+    n = layer.weight.numel()
+    keep = torch.randperm(n) < round(density * n)
+    with torch.no_grad():
+        layer.weight.add_(layer.weight.sign(), alpha=0.05)
+        parameter = layer.noise_parameter()
+        high = 4.0 if parameter is layer._parameters.get("log_sigma2") else 9.0
+        parameter.copy_(torch.where(keep, -15.0, high).view_as(parameter))
+    return layer
+
+
+def lenet(method: Method = SparseVD()) -> torch.nn.Sequential:  # noqa: B008  frozen
+    sizes = OrderedDict(fc1=(784, 300, 0.02), fc2=(300, 200, 0.05), fc3=(200, 10, 0.4))
+    layers: OrderedDict[str, torch.nn.Module] = OrderedDict()
+    for name, (i, o, density) in sizes.items():
+        layers[name] = prune_to(vnn.Linear(i, o, method=method), density)
+        layers[f"{name}_relu"] = torch.nn.ReLU()
+    return torch.nn.Sequential(layers)
+
+
+# what a report counts
+
+
+def test_sparsity_counts_weights_not_biases() -> None:
+    report = vdk.sparsity(lenet())
+    expected = {"fc1": (235_200, 4_704), "fc2": (60_000, 3_000), "fc3": (2_000, 800)}
+    assert {row.name: (row.weights, row.nonzero) for row in report.rows} == expected
+    assert (report.weights, report.nonzero) == (297_200, 8_504)
+    assert report.compression == 297_200 / 8_504
+    assert report.sparsity == pytest.approx(1 - 8_504 / 297_200)
+    assert report.rows[0].sparsity == pytest.approx(0.98)
+    assert [row.kind for row in report.rows] == ["sparse-vd"] * 3
+
+
+def test_sparsity_counts_every_weight_of_the_model_once() -> None:
+    shared = torch.nn.Linear(4, 4)
+    model = torch.nn.ModuleDict({
+        "conv": torch.nn.Conv2d(1, 2, 3),
+        "norm": torch.nn.BatchNorm2d(2),
+        "rnn": torch.nn.GRU(4, 3),
+        "attention": torch.nn.MultiheadAttention(4, 2),
+        "a": shared,
+        "b": shared,
+        "tied": torch.nn.Linear(4, 4),
+        "alpha": vnn.Linear(4, 2, method=VariationalB()),
+    })  # fmt: skip
+    model["tied"].weight = shared.weight
+    rows = {row.name: row.weights for row in vdk.sparsity(model).rows}
+    assert rows == {
+        "conv": 18,
+        "rnn.weight_ih_l0": 36,
+        "rnn.weight_hh_l0": 27,
+        "attention.in_proj_weight": 48,
+        "attention.out_proj": 16,
+        "a": 16,
+        "alpha": 8,
+    }
+
+
+def test_report_edges() -> None:
+    nothing_left = SparsityReport((SparsityRow("fc", "Linear", 5, 0),))
+    assert nothing_left.compression == math.inf and nothing_left.sparsity == 1
+    assert vdk.sparsity(torch.nn.ReLU()).compression == 1 and vdk.sparsity(torch.nn.ReLU()).sparsity == 0
+    assert SparsityRow("fc", "Linear", 0, 0).sparsity == 0
+
+
+def test_report_prints_and_serialises() -> None:
+    model = torch.nn.Sequential(prune_to(vnn.Linear(50, 40), 0.1), torch.nn.Linear(40, 2))
+    assert str(vdk.sparsity(model)).splitlines() == [
+        "layer  kind       weights  nonzero  sparsity",
+        "0      sparse-vd    2,000      200    90.00%",
+        "1      Linear          80       80     0.00%",
+        "total               2,080      280    86.54%",
+        "compression 7.4x",
+    ]
+    data = json.loads(json.dumps(vdk.sparsity(model).to_dict()))
+    assert data["rows"][0] == {
+        "name": "0",
+        "kind": "sparse-vd",
+        "weights": 2000,
+        "nonzero": 200,
+        "sparsity": 0.9,
+    }
+    assert data["compression"] == pytest.approx(2080 / 280)
+
+
+def test_a_variational_layer_that_prunes_nothing() -> None:
+    for method in (Bernoulli(), GaussianW(), VariationalB()):
+        assert vdk.sparsity(vnn.Linear(4, 3, method=method)).nonzero == 12
+
+
+# what a pruned copy is
+
+
+@pytest.mark.parametrize("method", [SparseVD(), ARD(), HierarchicalVD(parameterisation="log_alpha")], ids=str)
+@pytest.mark.parametrize("limits", [{}, ALL, {"max_density": 0.0}], ids=["default", "sparse", "dense"])
+def test_pruned_copy_computes_what_eval_does(method: Method, limits: dict[str, float], backend: str) -> None:
+    model = lenet(method)
+    before = copy.deepcopy(model.state_dict())
+    pruned = vdk.sparsify(model, **limits)  # type: ignore[arg-type]
+    assert model.training and not any(m.training for m in pruned.modules())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(isinstance(m, vnn.Linear) for m in (model.fc1, model.fc2, model.fc3))
+    model.eval()
+    x = torch.randn(9, 784)
+    # layer by layer, as errors of one would be the inputs of the next
+    for name in ("fc1", "fc2", "fc3"):
+        layer, ours = getattr(model, name), getattr(pruned, name)
+        w, b = layer.pruned_weight().detach().double(), layer.bias.detach().double()
+        magnitude = x.double().abs() @ w.T.abs() + b.abs()
+        assert_close(ours(x), x.double() @ w.T + b, magnitude, w.shape[1] + 1, name)
+        x = torch.relu(layer(x)).detach()
+    original, copied = vdk.sparsity(model), vdk.sparsity(pruned)
+    assert [(r.name, r.weights, r.nonzero) for r in original.rows] == [
+        (r.name, r.weights, r.nonzero) for r in copied.rows
+    ]
+
+
+def test_dense_stays_dense_where_that_is_faster() -> None:
+    model = lenet()
+    pruned = vdk.sparsify(model)
+    kinds = {name: type(m).__name__ for name, m in pruned.named_children() if "relu" not in name}
+    assert kinds == {"fc1": "SparseLinear", "fc2": "SparseLinear", "fc3": "Linear"}
+    plan = vdk.plan_sparsification(model)
+    assert {row.name: row.after for row in plan} == kinds
+    reasons = [row.reason for row in plan]
+    assert reasons[0] == "2.00% of 235,200 weights left"
+    assert reasons[2] == "2,000 weights are fewer than 32,768"
+    reasons = [row.reason for row in vdk.plan_sparsification(model, min_weights=0, max_density=0.3)]
+    assert reasons[2] == "40.00% of 2,000 weights left, more than 30.00%"
+    for limits, word in (({"max_density": 1.5}, "max_density"), ({"min_weights": -1}, "min_weights")):
+        with pytest.raises(ValueError, match=f"sparsify: {word} must"):
+            vdk.sparsify(model, **limits)
+
+
+def test_plain_layers_with_zeros_become_sparse() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Linear(30, 20)).double()
+    with torch.no_grad():
+        model[0].weight.mul_(torch.rand(30, 40) < 0.05)
+    model[0].bias.requires_grad_(False)
+    pruned = vdk.sparsify(model, min_weights=0)
+    assert isinstance(pruned[0], SparseLinear) and type(pruned[1]) is torch.nn.Linear
+    assert pruned[0].values.dtype == torch.float64
+    assert (pruned[0].values.requires_grad, pruned[0].bias.requires_grad) == (True, False)
+    assert pruned[1].weight is not model[1].weight
+    x = torch.randn(3, 40, dtype=torch.float64)
+    torch.testing.assert_close(pruned(x), model(x))
+
+
+class MyLinear(torch.nn.Linear):
+    """Something else."""
+
+
+def test_what_is_no_plain_layer_is_left_alone() -> None:
+    def zeros(layer: torch.nn.Linear) -> torch.nn.Linear:
+        torch.nn.init.zeros_(layer.weight)
+        return layer
+
+    masked = prune.random_unstructured(torch.nn.Linear(8, 8), "weight", 0.99)
+    model = torch.nn.Sequential(
+        MyLinear(8, 8),
+        parametrizations.weight_norm(torch.nn.Linear(8, 8)),
+        masked,
+        SparseLinear.from_dense(torch.eye(8)),
+        zeros(torch.nn.Linear(8, 8)),
+    )
+    pruned = vdk.sparsify(model, min_weights=0)
+    assert [type(m).__name__ for m in pruned] == [
+        "MyLinear",
+        "ParametrizedLinear",
+        "Linear",
+        "SparseLinear",
+        "SparseLinear",
+    ]
+    x = torch.randn(2, 8)
+    torch.testing.assert_close(pruned(x), model(x))
+    assert "prune.remove" in str(vdk.plan_sparsification(model))
+    prune.remove(masked, "weight")
+    assert isinstance(vdk.sparsify(model, min_weights=0)[2], SparseLinear)
+
+
+def test_shared_layers_and_hooks_survive() -> None:
+    shared = prune_to(vnn.Linear(8, 8), 0.1)
+    model = torch.nn.Sequential(OrderedDict(a=shared, b=torch.nn.Dropout(), c=shared))
+    calls: list[int] = []
+    shared.register_forward_hook(lambda *_: calls.append(1))
+    pruned = vdk.sparsify(model, **ALL)  # type: ignore[arg-type]
+    assert pruned.a is pruned.c and isinstance(pruned.a, SparseLinear)
+    x = torch.randn(2, 8)
+    torch.testing.assert_close(pruned(x), model.eval()(x))
+    assert len(calls) == 4
+
+
+def test_a_layer_as_the_model() -> None:
+    pruned = vdk.sparsify(prune_to(vnn.Linear(8, 8), 0.5), **ALL)  # type: ignore[arg-type]
+    assert isinstance(pruned, SparseLinear) and pruned.nnz == 32
+
+
+def test_noisy_layers_without_pruning_become_plain() -> None:
+    model = torch.nn.Sequential(vnn.Linear(8, 4, method=Bernoulli()), vnn.Linear(4, 2, method=GaussianW()))
+    pruned = vdk.sparsify(model)
+    assert [type(m) for m in pruned] == [torch.nn.Linear, torch.nn.Linear]
+    x = torch.randn(2, 8)
+    assert torch.equal(pruned(x), model.eval()(x))
+
+
+# the sparse layer
+
+
+@given(
+    inp=st.integers(0, 30),
+    out=st.integers(0, 20),
+    density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    bias=st.booleans(),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_from_dense_and_back(inp: int, out: int, density: float, bias: bool) -> None:
+    generator = torch.Generator().manual_seed(inp * 100 + out)
+    w = (torch.rand(out, inp, generator=generator) + 0.1) * (
+        torch.rand(out, inp, generator=generator) < density
+    )
+    layer = SparseLinear.from_dense(w, torch.ones(out) if bias else None)
+    assert layer.nnz == int(w.count_nonzero())
+    assert (layer.in_features, layer.out_features) == (inp, out)
+    assert torch.equal(layer.weight_dense(), w)
+    if w.numel():  # torch warns of its own layers without weights
+        dense = layer.to_dense()
+        assert torch.equal(dense.weight, w) and (dense.bias is not None) == bias
+    assert layer(torch.randn(3, inp)).shape == (3, out)
+
+
+def test_fine_tuning_keeps_the_pattern() -> None:
+    layer = SparseLinear.from_dense(torch.eye(4), torch.zeros(4))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    x = torch.randn(50, 4)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (layer(x) - 2 * x - 1).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(layer.weight_dense(), 2 * torch.eye(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(layer.bias, torch.ones(4), atol=1e-3, rtol=0)
+
+
+def test_module_ways() -> None:
+    layer = SparseLinear.from_dense(torch.eye(4)[:3], torch.ones(3))
+    assert repr(layer) == ("SparseLinear(in_features=4, out_features=3, bias=True, nnz=3, density=0.2500)")
+    x = torch.randn(2, 4)
+    y = layer(x)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(twin(x), y)
+    fresh = SparseLinear(4, 3, nnz=3)
+    assert fresh(x).eq(0).all()  # valid, but empty of meaning
+    fresh.load_state_dict(layer.state_dict())
+    assert torch.equal(fresh(x), y)
+    half = copy.deepcopy(layer).bfloat16()
+    assert half.row_offsets.dtype == torch.int32 and half(x.bfloat16()).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert layer.to("meta")(x.to("meta")).shape == (2, 3)
+    assert SparseLinear(4, 3, nnz=3, device="meta").values.is_meta
+
+
+def test_exports_and_compiles() -> None:
+    torch._dynamo.reset()
+    model = vdk.sparsify(lenet())
+    x = torch.randn(3, 784)
+    program = torch.export.export(model, (x,))
+    torch.testing.assert_close(program.module()(x), model(x))
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("col_indices", torch.tensor([0, 1, 9], dtype=torch.int32), r"col_indices must lie in \[0, 4\)"),
+        ("row_offsets", torch.tensor([0, 2, 1, 3], dtype=torch.int32), "row_offsets must not decrease"),
+        ("row_offsets", torch.tensor([0, 1, 2, 3.0]), "row_offsets must be int32 or int64"),
+        ("values", torch.ones(2), r"must be \[nnz\]"),
+    ],
+)
+def test_state_with_bad_indices_is_refused(name: str, value: Tensor, words: str) -> None:
+    layer = SparseLinear.from_dense(torch.eye(4)[:3])
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(RuntimeError, match=words):
+        layer.load_state_dict({**layer.state_dict(), name: value})
+    assert all(torch.equal(before[k], v) for k, v in layer.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: SparseLinear(3, 2, nnz=7), "nnz between 0 and their product, got 3, 2 and 7"),
+        (lambda: SparseLinear(-1, 2), "must be >= 0.*got -1, 2 and 0"),
+        (lambda: SparseLinear.from_dense(torch.ones(3)), r"weight must be \[O, I\].*\(3,\)"),
+        (lambda: SparseLinear.from_dense(torch.ones(3, 2, dtype=torch.int32)), "floating, got torch.int32"),
+        (
+            lambda: SparseLinear.from_dense(torch.ones(3, 2), torch.ones(2)),
+            r"bias must be \[O\] = \(3,\), got \(2,\)",
+        ),
+    ],
+)
+def test_bad_arguments(make: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()  # type: ignore[operator]
+
+
+def test_pruned_lenet_is_not_slower_than_dense() -> None:
+    import time
+
+    pruned = vdk.sparsify(lenet())
+    dense = torch.nn.Sequential(*(m.to_dense() if isinstance(m, SparseLinear) else m for m in pruned))
+    x = torch.randn(100, 784)
+    best = [math.inf, math.inf]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "vdropkern runs on its slow reference")
+        for _ in range(40):
+            for i, model in enumerate((pruned, dense)):
+                start = time.perf_counter()
+                model(x)
+                best[i] = min(best[i], time.perf_counter() - start)
+    assert best[0] < 1.2 * best[1], f"pruned {1e6 * best[0]:.0f} us, dense {1e6 * best[1]:.0f} us"
