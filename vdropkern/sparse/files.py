@@ -89,9 +89,10 @@ def describe(path: str | os.PathLike[str]) -> str:
         OSError: the file cannot be read.
     """
     path = Path(path)
-    metadata, structure, entries = decode_header(path, path.read_bytes())
+    about, entries = decode_header(path, path.read_bytes())
+    structure = about["structure"]
     lines = [
-        f"vdropkern model, format {metadata['vdropkern']}, written by version {metadata.get('library')}",
+        f"vdropkern model, format {about['format']}, written by version {about.get('library')}",
         f"{'in eval' if not structure['training'] else 'in training'} mode, a {structure['class']}:",
         json.dumps(structure["tree"] or structure["layers"], indent=2),
     ]

@@ -14,7 +14,7 @@ from .._version import __version__
 
 __all__ = ["DTYPES", "Content", "ModelFileError", "decode", "decode_header", "encode"]
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = 1
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 DTYPES = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
@@ -40,23 +40,25 @@ class Content(NamedTuple):
 
 
 def encode(content: Content) -> bytes:
-    """The file's bytes; tensors must be on the CPU, contiguous and apart from each other."""
+    """The file's bytes, the same for the same content.
+
+    Tensors must be on the CPU, contiguous and apart from each other.
+    """
     import safetensors.torch  # here, so that importing the package stays light
 
-    structure = json.dumps(content.structure)
-    metadata = {
-        "format": "pt",
-        "vdropkern": FORMAT_VERSION,
+    about = {
+        "format": FORMAT_VERSION,
         "library": __version__,
-        "structure": structure,
-        "sha256": _digest(structure, content.tensors),
+        "sha256": _digest(content.structure, content.tensors),
+        "structure": content.structure,
     }
-    data: bytes = safetensors.torch.save(content.tensors, metadata)
+    # one entry, since safetensors writes several in any order
+    data: bytes = safetensors.torch.save(content.tensors, {"vdropkern": json.dumps(about)})
     return data
 
 
-def decode_header(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-    """(metadata, structure, the tensors' entries) of a file's first bytes; `path` is for messages.
+def decode_header(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what is said about the model, with its structure; the tensors' entries); `path` is for messages.
 
     Raises:
         ModelFileError: these are not the bytes of a model, or not of one this version reads.
@@ -64,26 +66,22 @@ def decode_header(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, An
     size = int.from_bytes(data[:8], "little")
     try:
         header = json.loads(data[8 : 8 + size])
-    except (ValueError, RecursionError):
-        header = None
-    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    if header is None or not isinstance(metadata, dict) or "vdropkern" not in metadata:
-        raise ModelFileError(f"{path}: not a model saved by vdropkern, or cut short")
-    if metadata["vdropkern"] != FORMAT_VERSION:
+        about = json.loads(header.pop("__metadata__")["vdropkern"])
+        version = about["format"]
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        raise ModelFileError(f"{path}: not a model saved by vdropkern, or cut short") from None
+    if version != FORMAT_VERSION:
         raise ModelFileError(
-            f"{path}: format {str(metadata['vdropkern'])[:20]}, but this version reads {FORMAT_VERSION}; "
+            f"{path}: format {str(version)[:20]}, but this version reads {FORMAT_VERSION}; "
             "use a newer vdropkern"
         )
-    try:
-        structure = json.loads(metadata["structure"])
-    except (KeyError, TypeError, ValueError, RecursionError) as err:
-        raise ModelFileError(f"{path}: its structure is not readable: {str(err)[:200]}") from err
+    structure = about.get("structure")
     if not isinstance(structure, dict):
-        raise ModelFileError(f"{path}: its structure is not an object")
+        raise ModelFileError(f"{path}: holds no structure")
     for name, kind in _STRUCTURE.items():
         if not isinstance(structure.get(name, ...), kind):
             raise ModelFileError(f"{path}: its structure has no valid {name!r}")
-    return metadata, structure, header
+    return about, header
 
 
 def decode(path: Path, data: bytes) -> Content:
@@ -95,7 +93,8 @@ def decode(path: Path, data: bytes) -> Content:
     import safetensors
     import safetensors.torch
 
-    metadata, structure, _ = decode_header(path, data)
+    about, _ = decode_header(path, data)
+    structure = about["structure"]
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as err:
@@ -103,7 +102,7 @@ def decode(path: Path, data: bytes) -> Content:
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
             raise ModelFileError(f"{path}: {name[:80]} is {tensor.dtype}, which no model file holds")
-    if _digest(metadata["structure"], tensors) != metadata.get("sha256"):
+    if _digest(structure, tensors) != about.get("sha256"):
         raise ModelFileError(f"{path}: its checksum is wrong: the file was damaged or altered")
     for name, target in structure["aliases"].items():
         if not isinstance(target, str) or target not in tensors or name in tensors:
@@ -112,8 +111,8 @@ def decode(path: Path, data: bytes) -> Content:
     return Content(structure, tensors)
 
 
-def _digest(structure: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(structure.encode())
+def _digest(structure: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)

@@ -1,0 +1,537 @@
+"""Model files: what comes back, what is never half written, and what bad files do: one error, no more."""
+
+from __future__ import annotations
+
+import copy
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import vdropkern as vdk
+from vdropkern import nn as vnn
+from vdropkern.methods import MC, METHODS, HierarchicalVD, Method, SparseVD, VariationalB
+from vdropkern.sparse import ModelFileError, SparseLinear, register_module
+from vdropkern.sparse.format import Content, decode, encode
+
+METHODS_TO_SAVE: list[Method] = [
+    *(cls() for cls in METHODS.values()),
+    SparseVD(init_log_sigma2=-7.0, threshold=2.5, prior="log-uniform-exact", eval_mode=MC(4)),
+    VariationalB("input", p=0.2, eval_mode="sample"),
+    HierarchicalVD(parameterisation="log_alpha"),
+]
+
+
+class Net(torch.nn.Module):
+    """A model that only its own code can build."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = torch.nn.Linear(40, 30)
+        self.norm = torch.nn.BatchNorm1d(30)
+        self.fc2 = torch.nn.Linear(30, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.norm(torch.relu(self.fc1(x))))
+
+
+def noise(model: torch.nn.Module) -> torch.nn.Module:
+    """Let about nine tenths of the variational weights be pruned."""
+    with torch.no_grad():
+        for m in model.modules():
+            if isinstance(m, vnn.Linear) and m.method.prune_at is not None:
+                m.log_sigma2.copy_(torch.where(torch.rand_like(m.weight) < 0.9, 4.0, -15.0))
+    return model
+
+
+def pruned_mlp() -> torch.nn.Sequential:
+    layers = [torch.nn.Flatten(), vnn.Linear(40, 30), torch.nn.ReLU(), vnn.Linear(30, 3)]
+    return vdk.sparsify(noise(torch.nn.Sequential(*layers)), max_density=0.5, min_weights=500)  # type: ignore[return-value]
+
+
+def everything() -> torch.nn.Sequential:
+    """One of each module that a file can describe."""
+    body = torch.nn.Sequential(
+        torch.nn.Linear(16, 12, bias=False),
+        torch.nn.LayerNorm(12),
+        torch.nn.RMSNorm(12),
+        torch.nn.ReLU(inplace=True),
+        torch.nn.ReLU6(),
+        torch.nn.LeakyReLU(0.2),
+        torch.nn.ELU(0.5),
+        torch.nn.CELU(0.5),
+        torch.nn.SELU(),
+        torch.nn.GELU(approximate="tanh"),
+        torch.nn.SiLU(),
+        torch.nn.Mish(),
+        torch.nn.PReLU(),
+        torch.nn.Sigmoid(),
+        torch.nn.LogSigmoid(),
+        torch.nn.Tanh(),
+        torch.nn.Hardtanh(-2, 2),
+        torch.nn.Hardswish(),
+        torch.nn.Hardsigmoid(),
+        torch.nn.Softplus(2.0),
+        torch.nn.Softsign(),
+        torch.nn.Dropout(0.3),
+        torch.nn.AlphaDropout(0.3),
+        torch.nn.Identity(),
+    )
+    return torch.nn.Sequential(
+        OrderedDict(
+            unflatten=torch.nn.Unflatten(1, (1, 8, 8)),
+            conv=torch.nn.Conv2d(1, 4, 3, padding="same", bias=False),
+            norm=torch.nn.BatchNorm2d(4),
+            drop=torch.nn.Dropout2d(0.1),
+            pool=torch.nn.MaxPool2d(2),
+            average=torch.nn.AvgPool2d(2),
+            adaptive=torch.nn.AdaptiveAvgPool2d((2, 2)),
+            flat=torch.nn.Flatten(),
+            body=body,
+            glu=torch.nn.GLU(),
+            sparse=SparseLinear.from_dense(torch.eye(6)[:, :6] * 2, torch.ones(6)),
+            noisy=vnn.Linear(6, 4),
+            soft=torch.nn.Softmax(dim=-1),
+            log=torch.nn.LogSoftmax(dim=1),
+        )
+    )
+
+
+def resign(content: Content) -> bytes:
+    """The bytes of a file whose author computes the checksum of whatever he puts in."""
+    return encode(content)
+
+
+def changed_file(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None]) -> None:
+    structure, tensors = decode(path, path.read_bytes())
+    tensors = {k: v.clone() for k, v in tensors.items() if k not in structure["aliases"]}
+    change(structure, tensors)
+    path.write_bytes(resign(Content(structure, tensors)))
+
+
+# what comes back
+
+
+def test_pruned_net_comes_back(tmp_path: Path) -> None:
+    model, path = pruned_mlp(), tmp_path / "net.safetensors"
+    assert [type(m).__name__ for m in model] == ["Flatten", "SparseLinear", "ReLU", "Linear"]
+    vdk.save(model, path)
+    loaded = vdk.load(path)
+    assert not loaded.training and repr(loaded) == repr(model)
+    x = torch.randn(5, 40)
+    assert torch.equal(loaded(x), model(x))
+    assert path.stat().st_size < 5_000 < 4 * (1200 + 90)
+    again = tmp_path / "again.safetensors"
+    vdk.save(loaded, again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_every_known_module_comes_back(tmp_path: Path) -> None:
+    model = everything()
+    model(torch.randn(4, 64))  # moves the running statistics
+    vdk.save(model, tmp_path / "m")
+    loaded = vdk.load(tmp_path / "m")
+    assert repr(loaded) == repr(model) and loaded.training
+    x = torch.randn(3, 64)
+    assert torch.equal(loaded.eval()(x), model.eval()(x))
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    loaded.train()(x).sum().backward()
+
+
+@pytest.mark.parametrize("method", METHODS_TO_SAVE, ids=str)
+def test_methods_come_back(method: Method, tmp_path: Path) -> None:
+    model = torch.nn.Sequential(vnn.Linear(5, 4, method=method))
+    vdk.save(model, tmp_path / "m")
+    loaded = vdk.load(tmp_path / "m")
+    assert loaded[0].method == method
+    torch.manual_seed(0)
+    y = model(torch.ones(2, 5))
+    torch.manual_seed(0)
+    assert torch.equal(loaded(torch.ones(2, 5)), y)
+    vdk.project_(loaded)
+    torch.testing.assert_close(vdk.kl_divergence(loaded), vdk.kl_divergence(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_dtypes_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = pruned_mlp().to(dtype)
+    vdk.save(model, tmp_path / "m")
+    loaded = vdk.load(tmp_path / "m")
+    x = torch.randn(2, 40, dtype=dtype)
+    assert loaded(x).dtype == dtype and torch.equal(loaded(x), model(x))
+
+
+def test_shared_modules_and_tied_weights_come_back(tmp_path: Path) -> None:
+    shared = vnn.Linear(6, 6)
+    tied = torch.nn.Linear(6, 6)
+    tied.weight = shared.weight
+    model = torch.nn.Sequential(OrderedDict(a=shared, b=torch.nn.Sequential(shared, tied), c=torch.nn.ReLU()))
+    vdk.save(model, tmp_path / "m")
+    loaded = vdk.load(tmp_path / "m")
+    assert loaded.a is loaded.b[0] and loaded.b[1].weight is loaded.a.weight
+    assert isinstance(loaded.a.weight, torch.nn.Parameter)
+    torch.testing.assert_close(vdk.kl_divergence(loaded), vdk.kl_divergence(model))
+
+
+def test_a_layer_as_the_model(tmp_path: Path) -> None:
+    for model in (
+        vnn.Linear(4, 3),
+        torch.nn.Linear(4, 3),
+        SparseLinear.from_dense(torch.eye(4)),
+        torch.nn.ReLU(),
+    ):
+        vdk.save(model, tmp_path / "m")
+        assert repr(vdk.load(tmp_path / "m")) == repr(model)
+
+
+def test_views_are_saved_as_what_they_show(tmp_path: Path) -> None:
+    model = torch.nn.Linear(4, 3)
+    model.weight = torch.nn.Parameter(torch.randn(9, 8)[::3, 1::2])
+    vdk.save(model, tmp_path / "m")
+    assert torch.equal(vdk.load(tmp_path / "m").weight, model.weight)
+
+
+@pytest.mark.parametrize("target", ["dense", "variational", "sparse", "same"])
+def test_into_a_model_of_your_own(target: str, tmp_path: Path) -> None:
+    variational = noise(vdk.convert(Net(), SparseVD()))
+    variational(torch.randn(9, 40))
+    saved = vdk.sparsify(variational, max_density=0.5, min_weights=100)
+    vdk.save(saved, tmp_path / "m")
+    with pytest.raises(ModelFileError, match=r"state of a Net, .*pass it as load\(path, into=model\)"):
+        vdk.load(tmp_path / "m")
+    own: torch.nn.Module = {
+        "dense": Net,
+        "variational": lambda: vdk.convert(Net(), SparseVD()),
+        "sparse": lambda: vdk.sparsify(noise(vdk.convert(Net(), SparseVD())), max_density=1.0, min_weights=0),
+        "same": lambda: copy.deepcopy(saved),
+    }[target]()
+    own.double()
+    norm, training = own.norm, own.training
+    assert vdk.load(tmp_path / "m", into=own) is own
+    assert own.norm is norm and own.training == own.fc1.training == training
+    assert isinstance(own.fc1, SparseLinear) and type(own.fc2) is torch.nn.Linear
+    x = torch.randn(4, 40)
+    assert own.fc1.values.dtype == torch.float64  # device and dtype stay the model's
+    torch.testing.assert_close(own.eval()(x.double()), saved(x).double())
+
+
+def test_into_keeps_parameters_where_nothing_changes(tmp_path: Path) -> None:
+    saved, own = Net(), Net()
+    vdk.save(saved, tmp_path / "m")
+    parameters = dict(own.named_parameters())
+    vdk.load(tmp_path / "m", into=own)
+    assert all(own.get_parameter(name) is p for name, p in parameters.items())
+    assert torch.equal(own.fc1.weight, saved.fc1.weight)
+
+
+def test_into_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    saved = vdk.sparsify(noise(vdk.convert(Net(), SparseVD())), max_density=0.5, min_weights=100)
+    vdk.save(saved, tmp_path / "m")
+    wider, other, without = Net(), Net(), Net()
+    wider.fc1 = torch.nn.Linear(41, 30)
+    other.norm = torch.nn.BatchNorm1d(30, affine=False)
+    without.fc1 = torch.nn.Identity()  # type: ignore[assignment]
+    for model, words in (
+        (wider, r"fc1 must have .*\(41, 30, True\), the file's has \(40, 30, True\)"),
+        (other, "needs other tensors.*left over norm.bias, norm.weight"),
+        (without, "fc1 must be a linear layer, the model has a Identity there"),
+        (torch.nn.Sequential(), "the model has nothing there"),
+    ):
+        before, kinds = copy.deepcopy(model.state_dict()), repr(model)
+        with pytest.raises(ModelFileError, match=words):
+            vdk.load(tmp_path / "m", into=model)
+        assert repr(model) == kinds
+        assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_describe_reads_for_people(tmp_path: Path) -> None:
+    model = pruned_mlp()
+    vdk.save(model, tmp_path / "m")
+    text = vdk.describe(tmp_path / "m")
+    assert text.startswith(f"vdropkern model, format 1, written by version {vdk.__version__}\nin eval mode")
+    assert '"type": "vdropkern.SparseLinear"' in text and f'"nnz": {model[1].nnz}' in text
+    assert f"1.values: F32 [{model[1].nnz}]" in text
+
+
+def test_other_readers_of_safetensors_can_read_it(tmp_path: Path) -> None:
+    model = pruned_mlp()
+    vdk.save(model, tmp_path / "m.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "m.safetensors")
+    assert torch.equal(tensors["1.values"], model[1].values)
+
+
+class Gain(torch.nn.Module):
+    def __init__(self, size: int, power: float) -> None:
+        super().__init__()
+        self.size, self.power = size, power
+        self.gain = torch.nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain**self.power
+
+
+def test_registered_modules(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), Gain(3, 2.0))
+    vdk.save(model, tmp_path / "m")
+    with pytest.raises(ModelFileError, match="state of a Sequential, which only its own code can build"):
+        vdk.load(tmp_path / "m")
+    register_module(Gain, ("size", "power"))
+    vdk.save(model, tmp_path / "m")
+    x = torch.randn(2, 3)
+    assert torch.equal(vdk.load(tmp_path / "m")(x), model(x))
+    with pytest.raises(TypeError, match="register_module: cls must be"):
+        register_module("Gain", ())  # type: ignore[arg-type]
+
+
+# how it is written
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m"
+    vdk.save(pruned_mlp(), path)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            with pytest.raises(OSError, match="No space left"):
+                vdk.save(pruned_mlp(), path)
+        assert path.read_bytes() == before and os.listdir(tmp_path) == ["m"]
+    with pytest.raises(FileNotFoundError):
+        vdk.save(pruned_mlp(), tmp_path / "no" / "m")
+    assert stat.S_IMODE(path.stat().st_mode) & stat.S_IRUSR
+
+
+def test_what_cannot_be_saved_says_so(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("phase", torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(ValueError, match=r"save: phase is torch\.complex64"):
+        vdk.save(model, tmp_path / "m")
+    assert os.listdir(tmp_path) == []
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    for read in (vdk.load, vdk.describe):
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "m")
+
+
+# bad files
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("good") / "m"
+    torch.manual_seed(0)
+    vdk.save(pruned_mlp(), path)
+    return path.read_bytes()
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_any_damage_is_found(good: bytes, data: st.DataObject, tmp_path: Path) -> None:
+    kind = data.draw(st.sampled_from(["cut", "flip", "overwrite", "insert", "append"]))
+    at = data.draw(st.integers(0, len(good) - 1))
+    bad = bytearray(good)
+    if kind == "cut":
+        del bad[at:]
+    elif kind == "flip":
+        bad[at] ^= 1 << data.draw(st.integers(0, 7))
+    elif kind == "overwrite":
+        noise = data.draw(st.binary(min_size=1, max_size=40))
+        bad[at : at + len(noise)] = noise
+    elif kind == "insert":
+        bad[at:at] = data.draw(st.binary(min_size=1, max_size=8))
+    else:
+        bad += data.draw(st.binary(min_size=1, max_size=8))
+    path = tmp_path / "bad"
+    path.write_bytes(bad)
+    try:
+        loaded: torch.nn.Module | None = vdk.load(path)
+    except ModelFileError:
+        loaded = None
+    if loaded is not None:  # what was hit carries no meaning: blanks, or the version that wrote it
+        path.write_bytes(good)
+        state = vdk.load(path).state_dict()
+        assert state.keys() == loaded.state_dict().keys()
+        assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in state.items())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 7, b"PK\3\4" * 10, b"\xff" * 100, b"{}", b"\x02" + b"\0" * 7 + b"[]"]
+)
+def test_no_model_at_all(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(content)
+    for read in (vdk.load, vdk.describe):
+        with pytest.raises(ModelFileError, match="not a model saved by vdropkern, or cut short"):
+            read(path)
+
+
+def test_a_plain_safetensors_file_is_no_model(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "m", {"format": "pt"})
+    with pytest.raises(ModelFileError, match="not a model saved by vdropkern"):
+        vdk.load(tmp_path / "m")
+
+
+def test_a_file_of_the_future(good: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(good.replace(b'{\\"format\\": 1', b'{\\"format\\": 9'))
+    with pytest.raises(ModelFileError, match="format 9, but this version reads 1; use a newer vdropkern"):
+        vdk.load(path)
+
+
+def test_altered_numbers_and_altered_structure(good: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    flipped = bytearray(good)
+    flipped[-1] ^= 1
+    for bad in (bytes(flipped), good.replace(b'start_dim\\": 1', b'start_dim\\": 0')):
+        assert bad != good
+        path.write_bytes(bad)
+        with pytest.raises(ModelFileError, match="its checksum is wrong"):
+            vdk.load(path)
+
+
+def set_config(structure: dict[str, Any], **values: Any) -> None:
+    structure["tree"]["children"][1][1]["config"].update(values)
+
+
+def deep(structure: dict[str, Any]) -> None:
+    for _ in range(80):
+        structure["tree"] = {"type": "Sequential", "children": [["0", structure["tree"]]]}
+
+
+HOSTILE: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], None], str]] = {
+    "column-out-of-range": (
+        lambda s, t: t["1.col_indices"].__setitem__(0, 40),
+        r"1: col_indices must lie in \[0, 40\)",
+    ),
+    "column-negative": (lambda s, t: t["1.col_indices"].__setitem__(0, -1), "1: col_indices must lie in"),
+    "offsets-decrease": (
+        lambda s, t: t["1.row_offsets"].__setitem__(3, 1000),
+        "1: row_offsets must not decrease",
+    ),
+    "offsets-end": (
+        lambda s, t: t["1.row_offsets"].__setitem__(-1, 0),
+        "1: row_offsets must run from 0 to nnz",
+    ),
+    "index-dtype": (
+        lambda s, t: t.update({"1.col_indices": t["1.col_indices"].float()}),
+        "1.col_indices must be",
+    ),
+    "short-index": (
+        lambda s, t: t.update({"1.col_indices": t["1.col_indices"].short()}),
+        "1.col_indices must be",
+    ),
+    "value-dtype": (lambda s, t: t.update({"1.values": t["1.values"].int()}), "1.values must be"),
+    "shape": (
+        lambda s, t: t.update({"3.weight": t["3.weight"].T.contiguous()}),
+        r"3.weight must be \[3, 30\]",
+    ),
+    "missing": (lambda s, t: t.__delitem__("3.bias"), "missing 3.bias"),
+    "left-over": (lambda s, t: t.update({"9.weight": torch.ones(1)}), "left over 9.weight"),
+    "huge": (
+        lambda s, t: set_config(s, in_features=10**12, out_features=10**6),
+        "1.col_indices must be torch.int64",
+    ),
+    "overflow": (lambda s, t: set_config(s, in_features=2**62, out_features=2**62), "does not take|must be"),
+    "negative": (lambda s, t: set_config(s, in_features=-5), "SparseLinear does not take"),
+    "nnz": (lambda s, t: set_config(s, nnz=10**9), "SparseLinear does not take"),
+    "text": (lambda s, t: set_config(s, in_features="40"), "SparseLinear does not take"),
+    "nothing": (lambda s, t: set_config(s, in_features=None), "SparseLinear does not take"),
+    "argument": (lambda s, t: set_config(s, device="cuda"), "SparseLinear takes in_features"),
+    "object": (lambda s, t: set_config(s, in_features={"a": 1}), "unknown argument"),
+    "unknown-module": (
+        lambda s, t: s["tree"]["children"][2][1].update(type="os.system"),
+        "unknown module 'os.system'",
+    ),
+    "no-type": (lambda s, t: s["tree"]["children"][2][1].pop("type"), "unknown module 'None'"),
+    "type-list": (lambda s, t: s["tree"]["children"][2][1].update(type=["ReLU"]), "unknown module"),
+    "no-children": (lambda s, t: s["tree"].pop("children"), "needs a list of children"),
+    "child": (lambda s, t: s["tree"]["children"].append("ReLU"), "a child must be"),
+    "child-null": (lambda s, t: s["tree"]["children"].append(["9", None]), "must be described by an object"),
+    "child-name": (
+        lambda s, t: s["tree"]["children"][2].__setitem__(0, "a.b"),
+        "bad or repeated child name 'a.b'",
+    ),
+    "child-twice": (
+        lambda s, t: s["tree"]["children"][2].__setitem__(0, "1"),
+        "bad or repeated child name '1'",
+    ),
+    "itself": (lambda s, t: s["tree"]["children"].append(["9", {"same_as": ""}]), "same as"),
+    "same-as-nothing": (lambda s, t: s["tree"]["children"].append(["9", {"same_as": "8"}]), "same as 8"),
+    "deep": (lambda s, t: deep(s), "nested deeper than 64"),
+    "alias": (lambda s, t: s["aliases"].update({"9.w": "8.w"}), "9.w is the alias of no tensor"),
+    "alias-number": (lambda s, t: s["aliases"].update({"9.w": 8}), "alias of no tensor"),
+    "no-tree": (lambda s, t: s.pop("tree"), "no valid 'tree'"),
+    "training": (lambda s, t: s.update(training="yes"), "no valid 'training'"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_with_a_right_checksum(name: str, good: bytes, tmp_path: Path) -> None:
+    change, words = HOSTILE[name]
+    path = tmp_path / "m"
+    path.write_bytes(good)
+    changed_file(path, change)
+    with pytest.raises(ModelFileError, match=words):
+        vdk.load(path)
+
+
+def test_hostile_layers_for_into(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    vdk.save(vdk.sparsify(noise(vdk.convert(Net(), SparseVD())), max_density=0.5, min_weights=100), path)
+    content = path.read_bytes()
+    for change, words in (
+        (lambda s, t: t["fc1.col_indices"].__setitem__(0, -1), "fc1: col_indices must lie in"),
+        (
+            lambda s, t: s["layers"]["fc1"].update(type="Flatten", config={"start_dim": 1, "end_dim": 2}),
+            "not a linear",
+        ),
+        (lambda s, t: s["layers"].update({"norm": s["layers"]["fc2"]}), "norm must be a linear layer"),
+        (lambda s, t: s["layers"].update({"fc1": 5}), "must be described by an object"),
+        (lambda s, t: s["layers"]["fc1"]["config"].update(nnz=1), "fc1.values must be"),
+    ):
+        path.write_bytes(content)
+        changed_file(path, change)
+        own = Net()
+        before = copy.deepcopy(own.state_dict())
+        with pytest.raises(ModelFileError, match=words):
+            vdk.load(path, into=own)
+        assert type(own.fc1) is torch.nn.Linear
+        assert all(torch.equal(before[k], v) for k, v in own.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "about, words",
+    [
+        ("{", "not a model saved by vdropkern"),
+        ("[]", "not a model saved by vdropkern"),
+        ("[" * 100_000, "not a model saved by vdropkern"),
+        ('{"format": 1}', "holds no structure"),
+        ('{"format": 1, "structure": {}}', "no valid 'tree'"),
+        ('{"format": "1", "structure": {}}', "format 1, but this version reads 1"),
+    ],
+)
+def test_bad_metadata(about: str, words: str, tmp_path: Path) -> None:
+    safetensors.torch.save_file({"w": torch.ones(1)}, tmp_path / "m", {"vdropkern": about})
+    for read in (vdk.load, vdk.describe):
+        with pytest.raises(ModelFileError, match=words):
+            read(tmp_path / "m")
