@@ -20,32 +20,12 @@ from vdropkern.recipes import data as data_module
 from vdropkern.recipes.data import ENV_DATA, OTHER_NOTE, SUBSET_NOTE, DataError, load_digits
 from vdropkern.recipes.idx import parse_idx
 
-TRAIN, TEST = 30, 10
-
-
-def idx_bytes(values: torch.Tensor) -> bytes:
-    """Write a uint8 tensor as the format's description says: magic, big-endian sizes, data."""
-    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
-    return bytes([0, 0, 8, values.ndim]) + sizes + values.numpy().tobytes()
+from .digit_files import TEST, TRAIN, idx_bytes, make_files, write_folder
 
 
 @pytest.fixture
 def files() -> dict[str, bytes]:
-    """A tiny set, by the files' usual names."""
-    generator = torch.Generator().manual_seed(0)
-    content = {}
-    for split, count in (("train", TRAIN), ("t10k", TEST)):
-        images = torch.randint(0, 256, (count, 28, 28), generator=generator).to(torch.uint8)
-        content[f"{split}-images-idx3-ubyte"] = idx_bytes(images)
-        content[f"{split}-labels-idx1-ubyte"] = idx_bytes(torch.arange(count, dtype=torch.uint8) % 10)
-    return content
-
-
-def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
+    return make_files()
 
 
 def write_archive(path: Path, files: dict[str, bytes], folder: str, mode: str = "w:gz") -> Path:
@@ -82,7 +62,7 @@ def test_every_form_reads_the_same(form: str, files: dict[str, bytes], tmp_path:
     torch.testing.assert_close(digits.train_x, train.reshape(TRAIN, 784), rtol=0, atol=0)
     torch.testing.assert_close(digits.test_x, test.reshape(TEST, 784), rtol=0, atol=0)
     assert digits.train_y.tolist() == [i % 10 for i in range(TRAIN)]
-    assert digits.test_y.tolist() == list(range(TEST))
+    assert digits.test_y.tolist() == [i % 10 for i in range(TEST)]
     assert digits.note == OTHER_NOTE
     assert digits.source == str(path)
 
@@ -115,7 +95,7 @@ DAMAGE = {
     "image size": (IMAGES, lambda b: idx_bytes(torch.zeros(TRAIN, 14, 56, dtype=torch.uint8)), "14x56"),
     "no images": (IMAGES, lambda b: idx_bytes(torch.zeros(0, 28, 28, dtype=torch.uint8)), "empty"),
     "label": (LABELS, lambda b: b[:-1] + b"\x0a", "label 10"),
-    "counts": (LABELS, lambda b: idx_bytes(torch.zeros(TRAIN - 1, dtype=torch.uint8)), "29 labels"),
+    "counts": (LABELS, lambda b: idx_bytes(torch.zeros(TRAIN - 1, dtype=torch.uint8)), "59 labels"),
     "html": (IMAGES, lambda b: b"<html>404</html>" * 9, "not an IDX file"),
 }
 

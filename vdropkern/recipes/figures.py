@@ -159,8 +159,9 @@ def receptive_fields(layer: LayerState, size: tuple[int, int], theme: Theme = LI
     limit = float(weight[strongest].abs().max()) or 1.0
     usage = layer.keep.sum(0).reshape(size)
     with _styled(theme):
-        diverging = LinearSegmentedColormap.from_list("fields", theme.diverging)
-        diverging.set_bad(theme.faint)
+        diverging = LinearSegmentedColormap.from_list("fields", theme.diverging).with_extremes(
+            bad=theme.faint
+        )
         figure = _figure(11, 4.6)
         axes = figure.subplots(1, 3)
         # linear in small weights and logarithmic in large ones, so that those about to go are seen too

