@@ -449,7 +449,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], None], st
     "left-over": (lambda s, t: t.update({"9.weight": torch.ones(1)}), "left over 9.weight"),
     "huge": (
         lambda s, t: set_config(s, in_features=10**12, out_features=10**6),
-        "1.col_indices must be torch.int64",
+        r"1.bias must be \[1000000\]",
     ),
     "overflow": (lambda s, t: set_config(s, in_features=2**62, out_features=2**62), "does not take|must be"),
     "negative": (lambda s, t: set_config(s, in_features=-5), "SparseLinear does not take"),

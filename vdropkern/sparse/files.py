@@ -126,7 +126,7 @@ def _check_fits(own: dict[str, Tensor], tensors: dict[str, Tensor], where: str) 
             f"{where} needs other tensors than the file holds: missing {', '.join(missing[:8]) or 'none'}; "
             f"left over {', '.join(unknown[:8]) or 'none'}"
         )
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):  # safetensors gives them in any order
         if tensor.shape != own[name].shape:
             raise StructureError(
                 f"{name} must be {list(own[name].shape)}, the file's is {list(tensor.shape)}"

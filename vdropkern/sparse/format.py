@@ -99,7 +99,7 @@ def decode(path: Path, data: bytes) -> Content:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as err:
         raise ModelFileError(f"{path}: damaged or cut short: {str(err)[:200]}") from err
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         if tensor.dtype not in DTYPES:
             raise ModelFileError(f"{path}: {name[:80]} is {tensor.dtype}, which no model file holds")
     if _digest(structure, tensors) != about.get("sha256"):
