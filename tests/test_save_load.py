@@ -507,7 +507,7 @@ def test_hostile_layers_for_into(tmp_path: Path) -> None:
         ),
         (lambda s, t: s["layers"].update({"norm": s["layers"]["fc2"]}), "norm must be a linear layer"),
         (lambda s, t: s["layers"].update({"fc1": 5}), "must be described by an object"),
-        (lambda s, t: s["layers"]["fc1"]["config"].update(nnz=1), "fc1.values must be"),
+        (lambda s, t: s["layers"]["fc1"]["config"].update(nnz=1), "fc1.col_indices must be"),
     ):
         path.write_bytes(content)
         changed_file(path, change)
