@@ -117,6 +117,11 @@ class Case:
         return self.id
 
 
+def leaves(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The tensors of a case, each asking for its gradient."""
+    return {k: t.requires_grad_() for k, t in case.make(dtype).items()}
+
+
 def lay_out(t: Tensor, layout: str) -> Tensor:
     """A tensor of t's shape with other strides, as a view into memory that is NaN everywhere else.
 

@@ -85,7 +85,7 @@ def test_same_law_as_drawing_the_weights(backend: str) -> None:
     assert min(p) > 1e-4 / len(p)
 
 
-def test_outputs_are_independent(backend: str) -> None:
+def test_outputs_are_independent() -> None:
     """No correlation between columns, nor between rows: the noise is drawn for every element of y."""
     case = CASES["linear_lrt-odd"]
     tensors = case.make()
@@ -181,7 +181,7 @@ def test_kl_gradient_is_scaled(backend: str) -> None:
         torch.testing.assert_close(found, parts[0] + weight * parts[1], rtol=1e-12, atol=1e-14)
 
 
-def test_gradient_variance_is_below_weight_sampling(backend: str) -> None:
+def test_gradient_variance_is_below_weight_sampling() -> None:
     """Kingma et al. (2015), section 2.2: noise of its own for every row makes gradients less noisy than one
     draw of the weights for the whole batch."""
     x = torch.randn(64, 10)

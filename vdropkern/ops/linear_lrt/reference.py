@@ -97,7 +97,7 @@ def linear_lrt_backward(
     sigma2 = _sigma2(m, log_sigma2, log_alpha)
     noise = log_sigma2 if log_sigma2 is not None else log_alpha
     assert noise is not None
-    dx = dmu = dlog = dbias = x.new_empty(0)
+    dx, dmu, dlog, dbias = (t.new_empty(0) for t in (x, mu, noise, std))
     if needs_x:
         dx = (dy @ m + 2 * x2d * (g_v @ sigma2)).reshape(x.shape).to(x.dtype)
     if needs_weight:
