@@ -97,18 +97,25 @@ struct Blocking {
   const Chunks& chunks;
 };
 
-// Threads as a grid over the results, so that the slowest cell has the least to do.
+// Threads as a grid over the results, so that the slowest cell has the least to do. Costs are vector FMAs per
+// step of k; an operand packed on the fly is packed again by every cell that shares it.
 struct Grid {
   int64_t rows, cols;
 };
+enum class OnTheFly { kNothing, kRows, kPanels };
 template <class T>
-Grid make_grid(int64_t m, int64_t n, int64_t threads) {
-  const int64_t tiles = (m + kRowUnit - 1) / kRowUnit, panels = (n + Tile<T>::kCols - 1) / Tile<T>::kCols;
+Grid make_grid(int64_t m, int64_t n, int64_t threads, OnTheFly packed) {
+  constexpr int64_t kPackElement = 3;  // measured: about three FMAs of the microkernel
+  const int64_t units = (m + kRowUnit - 1) / kRowUnit, vectors = (n + kLanes<T> - 1) / kLanes<T>;
   Grid best{1, 1};
-  int64_t best_cost = tiles * panels;
+  int64_t best_cost = INT64_MAX;
   for (int64_t r = threads; r >= 1; --r) {
-    const int64_t c = threads / r;
-    const int64_t cost = ((tiles + r - 1) / r) * ((panels + c - 1) / c);
+    const int64_t c = threads / r, cell_units = (units + r - 1) / r;
+    const int64_t panels = ((n + Tile<T>::kCols - 1) / Tile<T>::kCols + c - 1) / c;
+    const int64_t cell_vectors = at_most(panels * Tile<T>::kVectors, vectors);
+    int64_t cost = cell_units * kRowUnit * cell_vectors * 2;
+    if (packed == OnTheFly::kRows) cost += cell_units * kRowUnit * kPackElement;
+    if (packed == OnTheFly::kPanels) cost += cell_vectors * kLanes<T> * kPackElement;
     if (cost < best_cost) {
       best_cost = cost;
       best = {r, c};

@@ -72,6 +72,10 @@ VDK_INLINE void store_masked(double* p, VecD v, int n) { _mm512_mask_storeu_pd(p
 VDK_INLINE VecF minimum(VecF a, VecF b) { return (VecF)_mm512_min_ps((__m512)a, (__m512)b); }
 VDK_INLINE VecF maximum(VecF a, VecF b) { return (VecF)_mm512_max_ps((__m512)a, (__m512)b); }
 VDK_INLINE VecF square_root(VecF x) { return (VecF)_mm512_sqrt_ps((__m512)x); }
+VDK_INLINE VecF reciprocal(VecF x) {  // an estimate and a Newton step: within 2 ulp, for finite x
+  const VecF r = (VecF)_mm512_rcp14_ps((__m512)x);
+  return r * (2.0f - x * r);
+}
 VDK_INLINE VecD square_root(VecD x) { return (VecD)_mm512_sqrt_pd((__m512d)x); }
 #elif defined(__AVX2__)
 template <class T>
@@ -94,6 +98,10 @@ VDK_INLINE void store_masked(double* p, VecD v, int n) {
 VDK_INLINE VecF minimum(VecF a, VecF b) { return (VecF)_mm256_min_ps((__m256)a, (__m256)b); }
 VDK_INLINE VecF maximum(VecF a, VecF b) { return (VecF)_mm256_max_ps((__m256)a, (__m256)b); }
 VDK_INLINE VecF square_root(VecF x) { return (VecF)_mm256_sqrt_ps((__m256)x); }
+VDK_INLINE VecF reciprocal(VecF x) {  // an estimate and a Newton step: within 3 ulp, for finite x
+  const VecF r = (VecF)_mm256_rcp_ps((__m256)x);
+  return r * (2.0f - x * r);
+}
 VDK_INLINE VecD square_root(VecD x) { return (VecD)_mm256_sqrt_pd((__m256d)x); }
 #else
 template <class T>
@@ -108,6 +116,7 @@ VDK_INLINE void store_masked(T* p, V v, int n) {
 }
 VDK_INLINE VecF minimum(VecF a, VecF b) { return a < b ? a : b; }
 VDK_INLINE VecF maximum(VecF a, VecF b) { return a > b ? a : b; }
+VDK_INLINE VecF reciprocal(VecF x) { return 1.0f / x; }
 VDK_INLINE VecF square_root(VecF x) {
   for (int i = 0; i < kLanes<float>; ++i) x[i] = sqrtf(x[i]);
   return x;
@@ -119,6 +128,7 @@ VDK_INLINE VecD square_root(VecD x) {
 #endif
 VDK_INLINE VecD minimum(VecD a, VecD b) { return a < b ? a : b; }
 VDK_INLINE VecD maximum(VecD a, VecD b) { return a > b ? a : b; }
+VDK_INLINE VecD reciprocal(VecD x) { return 1.0 / x; }
 
 // The first n (1 <= n) lanes, the rest zero; n may exceed the width.
 template <class T>

@@ -9,24 +9,37 @@ namespace vdk {
 namespace VDK_ISA {
 namespace {
 
+constexpr int64_t kBlocksPerThread = 16;  // fewer are not worth waking a thread
+
+// One block: its KL, and where gradients are wanted, these.
+template <class T>
+double kl_of(const KlArgs<T>& a, int64_t i, int64_t n) {
+  const T* const mu = a.mu ? a.mu + i : nullptr;
+  if (!a.dlog) return kl_value(a.prior, mu, a.log + i, n);
+  alignas(64) T slope[kKlBlock];
+  const double value = kl_block<KlWants::kBoth>(a.prior, mu, a.log + i, n, slope);
+  for (int64_t j = 0; j < n; j += kLanes<T>) {
+    const Vec<T> s = load(slope + j) * a.scale;
+    if (mu) store_first(a.dmu + i + j, s * log_alpha_by_mu<T>(load_first(mu + j, n - j)), n - j);
+    store_first(a.dlog + i + j, s, n - j);
+  }
+  return value;
+}
+
 template <class T>
 double kl_all(const KlArgs<T>& a, const Parallel& parallel) {
-  constexpr int64_t kBlock = 8192;
-  const int64_t blocks = (a.n + kBlock - 1) / kBlock;
+  const int64_t blocks = (a.n + kKlBlock - 1) / kKlBlock;
   double* const partial = static_cast<double*>(scratch(Scratch::kShared, size_t(blocks) * sizeof(double)));
   if (a.dlog) {
     advise_huge_pages(a.dlog, size_t(a.n) * sizeof(T));
     if (a.dmu) advise_huge_pages(a.dmu, size_t(a.n) * sizeof(T));
   }
-  const int64_t tasks = blocks < parallel.threads ? blocks : parallel.threads;
+  const int64_t tasks = blocks / kBlocksPerThread + 1 < parallel.threads ? blocks / kBlocksPerThread + 1 : parallel.threads;
   parallel(tasks, [&](int64_t task) {
     const Range mine = part_of(blocks, 1, task, tasks);
     for (int64_t b = mine.begin; b < mine.end; ++b) {
-      const int64_t i = b * kBlock, n = a.n - i < kBlock ? a.n - i : kBlock;
-      const T* const mu = a.mu ? a.mu + i : nullptr;
-      partial[b] = a.dlog ? kl_run<T, true>(a.prior, mu, a.log + i, n, a.scale, a.dmu ? a.dmu + i : nullptr,
-                                            a.dlog + i, false)
-                          : kl_run<T, false>(a.prior, mu, a.log + i, n, a.scale, nullptr, nullptr, false);
+      const int64_t i = b * kKlBlock;
+      partial[b] = kl_of(a, i, a.n - i < kKlBlock ? a.n - i : kKlBlock);
     }
   });
   double total = 0;

@@ -23,7 +23,7 @@ template <class V>
 VDK_INLINE SoftplusOfMinus<V> softplus_of_minus(V la) {
   const V zero = V{};
   const V e = vexp(minimum(la, -la));
-  const V q = (zero + 1) / (e + 1);
+  const V q = reciprocal(e + 1);
   return {maximum(-la, zero) + vlog1p_unit(e), la < zero ? q : e * q};
 }
 
@@ -38,7 +38,7 @@ template <class T, class V>
 VDK_INLINE KlTerms<V> kl_bump(V la) {
   constexpr T k1 = T(0.63576), k2 = T(1.87320), k3 = T(1.48695);
   const V e = vexp(minimum(maximum(-(la * k3 + k2), V{} - 80), V{} + 80));
-  const V q = (V{} + 1) / (e + 1), rest = e * q;  // sigmoids of k2 + k3 la and of its negative
+  const V q = reciprocal(e + 1), rest = e * q;  // sigmoids of k2 + k3 la and of its negative
   return {rest * k1, rest * q * (-k1 * k3)};
 }
 
@@ -96,74 +96,82 @@ VDK_INLINE KlTerms<V> kl_terms(V la) {
     return kl_ard(la);
 }
 
-// One run of weights, contiguous: mu is null where `log` is log_alpha itself. Returns the KL; with gradients,
-// dmu and dlog get scale * gradient, added to what stands there if `accumulate`.
+// One run of weights, contiguous: mu is null where `log` is log_alpha itself. Returns the KL, if wanted; dmu and
+// dlog, if wanted, get scale * gradient, added to what stands there if `accumulate`.
 //
 // Short loops through buffers in L1: one loop over the whole formula is a chain of 300 cycles, too long for the
 // processor to overlap with the next one (measured: 1.6 times slower).
-template <class T, Prior kPrior, bool kGradients>
-double kl_run(const T* mu, const T* log, int64_t n, T scale, T* dmu, T* dlog, bool accumulate) {
+// What a caller wants of a block; what it does not want is not computed.
+enum class KlWants { kValue, kSlopes, kBoth };
+
+constexpr int64_t kKlBlock = 512;  // lanes are summed in T over a block, blocks in double
+
+// At most kKlBlock weights, contiguous: mu is null where `log` is log_alpha itself. Returns their KL, if wanted;
+// slope[i], if wanted, becomes dKL/dla and is written in whole vectors.
+//
+// Short loops through buffers in L1: one loop over the whole formula is a chain of 300 cycles, too long for the
+// processor to overlap with the next one (measured: 1.6 times slower).
+template <class T, Prior kPrior, KlWants kWants>
+double kl_block(const T* mu, const T* log, int64_t n, T* slope) {
   using V = Vec<T>;
-  constexpr int64_t kBlock = 512;  // lanes are summed in T over a block, blocks in double
+  constexpr bool kValue = kWants != KlWants::kSlopes, kSlopes = kWants != KlWants::kValue;
   constexpr T kNoKl = kPrior == Prior::kKingma ? 0 : 80;  // the log_alpha of padding
-  alignas(64) T la[kBlock], slope[kBlock];
-  double total = 0;
-  for (int64_t block = 0; block < n; block += kBlock, log += kBlock, dlog += kGradients ? kBlock : 0) {
-    const int64_t end = n - block < kBlock ? n - block : kBlock;
-    for (int64_t i = 0; i < end; i += kLanes<T>) {
-      V v = load_first(log + i, end - i);
-      if (mu) {
-        const V m = load_first(mu + block + i, end - i);
-        v -= vlog(m * m + T(kKlEps));
-      }
-      for (int lane = int(end - i); lane < kLanes<T>; ++lane) v[lane] = kNoKl;
-      store(la + i, v);
+  alignas(64) T la[kKlBlock];
+  for (int64_t i = 0; i < n; i += kLanes<T>) {
+    V v = load_first(log + i, n - i);
+    if (mu) {
+      const V m = load_first(mu + i, n - i);
+      v -= vlog(m * m + T(kKlEps));
     }
-    V sum{};
-    for (int64_t i = 0; i < end; i += kLanes<T>) {
-      const KlTerms<V> terms = kl_terms<T, kPrior>(load(la + i));
-      sum += terms.value;
-      if constexpr (kGradients) store(slope + i, terms.slope);
-    }
-    if constexpr (kPrior == Prior::kLogUniform)
-      for (int64_t i = 0; i < end; i += kLanes<T>) {
-        const KlTerms<V> terms = kl_bump<T>(load(la + i));
-        sum += terms.value;
-        if constexpr (kGradients) store(slope + i, load(slope + i) + terms.slope);
-      }
-    total += double(sum_lanes<T>(sum));
-    if constexpr (kGradients)
-      for (int64_t i = 0; i < end; i += kLanes<T>) {
-        V s = load(slope + i) * scale;
-        if (mu) {
-          const V m = load_first(mu + block + i, end - i);
-          V g = s * m * T(-2) / (m * m + T(kKlEps));
-          if (accumulate) g += load_first(dmu + block + i, end - i);
-          store_first(dmu + block + i, g, end - i);
-        }
-        if (accumulate) s += load_first(dlog + i, end - i);
-        store_first(dlog + i, s, end - i);
-      }
+    for (int lane = int(n - i); lane < kLanes<T>; ++lane) v[lane] = kNoKl;
+    store(la + i, v);
   }
-  return total;
+  V sum{};
+  for (int64_t i = 0; i < n; i += kLanes<T>) {
+    const KlTerms<V> terms = kl_terms<T, kPrior>(load(la + i));
+    if constexpr (kValue) sum += terms.value;
+    if constexpr (kSlopes) store(slope + i, terms.slope);
+  }
+  if constexpr (kPrior == Prior::kLogUniform)
+    for (int64_t i = 0; i < n; i += kLanes<T>) {
+      const KlTerms<V> terms = kl_bump<T>(load(la + i));
+      if constexpr (kValue) sum += terms.value;
+      if constexpr (kSlopes) store(slope + i, load(slope + i) + terms.slope);
+    }
+  return kValue ? double(sum_lanes<T>(sum)) : 0;
 }
 
-template <class T, bool kGradients>
-VDK_INLINE double kl_run(Prior prior, const T* mu, const T* log, int64_t n, T scale, T* dmu, T* dlog,
-                         bool accumulate) {
+template <KlWants kWants, class T>
+VDK_INLINE double kl_block(Prior prior, const T* mu, const T* log, int64_t n, T* slope) {
   switch (prior) {
     case Prior::kLogUniform:
-      return kl_run<T, Prior::kLogUniform, kGradients>(mu, log, n, scale, dmu, dlog, accumulate);
+      return kl_block<T, Prior::kLogUniform, kWants>(mu, log, n, slope);
     case Prior::kKingma:
-      return kl_run<T, Prior::kKingma, kGradients>(mu, log, n, scale, dmu, dlog, accumulate);
+      return kl_block<T, Prior::kKingma, kWants>(mu, log, n, slope);
     case Prior::kExact:
-      return kl_run<T, Prior::kExact, kGradients>(mu, log, n, scale, dmu, dlog, accumulate);
+      return kl_block<T, Prior::kExact, kWants>(mu, log, n, slope);
     case Prior::kArd:
-      return kl_run<T, Prior::kArd, kGradients>(mu, log, n, scale, dmu, dlog, accumulate);
+      return kl_block<T, Prior::kArd, kWants>(mu, log, n, slope);
     case Prior::kNone:
       break;
   }
   return 0;
+}
+
+// dla/dmu = -2 mu / (mu^2 + eps)
+template <class T, class V>
+VDK_INLINE V log_alpha_by_mu(V mu) {
+  return mu * T(-2) / (mu * mu + T(kKlEps));
+}
+
+// The KL of a run of any length.
+template <class T>
+double kl_value(Prior prior, const T* mu, const T* log, int64_t n) {
+  double total = 0;
+  for (int64_t i = 0; i < n; i += kKlBlock)
+    total += kl_block<KlWants::kValue>(prior, mu ? mu + i : nullptr, log + i, n - i < kKlBlock ? n - i : kKlBlock,
+                                       static_cast<T*>(nullptr));
+  return total;
 }
 
 }  // namespace VDK_ISA

@@ -88,14 +88,13 @@ double forward(const LinearLrtForward<T>& a, const Parallel& all) {
       pack_transposed_panel(a.x + b0 * w.in, n, w.in, x, i / panels, i % panels);
     });
     const WeightRows<T, kForm> rows{w, chunks, b0 == 0 ? a.prior : Prior::kNone, kl_of_row};
-    dual_gemm<T>(w.out, n, blocking, make_grid<T>(w.out, n, parallel.threads), rows, x,
+    dual_gemm<T>(w.out, n, blocking, make_grid<T>(w.out, n, parallel.threads, OnTheFly::kRows), rows, x,
                  SampleBlock<T>{a, noise, b0}, parallel);
   }
   if (a.batch == 0 && a.prior != Prior::kNone)
     for (int64_t o = 0; o < w.out; ++o) {
       const WeightRow<T, kForm> row(w, o);
-      kl_of_row[o] = kl_run<T, false>(a.prior, kForm == Form::kLogSigma2 ? row.mu : nullptr, row.log, w.in, T(0),
-                                      nullptr, nullptr, false);
+      kl_of_row[o] = kl_value(a.prior, kForm == Form::kLogSigma2 ? row.mu : nullptr, row.log, w.in);
     }
   double kl = 0;
   for (int64_t o = 0; o < w.out; ++o) kl += kl_of_row[o];
@@ -112,34 +111,45 @@ struct WeightGradientBlock {
 
   void operator()(int64_t o0, int64_t n_out, int64_t i0, int64_t n_in, const T* mean, const T* variance, int64_t ldc,
                   const Grid& cell) const {
-    const LrtWeights<T>& w = a.w;
-    const bool full = is_full(w), by_column = !full && w.log_cols == w.in;
+    const bool full = is_full(a.w), by_column = !full && a.w.log_cols == a.w.in;
     for (int64_t o = 0; o < n_out; ++o) {
-      const WeightRow<T, kForm> row(w, o0 + o);
-      const int64_t at = (o0 + o) * w.in + i0;
-      T* const dlog = full ? a.dlog + at : by_column ? column_sums + cell.rows * w.in + i0 : nullptr;
-      const bool add_log = full ? accumulate : true;
+      const WeightRow<T, kForm> row(a.w, o0 + o);
+      const int64_t at = (o0 + o) * a.w.in + i0;
+      T* const dlog = full ? a.dlog + at : by_column ? column_sums + cell.rows * a.w.in + i0 : nullptr;
       Vec<T> row_sum{};
-      for (int64_t i = 0; i < n_in; i += kLanes<T>) {
-        const int64_t left = n_in - i;
-        const Vec<T> gv = load(variance + o * ldc + i), mu = row.mean(i0 + i, left), e = row.exp_log(i0 + i, left);
-        Vec<T> dmu = load(mean + o * ldc + i), dl = gv * row.variance(mu, e) * T(0.5);
-        if constexpr (kForm != Form::kLogSigma2) dmu += gv * e * mu;
-        if (accumulate) dmu += load_first(a.dmu + at + i, left);
-        store_first(a.dmu + at + i, dmu, left);
-        if (dlog) {
-          if (add_log) dl += load_first(dlog + i, left);
-          store_first(dlog + i, dl, left);
-        } else {
-          if (left < kLanes<T>)
-            for (int lane = int(left); lane < kLanes<T>; ++lane) dl[lane] = 0;
-          row_sum += dl;
-        }
+      for (int64_t i = 0; i < n_in; i += kKlBlock)
+        run(row, i0 + i, at_most(kKlBlock, n_in - i), mean + o * ldc + i, variance + o * ldc + i, a.dmu + at + i,
+            dlog ? dlog + i : nullptr, full ? accumulate : true, row_sum);
+      if (!dlog) row_sums[cell.cols * a.w.out + o0 + o] += double(sum_lanes<T>(row_sum));
+    }
+  }
+
+  // Part of a row, at most a block of the KL's, whose gradient is added here: no pass of its own.
+  VDK_INLINE void run(const WeightRow<T, kForm>& row, int64_t i0, int64_t n, const T* mean, const T* variance, T* dmu,
+                      T* dlog, bool add_log, Vec<T>& row_sum) const {
+    constexpr bool kSigma2 = kForm == Form::kLogSigma2;
+    const bool with_kl = last && a.prior != Prior::kNone;
+    alignas(64) T slope[kKlBlock];
+    if (with_kl) kl_block<KlWants::kSlopes>(a.prior, kSigma2 ? row.mu + i0 : nullptr, row.log + i0, n, slope);
+    for (int64_t i = 0; i < n; i += kLanes<T>) {
+      const int64_t left = n - i;
+      const Vec<T> gv = load(variance + i), mu = row.mean(i0 + i, left), e = row.exp_log(i0 + i, left);
+      Vec<T> dm = load(mean + i), dl = gv * row.variance(mu, e) * T(0.5);
+      if constexpr (!kSigma2) dm += gv * e * mu;
+      if (with_kl) {
+        const Vec<T> s = load(slope + i) * a.kl_scale;
+        dl += s;
+        if constexpr (kSigma2) dm += s * log_alpha_by_mu<T>(mu);
       }
-      if (!dlog) row_sums[cell.cols * w.out + o0 + o] += double(sum_lanes<T>(row_sum));
-      if (last && a.prior != Prior::kNone)
-        kl_run<T, true>(a.prior, kForm == Form::kLogSigma2 ? row.mu + i0 : nullptr, row.log + i0, n_in, a.kl_scale,
-                        a.dmu + at, a.dlog + at, true);
+      if (accumulate) dm += load_first(dmu + i, left);
+      store_first(dmu + i, dm, left);
+      if (dlog) {
+        if (add_log) dl += load_first(dlog + i, left);
+        store_first(dlog + i, dl, left);
+      } else {
+        for (int lane = int(at_most(left, kLanes<T>)); lane < kLanes<T>; ++lane) dl[lane] = 0;
+        row_sum += dl;
+      }
     }
   }
 };
@@ -193,7 +203,7 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
   const Chunks over_out(w.out, 256), over_batch(part, 256);
   Resident<T> by_batch = resident_rows<T>(over_out, part), by_out = resident_rows<T>(over_batch, w.out);
   Resident<T> x = resident_panels<T>(over_batch, w.in);
-  const Grid weight_grid = make_grid<T>(w.out, w.in, parallel.threads);
+  const Grid weight_grid = make_grid<T>(w.out, w.in, parallel.threads, OnTheFly::kNothing);
   const bool shared = a.dlog && !is_full(w);
   T* column_sums = nullptr;
   double* row_sums = nullptr;
@@ -245,7 +255,7 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
             store_first(a.dx + b0 * w.in + at, dx, left);
           }
       };
-      dual_gemm<T>(n, w.in, blocking, make_grid<T>(n, w.in, parallel.threads), by_batch,
+      dual_gemm<T>(n, w.in, blocking, make_grid<T>(n, w.in, parallel.threads, OnTheFly::kPanels), by_batch,
                    WeightPanels<T, kForm>{w, over_out}, finish, parallel);
     }
     if (a.dlog) {

@@ -29,11 +29,17 @@ VDK_INLINE const T* log_row(const LrtWeights<T>& w, int64_t o) {
 template <class T, Form kForm>
 struct WeightRow {
   const T *mu, *log;
+  int64_t in;
   Vec<T> alpha_of_row;
 
   VDK_INLINE WeightRow(const LrtWeights<T>& w, int64_t o)
-      : mu(w.mu + o * w.in), log(log_row(w, o)), alpha_of_row{} {
+      : mu(w.mu + o * w.in), log(log_row(w, o)), in(w.in), alpha_of_row{} {
     if constexpr (kForm == Form::kLogAlphaOfRow) alpha_of_row = vexp(broadcast(log[0]));
+  }
+  // Blocks take short pieces of long rows, which the hardware does not foresee.
+  VDK_INLINE void prefetch(int64_t rows_ahead, int64_t i) const {
+    __builtin_prefetch(mu + rows_ahead * in + i);
+    __builtin_prefetch(log + rows_ahead * in + i);
   }
   VDK_INLINE Vec<T> mean(int64_t i, int64_t left) const { return load_first(mu + i, left); }
   VDK_INLINE Vec<T> exp_log(int64_t i, int64_t left) const {
@@ -75,13 +81,13 @@ struct WeightRows {
       }
       const WeightRow<T, kForm> row(w, o0 + i);
       for (int64_t j = 0; j < k; j += kLanes<T>) {
+        row.prefetch(2, k0 + j);
         const Vec<T> mu = row.mean(k0 + j, k - j), s = row.variance(mu, row.exp_log(k0 + j, k - j));
         store_first(m + j, mu, depth - j);
         store_first(v + j, s, depth - j);
       }
       if (first_cols && prior != Prior::kNone)
-        kl_of_row[o0 + i] += kl_run<T, false>(prior, kForm == Form::kLogSigma2 ? row.mu + k0 : nullptr, row.log + k0,
-                                              k, T(0), nullptr, nullptr, false);
+        kl_of_row[o0 + i] += kl_value(prior, kForm == Form::kLogSigma2 ? row.mu + k0 : nullptr, row.log + k0, k);
     }
     return {mean, variance, depth};
   }
@@ -101,6 +107,7 @@ struct WeightPanels {
     for (int64_t o = 0; o < k; ++o) {
       const WeightRow<T, kForm> row(w, o0 + o);
       for (int64_t j = 0; j < n; j += kLanes<T>) {
+        row.prefetch(4, i0 + j);
         const int64_t left = n - j, at = j / kCols * panel + o * kCols + j % kCols;
         const Vec<T> mu = row.mean(i0 + j, left), s = row.variance(mu, row.exp_log(i0 + j, left));
         store(to + at, mu);

@@ -16,11 +16,13 @@ struct NoiseGrid {
 
 // 64-bit counters base + lane * step, as two vectors of words.
 VDK_INLINE void counters(uint64_t base, uint64_t step, VecU& low, VecU& high) {
-  for (int i = 0; i < kLanes<float>; ++i) {
-    const uint64_t c = base + step * i;
-    low[i] = uint32_t(c);
-    high[i] = uint32_t(c >> 32);
-  }
+  const uint64_t last = base + step * (kLanes<float> - 1);
+  VecU lane;
+  for (int i = 0; i < kLanes<float>; ++i) lane[i] = uint32_t(i);
+  low = lane * uint32_t(step) + uint32_t(base);
+  high = VecU{} + uint32_t(base >> 32);
+  if (last >> 32 != base >> 32)  // a carry among the lanes: rare
+    for (int i = 0; i < kLanes<float>; ++i) high[i] = uint32_t((base + step * i) >> 32);
 }
 
 VDK_INLINE void normals_of_counters(const NoiseGrid& grid, VecU low, VecU high, VecF z[4]) {
