@@ -31,7 +31,8 @@ help: ## list the targets
 	@echo '  ARGS="..." is passed on, as in: make test ARGS="-k philox -x"'
 
 demo: $(PREFIX)-demo $(KERNELS) ## train, prune and serve LeNet-300-100 on MNIST digits; ends with a report (minutes)
-	$(PY) -m vdropkern train lenet-300-100 --method sparse-vd --out runs/demo $(ARGS)
+	$(PY) -m vdropkern train lenet-300-100 --method sparse-vd --out runs/demo \
+	  $(if $(filter --resume,$(ARGS)),,--overwrite) $(ARGS)
 
 test: $(PREFIX)-test $(KERNELS) ## run the whole test suite
 	$(PY) -m pytest $(ARGS)
