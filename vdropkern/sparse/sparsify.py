@@ -19,8 +19,8 @@ from .linear import SparseLinear
 __all__ = ["MAX_DENSITY", "MIN_WEIGHTS", "plan_sparsification", "sparsify"]
 
 # Where the sparse product of a layer beats the dense one at batches around 100, measured on one thread of an
-# AVX2 CPU (the table in docs/sparse.md, with the cases that lose): denser than this the dense product wins, and
-# below this size the call itself takes longer than the arithmetic.
+# AVX2 CPU (docs/sparse.md has the table, with the cases that lose): denser than this the dense product wins,
+# and below this size the call itself takes longer than the arithmetic.
 MAX_DENSITY = 0.1
 MIN_WEIGHTS = 2**15
 
