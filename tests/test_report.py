@@ -15,8 +15,8 @@ import torch
 from matplotlib.image import imread
 
 from vdropkern.recipes import RECIPES
-from vdropkern.recipes.figures import DARK, LIGHT, LayerState, Theme, curves, histograms, receptive_fields
-from vdropkern.recipes.report import PICTURE_NAMES, write_report
+from vdropkern.recipes.figures import DARK, LIGHT, LayerState, curves, histograms, receptive_fields
+from vdropkern.recipes.report import PICTURE_NAMES, render, write_report
 from vdropkern.recipes.text import clock, compression, plural
 
 RECIPE = RECIPES["lenet-300-100"]
@@ -101,16 +101,22 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def read(path: Path) -> tuple[str, Page]:
-    page = Page(path.read_text(encoding="utf-8"))
-    assert page.open == []
-    return " ".join(" ".join(page.text).split()), page
+def colours(image: np.ndarray) -> int:
+    """How many colours a picture [height, width, 4] holds."""
+    packed = np.ascontiguousarray((image * 255).round().astype(np.uint8)).view(np.uint32)
+    return len(np.unique(packed))
+
+
+def read(page: str) -> tuple[str, Page]:
+    parsed = Page(page)
+    assert parsed.open == []
+    return " ".join(" ".join(parsed.text).split()), parsed
 
 
 def test_the_report_holds_the_numbers_and_needs_no_other_file(tmp_path: Path) -> None:
     path = write_report(tmp_path, results(), layers(), RECIPE)
     assert {file.name for file in tmp_path.iterdir()} == {"report.html", *PICTURE_NAMES}
-    text, page = read(path)
+    text, page = read(path.read_text(encoding="utf-8"))
     for part in (
         "1.84 %", "68.3x", "3,900 of 266,200", "6.5x", "12.5 µs", "1:02:03", "2 threads", "fc1", "98.89 %",
         "SparseLinear", "vdropkern train lenet-300-100 --data 'a b'", "seed 17", "sha256 ab12",
@@ -124,40 +130,45 @@ def test_the_report_holds_the_numbers_and_needs_no_other_file(tmp_path: Path) ->
     assert not re.search(r"https?://", path.read_text(encoding="utf-8"))
 
 
-def test_a_note_is_said_plainly_and_names_are_escaped(tmp_path: Path) -> None:
+PICTURES = dict.fromkeys(PICTURE_NAMES, (b"light", b"dark"))
+
+
+def test_a_note_is_said_plainly_and_names_are_escaped() -> None:
     data = {**results()["data"], "note": "5,000-digit subset", "name": "<b>x</b>", "source": "/a&b/<c>"}
-    path = write_report(tmp_path, results(data=data), layers(), RECIPE)
-    text, _ = read(path)
+    page = render(results(data=data), PICTURES)
+    text, _ = read(page)
     assert "5,000-digit subset." in text
     assert "<b>x</b>" in text
     assert "/a&b/<c>" in text
-    assert "<b>x</b>" not in path.read_text(encoding="utf-8")
+    assert "<b>x</b>" not in page
 
 
-def test_a_net_with_nothing_left_is_reported_too(tmp_path: Path) -> None:
-    empty = [LayerState(s.name, s.weight, torch.zeros_like(s.keep), s.log_alpha, 3.0) for s in layers()]
+def test_a_net_with_nothing_left_is_reported_too() -> None:
     total = {"weights": 266_200, "nonzero": 0, "sparsity": 1.0}
-    text, _ = read(write_report(tmp_path, results(total=total, history=history(3, 0)), empty, RECIPE))
+    text, _ = read(render(results(total=total), PICTURES))
     assert "nothing left" in text
+    assert imread(io.BytesIO(curves(history(3, nonzero=0), 100))).shape == (840, 1650, 4)
 
 
-@pytest.mark.parametrize("theme", [LIGHT, DARK])
-@pytest.mark.parametrize("kind", ["pruned", "not pruned", "no log_alpha", "one log_alpha"])
-def test_pictures_are_drawn_for_every_kind_of_net(kind: str, theme: Theme) -> None:
-    states = layers(prunes=kind == "pruned", log_alpha=kind != "no log_alpha")
+@pytest.mark.parametrize("kind", ["pruned", "not pruned", "no log_alpha", "one log_alpha", "nothing left"])
+def test_pictures_are_drawn_for_every_kind_of_net(kind: str) -> None:
+    states = layers(prunes=kind != "not pruned", log_alpha=kind != "no log_alpha")
     if kind == "one log_alpha":
         states = [LayerState(s.name, s.weight, s.keep, torch.zeros(1, 1), None) for s in states]
-    for png in (receptive_fields(states[0], (28, 28), theme), histograms(states, theme)):
+    if kind == "nothing left":
+        states = [LayerState(s.name, s.weight, torch.zeros_like(s.keep), None, 3.0) for s in states]
+    for png in (receptive_fields(states[0], (28, 28)), histograms(states, DARK)):
         image = imread(io.BytesIO(png))
         assert image.shape[1] == 1650
         assert image.shape[0] >= 400
-        assert len(np.unique(image.reshape(-1, 4), axis=0)) > 50
+        assert colours(image) > 50
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 200])
+@pytest.mark.parametrize("epochs", [1, 200])
 def test_curves_of_runs_of_every_length(epochs: int) -> None:
-    image = imread(io.BytesIO(curves(history(epochs), 60_000)))
-    assert image.shape == (840, 1650, 4)
+    light, dark = (curves(history(epochs), 60_000, theme) for theme in (LIGHT, DARK))
+    assert imread(io.BytesIO(light)).shape == (840, 1650, 4)
+    assert light != dark
 
 
 def test_pictures_show_what_was_pruned() -> None:
@@ -169,13 +180,12 @@ def test_pictures_show_what_was_pruned() -> None:
     # the middle of the left and of the middle picture, away from titles
     left, middle = slice(100, 450), slice(650, 1000)
     for image in images:
-        assert len(np.unique(image[200:500, left].reshape(-1, 4), axis=0)) > 100
-    assert len(np.unique(images[0][200:500, middle].reshape(-1, 4), axis=0)) > 100
-    assert len(np.unique(images[1][200:500, middle].reshape(-1, 4), axis=0)) < 10
+        assert colours(image[200:500, left]) > 100
+    assert colours(images[0][200:500, middle]) > 100
+    assert colours(images[1][200:500, middle]) < 10
 
 
 def test_the_same_run_draws_the_same_bytes() -> None:
-    assert curves(history(5), 100) == curves(history(5), 100)
     assert histograms(layers()) == histograms(layers())
 
 

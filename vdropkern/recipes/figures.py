@@ -129,14 +129,14 @@ def _relative(values: list[float]) -> list[float]:
 
 
 def _log_scale(ax: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     # below two decades, decades alone would leave an axis with a number or two
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,), numticks=12))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.9g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _mosaic(fields: Tensor, size: tuple[int, int]) -> Any:
@@ -228,5 +228,5 @@ def _histogram(ax: Axes, values: Tensor, keep: Tensor, bounds: tuple[float, floa
     for part, color in ((values[~keep], theme.second), (values[keep], theme.line)):
         if part.numel():
             ax.hist(part.numpy(), bins=64, range=bounds, color=color, alpha=0.85, histtype="stepfilled")
-    ax.set_yscale("log")
     ax.set_ylim(bottom=0.7)
+    _log_scale(ax)
