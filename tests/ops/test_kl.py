@@ -11,7 +11,7 @@ from scipy.special import dawsn
 from torch import Tensor
 
 from tests.cases import CASES
-from tests.tolerance import assert_close
+from tests.tolerance import assert_close, tolerance
 from vdropkern import functional
 from vdropkern.functional import PRIORS
 
@@ -182,7 +182,7 @@ def test_limits(prior: str, backend: str) -> None:
     assert values.max() < 1e-20
     assert slopes.abs().max() < 1e-20
     values, slopes = kl_each(torch.tensor([-60.0, -85.0], dtype=torch.float32), prior)
-    assert torch.equal(slopes, torch.full((2,), -0.5))
+    assert_close(slopes, torch.full((2,), -0.5, dtype=torch.float64), None, 1, "slope")
     assert values[1] - values[0] == pytest.approx(12.5, rel=1e-6)
 
 
@@ -196,8 +196,8 @@ def test_fused_with_linear_equals_alone(prior: str, backend: str) -> None:
 
 
 def test_million_weights_sum_without_drift(backend: str) -> None:
-    """A million equal terms: the sum's error does not grow with their number."""
+    """A million equal terms, whose roundings all go one way: float32 only ever sums a block of them."""
     la = torch.full((1_000_003,), 0.3)
     one = kl_each(torch.tensor([0.3], dtype=torch.float32).double(), "log-uniform")[0]
     found = functional.kl(log_alpha=la).double()
-    assert abs(found / (one[0] * la.numel()) - 1) < 1e-6
+    assert abs(found / (one[0] * la.numel()) - 1) < tolerance(torch.float32, 512)
