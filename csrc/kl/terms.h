@@ -1,6 +1,6 @@
 // KL of one weight and its derivative, as functions of la = log_alpha, on vectors of float or double.
-// The formulas and their sources: vdropkern/ops/kl/reference.py. Written so that nothing overflows: e is
-// exp(-|la|) and log(1 + 1/alpha) = max(-la, 0) + log1p(e).
+// The formulas and their sources: vdropkern/ops/kl/reference.py. Written so that nothing overflows:
+// log(1 + 1/alpha) = max(-la, 0) + log1p(exp(-|la|)).
 #pragma once
 #include "../common/vmath.h"
 #include "prior.h"
@@ -15,22 +15,17 @@ struct KlTerms {
   V value, slope;  // KL, dKL/dla
 };
 
+// What a formula may use of a weight: alpha = s / a. With log_alpha as the parameter, a = 1 and s = alpha.
 template <class V>
-struct SoftplusOfMinus {
-  V value, sigmoid;  // log(1 + e^-la), 1 / (1 + e^la)
+struct Weight {
+  V a, s, la;  // mu^2 + eps, sigma^2, log_alpha
 };
-template <class V>
-VDK_INLINE SoftplusOfMinus<V> softplus_of_minus(V la) {
-  const V zero = V{};
-  const V e = vexp(minimum(la, -la));
-  const V q = reciprocal(e + 1);
-  return {maximum(-la, zero) + vlog1p_unit(e), la < zero ? q : e * q};
-}
 
+// 1/2 log(1 + 1/alpha)
 template <class V>
-VDK_INLINE KlTerms<V> kl_ard(V la) {
-  const auto s = softplus_of_minus(la);
-  return {s.value / 2, s.sigmoid / -2};
+VDK_INLINE KlTerms<V> kl_ard(const Weight<V>& w) {
+  const V e = minimum(w.a, w.s) * reciprocal(maximum(w.a, w.s));  // exp(-|la|)
+  return {(maximum(-w.la, V{}) + vlog1p_unit(e)) / 2, w.a * reciprocal(w.a + w.s) / -2};
 }
 
 // Molchanov et al. 2017 add a bump to the ARD term: k1 sigmoid(-(k2 + k3 la)).
@@ -44,10 +39,10 @@ VDK_INLINE KlTerms<V> kl_bump(V la) {
 
 // Kingma et al. 2015, a cubic in alpha.
 template <class T, class V>
-VDK_INLINE KlTerms<V> kl_kingma(V la) {
+VDK_INLINE KlTerms<V> kl_kingma(const Weight<V>& w) {
   constexpr T c1 = T(1.16145124), c2 = T(-1.50204118), c3 = T(0.58629921);
-  const V a = vexp(la);
-  return {(c1 + c2 + c3) - (la / 2 + a * (a * (a * c3 + c2) + c1)), -(a * (a * (a * (3 * c3) + 2 * c2) + c1) + T(0.5))};
+  const V a = w.s * reciprocal(w.a);
+  return {(c1 + c2 + c3) - (w.la / 2 + a * (a * (a * c3 + c2) + c1)), -(a * (a * (a * (3 * c3) + 2 * c2) + c1) + T(0.5))};
 }
 
 // Without approximation: series of positive terms with Poisson weights below u = 1/(2 alpha) = cut, the
@@ -56,12 +51,12 @@ template <class T>
 struct ExactSeries {
   static constexpr bool kDouble = sizeof(T) == 8;
   static constexpr T kCut = kDouble ? 40 : 20;
-  static constexpr int kTerms = kDouble ? 160 : 60, kTail = kDouble ? 16 : 12;
+  static constexpr int kTerms = kDouble ? 160 : 60, kTail = kDouble ? 28 : 12;
 };
 template <class T, class V>
-VDK_INLINE KlTerms<V> kl_exact(V la) {
+VDK_INLINE KlTerms<V> kl_exact(const Weight<V>& w) {
   using S = ExactSeries<T>;
-  const V u = vexp(minimum(-la, V{} + 80)) / 2;
+  const V u = w.a * reciprocal(w.s) / 2;
   const V near = minimum(u, V{} + S::kCut);
   V p = vexp(-near), value{}, slope{};
   T harmonic = 0;
@@ -83,75 +78,77 @@ VDK_INLINE KlTerms<V> kl_exact(V la) {
   }
   constexpr T kConstant = T(0.5 * (0.69314718055994531 + 0.57721566490153286));  // (ln 2 + Euler's gamma) / 2
   const auto far = u > V{} + S::kCut;
-  return {far ? kConstant - la / 2 - tail_value : value, far ? -tail_slope : -near * slope};
+  return {far ? kConstant - w.la / 2 - tail_value : value, far ? -tail_slope : -near * slope};
 }
 
 template <class T, Prior kPrior, class V>
-VDK_INLINE KlTerms<V> kl_terms(V la) {
+VDK_INLINE KlTerms<V> kl_terms(const Weight<V>& w) {
   if constexpr (kPrior == Prior::kKingma)
-    return kl_kingma<T>(la);
+    return kl_kingma<T>(w);
   else if constexpr (kPrior == Prior::kExact)
-    return kl_exact<T>(la);
+    return kl_exact<T>(w);
   else
-    return kl_ard(la);
+    return kl_ard(w);  // of kLogUniform the first part
 }
 
-// One run of weights, contiguous: mu is null where `log` is log_alpha itself. Returns the KL, if wanted; dmu and
-// dlog, if wanted, get scale * gradient, added to what stands there if `accumulate`.
-//
-// Short loops through buffers in L1: one loop over the whole formula is a chain of 300 cycles, too long for the
-// processor to overlap with the next one (measured: 1.6 times slower).
 // What a caller wants of a block; what it does not want is not computed.
 enum class KlWants { kValue, kSlopes, kBoth };
 
 constexpr int64_t kKlBlock = 512;  // lanes are summed in T over a block, blocks in double
 
-// At most kKlBlock weights, contiguous: mu is null where `log` is log_alpha itself. Returns their KL, if wanted;
-// slope[i], if wanted, becomes dKL/dla and is written in whole vectors.
+// At most kKlBlock weights, contiguous: mu is null where `log` is log_alpha itself. exp_log is exp(log), given or
+// else written here. Returns the KL, if wanted; slope[i], if wanted, becomes dKL/dla. Writes whole vectors.
 //
 // Short loops through buffers in L1: one loop over the whole formula is a chain of 300 cycles, too long for the
 // processor to overlap with the next one (measured: 1.6 times slower).
 template <class T, Prior kPrior, KlWants kWants>
-double kl_block(const T* mu, const T* log, int64_t n, T* slope) {
+double kl_block(const T* mu, const T* log, int64_t n, T* exp_log, bool given, T* slope) {
   using V = Vec<T>;
   constexpr bool kValue = kWants != KlWants::kSlopes, kSlopes = kWants != KlWants::kValue;
-  constexpr T kNoKl = kPrior == Prior::kKingma ? 0 : 80;  // the log_alpha of padding
-  alignas(64) T la[kKlBlock];
+  constexpr bool kLogAlpha = kValue || kPrior != Prior::kArd;
+  const auto mu2 = [&](int64_t i) __attribute__((always_inline)) {
+    if (!mu) return V{} + 1;
+    const V m = load_first(mu + i, n - i);
+    return m * m + T(kKlEps);
+  };
+  alignas(64) T la[kLogAlpha ? kKlBlock : 1];
   for (int64_t i = 0; i < n; i += kLanes<T>) {
-    V v = load_first(log + i, n - i);
-    if (mu) {
-      const V m = load_first(mu + i, n - i);
-      v -= vlog(m * m + T(kKlEps));
-    }
-    for (int lane = int(n - i); lane < kLanes<T>; ++lane) v[lane] = kNoKl;
-    store(la + i, v);
+    const V l = load_first(log + i, n - i);
+    if constexpr (kLogAlpha) store(la + i, mu ? l - vlog(mu2(i)) : l);
+    if (!given) store(exp_log + i, vexp(l));
   }
   V sum{};
+  const auto add = [&](V value, int64_t i) __attribute__((always_inline)) {
+    for (int lane = int(n - i); lane < kLanes<T>; ++lane) value[lane] = 0;  // padding
+    sum += value;
+  };
   for (int64_t i = 0; i < n; i += kLanes<T>) {
-    const KlTerms<V> terms = kl_terms<T, kPrior>(load(la + i));
-    if constexpr (kValue) sum += terms.value;
+    V l{};
+    if constexpr (kLogAlpha) l = load(la + i);
+    const KlTerms<V> terms = kl_terms<T, kPrior>(Weight<V>{mu2(i), load_first(exp_log + i, n - i), l});
+    if constexpr (kValue) add(terms.value, i);
     if constexpr (kSlopes) store(slope + i, terms.slope);
   }
   if constexpr (kPrior == Prior::kLogUniform)
     for (int64_t i = 0; i < n; i += kLanes<T>) {
       const KlTerms<V> terms = kl_bump<T>(load(la + i));
-      if constexpr (kValue) sum += terms.value;
+      if constexpr (kValue) add(terms.value, i);
       if constexpr (kSlopes) store(slope + i, load(slope + i) + terms.slope);
     }
   return kValue ? double(sum_lanes<T>(sum)) : 0;
 }
 
 template <KlWants kWants, class T>
-VDK_INLINE double kl_block(Prior prior, const T* mu, const T* log, int64_t n, T* slope) {
+VDK_INLINE double kl_block(Prior prior, const T* mu, const T* log, int64_t n, T* exp_log, bool given, T* slope) {
   switch (prior) {
     case Prior::kLogUniform:
-      return kl_block<T, Prior::kLogUniform, kWants>(mu, log, n, slope);
+      return kl_block<T, Prior::kLogUniform, kWants>(mu, log, n, exp_log, given, slope);
     case Prior::kKingma:
-      return kl_block<T, Prior::kKingma, kWants>(mu, log, n, slope);
+      return kl_block<T, Prior::kKingma, kWants>(mu, log, n, exp_log, given, slope);
     case Prior::kExact:
-      return kl_block<T, Prior::kExact, kWants>(mu, log, n, slope);
+      return kl_block<T, Prior::kExact, kWants>(mu, log, n, exp_log, given, slope);
     case Prior::kArd:
-      return kl_block<T, Prior::kArd, kWants>(mu, log, n, slope);
+      return kl_block<T, Prior::kArd, kWants>(mu, log, n, exp_log, given, slope);
     case Prior::kNone:
       break;
   }
@@ -164,13 +161,14 @@ VDK_INLINE V log_alpha_by_mu(V mu) {
   return mu * T(-2) / (mu * mu + T(kKlEps));
 }
 
-// The KL of a run of any length.
+// The KL of a run of any length; exp_log holds exp(log) where the caller has it.
 template <class T>
-double kl_value(Prior prior, const T* mu, const T* log, int64_t n) {
+double kl_value(Prior prior, const T* mu, const T* log, int64_t n, T* exp_log = nullptr) {
+  alignas(64) T own[kKlBlock];
   double total = 0;
   for (int64_t i = 0; i < n; i += kKlBlock)
     total += kl_block<KlWants::kValue>(prior, mu ? mu + i : nullptr, log + i, n - i < kKlBlock ? n - i : kKlBlock,
-                                       static_cast<T*>(nullptr));
+                                       exp_log ? exp_log + i : own, exp_log != nullptr, static_cast<T*>(nullptr));
   return total;
 }
 

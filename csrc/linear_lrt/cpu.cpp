@@ -129,11 +129,14 @@ struct WeightGradientBlock {
                       T* dlog, bool add_log, Vec<T>& row_sum) const {
     constexpr bool kSigma2 = kForm == Form::kLogSigma2;
     const bool with_kl = last && a.prior != Prior::kNone;
-    alignas(64) T slope[kKlBlock];
-    if (with_kl) kl_block<KlWants::kSlopes>(a.prior, kSigma2 ? row.mu + i0 : nullptr, row.log + i0, n, slope);
+    alignas(64) T slope[kKlBlock], exp_log[kKlBlock];
+    if (with_kl)
+      kl_block<KlWants::kSlopes>(a.prior, kSigma2 ? row.mu + i0 : nullptr, row.log + i0, n, exp_log, false, slope);
     for (int64_t i = 0; i < n; i += kLanes<T>) {
       const int64_t left = n - i;
-      const Vec<T> gv = load(variance + i), mu = row.mean(i0 + i, left), e = row.exp_log(i0 + i, left);
+      row.prefetch(1, i0 + i);
+      const Vec<T> gv = load(variance + i), mu = row.mean(i0 + i, left);
+      const Vec<T> e = with_kl ? load(exp_log + i) : row.exp_log(i0 + i, left);
       Vec<T> dm = load(mean + i), dl = gv * row.variance(mu, e) * T(0.5);
       if constexpr (!kSigma2) dm += gv * e * mu;
       if (with_kl) {

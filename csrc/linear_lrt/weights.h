@@ -81,13 +81,14 @@ struct WeightRows {
       }
       const WeightRow<T, kForm> row(w, o0 + i);
       for (int64_t j = 0; j < k; j += kLanes<T>) {
-        row.prefetch(2, k0 + j);
+        row.prefetch(4, k0 + j);
         const Vec<T> mu = row.mean(k0 + j, k - j), s = row.variance(mu, row.exp_log(k0 + j, k - j));
         store_first(m + j, mu, depth - j);
         store_first(v + j, s, depth - j);
       }
       if (first_cols && prior != Prior::kNone)
-        kl_of_row[o0 + i] += kl_value(prior, kForm == Form::kLogSigma2 ? row.mu + k0 : nullptr, row.log + k0, k);
+        kl_of_row[o0 + i] += kForm == Form::kLogSigma2 ? kl_value(prior, row.mu + k0, row.log + k0, k, v)
+                                                       : kl_value<T>(prior, nullptr, row.log + k0, k);
     }
     return {mean, variance, depth};
   }
@@ -107,7 +108,7 @@ struct WeightPanels {
     for (int64_t o = 0; o < k; ++o) {
       const WeightRow<T, kForm> row(w, o0 + o);
       for (int64_t j = 0; j < n; j += kLanes<T>) {
-        row.prefetch(4, i0 + j);
+        row.prefetch(8, i0 + j);
         const int64_t left = n - j, at = j / kCols * panel + o * kCols + j % kCols;
         const Vec<T> mu = row.mean(i0 + j, left), s = row.variance(mu, row.exp_log(i0 + j, left));
         store(to + at, mu);
