@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
@@ -92,6 +94,23 @@ def test_backward_leaves_the_generator_alone(backend: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
     assert torch.equal(torch.autograd.grad(y.sum(), tensors["x"])[0], first)
+
+
+@pytest.mark.usefixtures("threads")
+def test_concurrent_calls(backend: str) -> None:
+    """Calls from several Python threads at once do not see one another's scratch memory."""
+    if backend == "reference":
+        pytest.skip("it has no scratch memory")
+    cases = [BLOCKED["fused"], SHARED["Ox1"], CASES["linear_lrt-odd"], BLOCKED["kl"]]
+
+    def work(case: Case) -> dict[str, Tensor]:
+        return run(case, torch.float32, threads=2)
+
+    expected = [work(case) for case in cases]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            for case, found, e in zip(cases, pool.map(work, cases), expected, strict=True):
+                assert not differing(found, e), case
 
 
 def test_rows_keep_their_noise_in_a_larger_batch(backend: str) -> None:

@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from vdropkern import functional
+from vdropkern.functional import PRIORS
+
 from .cases import CASES, LAYOUTS, Case, lay_out, select
 from .plain import Truth, truth
 from .tolerance import assert_close
@@ -167,3 +170,30 @@ def test_one_output_used(backend: str) -> None:
     for name, a, b, c in zip(tensors, only_y, only_kl, both, strict=True):
         torch.testing.assert_close(a + (0 if b is None else b), c, rtol=1e-12, atol=1e-12, msg=name)
     assert only_kl[1] is not None and only_kl[1].abs().max() > 0
+
+
+@pytest.mark.parametrize("dtypes", ["fp32", "fp64"])
+@pytest.mark.parametrize("name", ["x", "mu", "log_sigma2", "log_alpha", "bias"])
+@pytest.mark.parametrize("prior", PRIORS)
+def test_nan_is_not_swallowed(prior: str, name: str, dtypes: str, backend: str) -> None:
+    """One NaN that goes in comes out: in its row or column of y, in the KL, and in the gradients they feed.
+
+    A net that diverges must be seen to.
+    """
+    case = CASES[f"linear_lrt_kl-{'log_alpha' if name == 'log_alpha' else 'odd'}-{prior}"]
+    tensors = case.make(DTYPES[dtypes][0])
+    tensors[name][3] = torch.nan
+    alone = {
+        k: t for k, t in tensors.items() if k not in ("x", "bias", "mu" if "log_alpha" in tensors else "")
+    }
+    actual = results(case, tensors, upstream(case, tensors))
+    bad = torch.zeros_like(actual["y"], dtype=torch.bool)
+    bad[(3, slice(None)) if name == "x" else (slice(None), 3)] = True
+    assert torch.equal(actual["y"].isnan(), bad)
+    in_kl = name in alone
+    assert actual["kl"].isnan() == in_kl
+    assert functional.kl(**alone, prior=prior).isnan() == in_kl
+    if in_kl:
+        assert functional.kl_value_and_grad(**alone, prior=prior)[2][3].isnan().all()
+    if name != "bias":  # the gradient does not depend on it
+        assert actual[f"d_{name}"][3].isnan().all()

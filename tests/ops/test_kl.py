@@ -195,6 +195,22 @@ def test_fused_with_linear_equals_alone(prior: str, backend: str) -> None:
     torch.testing.assert_close(case.call(tensors)[1], alone, rtol=1e-13, atol=0)
 
 
+def test_float64_variances_of_float32_means(backend: str) -> None:
+    """One float64 parameter makes the computation float64; gradients go back to each parameter's dtype."""
+    mu, log_sigma2 = torch.randn(7, 5), torch.randn(7, 5, dtype=torch.float64) - 3
+    value, d_mu, d_log = functional.kl_value_and_grad(mu, log_sigma2)
+    exact = functional.kl_value_and_grad(mu.double(), log_sigma2)
+    assert value.dtype == functional.kl(mu, log_sigma2).dtype == torch.float64
+    assert d_mu is not None and exact[1] is not None
+    assert torch.equal(value, exact[0])
+    assert torch.equal(d_mu, exact[1].float())
+    assert torch.equal(d_log, exact[2])
+    if backend != "reference":
+        arguments = (mu, log_sigma2, None, "log-uniform")
+        torch.library.opcheck(torch.ops.vdropkern.kl.default, arguments)
+        torch.library.opcheck(torch.ops.vdropkern.kl_grad.default, (torch.ones(()), *arguments))
+
+
 def test_million_weights_sum_without_drift(backend: str) -> None:
     """A million equal terms, whose roundings all go one way: float32 only ever sums a block of them."""
     la = torch.full((1_000_003,), 0.3)

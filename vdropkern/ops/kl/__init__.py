@@ -21,14 +21,14 @@ KL_GRAD_SCHEMA = (
 )
 
 
-def _value_like(t: Tensor) -> Tensor:
-    return t.new_empty((), dtype=torch.float64 if t.dtype == torch.float64 else torch.float32)
+def _value_like(given: Tensor, *others: Tensor | None) -> Tensor:
+    return given.new_empty((), dtype=reference.compute_dtype(given, *others))
 
 
 def _kl_fake(mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str) -> Tensor:
     given = log_alpha if log_alpha is not None else log_sigma2
     assert given is not None
-    return _value_like(given)
+    return _value_like(given, mu)
 
 
 def _kl_grad_fake(
@@ -37,7 +37,7 @@ def _kl_grad_fake(
     if log_alpha is not None:
         return _value_like(log_alpha), log_alpha.new_empty(0), log_alpha.new_empty(log_alpha.shape)
     assert mu is not None and log_sigma2 is not None
-    return _value_like(mu), mu.new_empty(mu.shape), log_sigma2.new_empty(log_sigma2.shape)
+    return _value_like(mu, log_sigma2), mu.new_empty(mu.shape), log_sigma2.new_empty(log_sigma2.shape)
 
 
 _kl_op = register(KL_SCHEMA, reference.kl, _kl_fake)

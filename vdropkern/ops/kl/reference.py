@@ -87,8 +87,10 @@ def log_alpha_of(mu: Tensor, log_sigma2: Tensor) -> Tensor:
     return log_sigma2 - torch.log(mu**2 + EPS)
 
 
-def _compute_dtype(t: Tensor) -> torch.dtype:
-    return torch.float64 if t.dtype == torch.float64 else torch.float32
+def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float64 as soon as one tensor is, else float32."""
+    any_double = any(t is not None and t.dtype == torch.float64 for t in tensors)
+    return torch.float64 if any_double else torch.float32
 
 
 def kl(mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str) -> Tensor:
@@ -103,11 +105,11 @@ def kl_grad(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(KL, grad * dKL/dmu, grad * dKL/dlog_sigma2) or (KL, empty, grad * dKL/dlog_alpha)."""
     if log_alpha is not None:
-        dtype = _compute_dtype(log_alpha)
+        dtype = compute_dtype(log_alpha)
         value, slope = _FORMULAS[prior](log_alpha.to(dtype))
         return value.sum(), log_alpha.new_empty(0), (grad.to(dtype) * slope).to(log_alpha.dtype)
     assert mu is not None and log_sigma2 is not None
-    dtype = _compute_dtype(mu)
+    dtype = compute_dtype(mu, log_sigma2)
     m = mu.to(dtype)
     value, slope = _FORMULAS[prior](log_alpha_of(m, log_sigma2.to(dtype)))
     slope = grad.to(dtype) * slope

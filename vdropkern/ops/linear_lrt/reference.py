@@ -28,11 +28,6 @@ def _without_autocast(function: F) -> F:
     return run  # type: ignore[return-value]
 
 
-def _compute_dtype(*tensors: Tensor | None) -> torch.dtype:
-    any_double = any(t is not None and t.dtype == torch.float64 for t in tensors)
-    return torch.float64 if any_double else torch.float32
-
-
 def _sigma2(mu: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None) -> Tensor:
     if log_sigma2 is not None:
         return log_sigma2.to(mu.dtype).exp()  # [O, I]
@@ -55,7 +50,7 @@ def linear_lrt(
 
     sigma^2 = exp(log_sigma2) or exp(log_alpha) mu^2. KL is 0 with prior "none".
     """
-    dtype = _compute_dtype(x, mu, log_sigma2, log_alpha)
+    dtype = kl_reference.compute_dtype(x, mu, log_sigma2, log_alpha)
     x2d, m = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype), mu.to(dtype)
     mean = x2d @ m.T  # [B, O]
     std = torch.sqrt(x2d**2 @ _sigma2(m, log_sigma2, log_alpha).T + eps)  # [B, O]
