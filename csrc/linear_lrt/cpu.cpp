@@ -21,13 +21,11 @@ int64_t batch_part(int64_t batch, int64_t bytes_per_row) {
   return at_least(at_most(batch, round_up(kActivationBytes / at_least(bytes_per_row, 1), 48)), 1);
 }
 
+// This task's share of n small jobs.
 template <class F>
-void split(const Parallel& parallel, int64_t n, F&& f) {
-  const int64_t tasks = at_most(n, parallel.threads);
-  parallel(tasks, [&](int64_t task) {
-    const Range mine = part_of(n, 1, task, tasks);
-    for (int64_t i = mine.begin; i < mine.end; ++i) f(i);
-  });
+void share(int64_t n, int64_t task, int64_t tasks, F&& f) {
+  const Range mine = part_of(n, 1, task, tasks);
+  for (int64_t i = mine.begin; i < mine.end; ++i) f(i);
 }
 
 // The block [outputs, batch] of means and variances becomes y and std, [batch, outputs].
@@ -84,8 +82,9 @@ double forward(const LinearLrtForward<T>& a, const Parallel& all) {
   const Blocking blocking{VDK_VECTOR_BYTES == 64 ? 48 : 24, round_up(part, Tile<T>::kCols), chunks};
   for (int64_t b0 = 0; b0 < a.batch; b0 += part) {
     const int64_t n = at_most(part, a.batch - b0), panels = (n + Tile<T>::kCols - 1) / Tile<T>::kCols;
-    split(parallel, chunks.count * panels, [&](int64_t i) {
-      pack_transposed_panel(a.x + b0 * w.in, n, w.in, x, i / panels, i % panels);
+    parallel(parallel.threads, [&](int64_t task) {
+      share(chunks.count * panels, task, parallel.threads,
+            [&](int64_t i) { pack_transposed_panel(a.x + b0 * w.in, n, w.in, x, i / panels, i % panels); });
     });
     const WeightRows<T, kForm> rows{w, chunks, b0 == 0 ? a.prior : Prior::kNone, kl_of_row};
     dual_gemm<T>(w.out, n, blocking, make_grid<T>(w.out, n, parallel.threads, OnTheFly::kRows), rows, x,
@@ -179,20 +178,18 @@ void reduce_shared(const LinearLrtBackward<T>& a, const Grid& grid, const T* col
   if (w.log_rows != w.out) a.dlog[0] = T(total);
 }
 
-// dbias = sum of dy over the batch, in runs of 256 rows so that rounding does not grow with the batch.
+// dbias = sum of dy over the batch, one vector of it, in runs of 256 rows so that rounding does not grow with
+// the batch.
 template <class T>
-void bias_gradient(const LinearLrtBackward<T>& a, const Parallel& parallel) {
-  const int64_t out = a.w.out;
-  split(parallel, (out + kLanes<T> - 1) / kLanes<T>, [&](int64_t v) {
-    const int64_t o = v * kLanes<T>, left = out - o;
-    Vec<T> total{};
-    for (int64_t m0 = 0; m0 < a.batch; m0 += 256) {
-      Vec<T> sum{};
-      for (int64_t m = m0; m < at_most(m0 + 256, a.batch); ++m) sum += load_first(a.dy + m * out + o, left);
-      total += sum;
-    }
-    store_first(a.dbias + o, total, left);
-  });
+void bias_gradient(const LinearLrtBackward<T>& a, int64_t vector) {
+  const int64_t out = a.w.out, o = vector * kLanes<T>, left = out - o;
+  Vec<T> total{};
+  for (int64_t m0 = 0; m0 < a.batch; m0 += 256) {
+    Vec<T> sum{};
+    for (int64_t m = m0; m < at_most(m0 + 256, a.batch); ++m) sum += load_first(a.dy + m * out + o, left);
+    total += sum;
+  }
+  store_first(a.dbias + o, total, left);
 }
 
 template <class T, Form kForm>
@@ -236,15 +233,22 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
     advise_huge_pages(a.dmu, size_t(w.out * w.in) * sizeof(T));
     if (!shared) advise_huge_pages(a.dlog, size_t(w.out * w.in) * sizeof(T));
   }
-  if (a.dbias) bias_gradient(a, parallel);
 
   int64_t b0 = 0;
   do {  // once even for an empty batch: the KL's gradient is still due
     const int64_t n = at_most(part, a.batch - b0);
     const T* const xb = a.x + b0 * w.in;
     const GradientPacker<T> pack{a.dy + b0 * w.out, a.std + b0 * w.out, n, w.out, b0, noise, by_batch, by_out};
-    const int64_t down = (n + kL - 1) / kL, across = (w.out + kL - 1) / kL;
-    split(parallel, down * across, [&](int64_t i) { pack(i / across * kL, i % across * kL); });
+    const int64_t down = (n + kL - 1) / kL, across = (w.out + kL - 1) / kL, panels = (w.in + kCols - 1) / kCols;
+    x.chunks = by_out.chunks = over_batch.first(n);  // the last part may be shorter
+    parallel(parallel.threads, [&](int64_t task) {
+      share(down * across, task, parallel.threads, [&](int64_t i) { pack(i % down * kL, i / down * kL); });
+      if (a.dlog)
+        share(x.chunks.count * panels, task, parallel.threads,
+              [&](int64_t i) { pack_panel(xb, w.in, x, i / panels, i % panels); });
+      if (a.dbias && b0 == 0)
+        share(across, task, parallel.threads, [&](int64_t i) { bias_gradient(a, i); });
+    });
     if (a.dx && n > 0) {
       const int64_t rows = round_up(n, kRowUnit);
       const int64_t cols = at_least(kL2Bytes / int64_t(2 * sizeof(T)) / over_out.depth / kCols, 1) * kCols;
@@ -262,10 +266,6 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
                    WeightPanels<T, kForm>{w, over_out}, finish, parallel);
     }
     if (a.dlog) {
-      const int64_t panels = (w.in + kCols - 1) / kCols;
-      x.chunks = by_out.chunks = over_batch.first(n);  // the last part may be shorter
-      split(parallel, x.chunks.count * panels,
-            [&](int64_t i) { pack_panel(xb, w.in, x, i / panels, i % panels); });
       const int64_t cols = at_least(kL2Bytes / int64_t(2 * sizeof(T)) / at_least(n, 1) / kCols, 4) * kCols;
       const Blocking blocking{kRowUnit, at_most(cols, 1024), x.chunks};
       dual_gemm<T>(w.out, w.in, blocking, weight_grid, by_out, x,
