@@ -182,7 +182,7 @@ def test_kl_gradient_is_scaled(backend: str) -> None:
 
 
 def test_gradient_variance_is_below_weight_sampling() -> None:
-    """Kingma et al. (2015), section 2.2: noise of its own for every row makes gradients less noisy than one
+    """Kingma et al. (2015), section 2.3: noise of its own for every row makes gradients less noisy than one
     draw of the weights for the whole batch."""
     x = torch.randn(64, 10)
     mu, log_sigma2 = torch.randn(4, 10), torch.full((4, 10), -1.0, requires_grad=True)
