@@ -131,7 +131,7 @@ def kl(
     Every prior here depends on log_alpha = log_sigma2 - log(mu^2 + 1e-8) alone (or on a free `log_alpha`):
 
     - ``log-uniform``: 1/2 softplus(-la) + k1 sigmoid(-(k2 + k3 la)), Molchanov et al. 2017 (arXiv
-      1701.05369), eq. 14, error <= 0.007 a weight;
+      1701.05369), eq. 14, within 0.007 a weight of the exact value up to a constant;
     - ``log-uniform-kingma``: Kingma et al. 2015 (arXiv 1506.02557), eq. 14, a cubic in alpha, valid for
       alpha <= 1, with KL(alpha = 1) = 0;
     - ``log-uniform-exact``: dKL/dla = -sqrt(u) Dawson(sqrt(u)), u = 1 / (2 alpha), and its integral;
@@ -258,7 +258,7 @@ def linear_lrt(
     """Linear layer with weights N(mu, sigma^2), sampled by local reparameterisation.
 
     y = x mu^T + bias + sqrt(x^2 (sigma^2)^T + eps) * e, e ~ N(0, 1) iid per element of y, with
-    sigma^2 = exp(log_sigma2), or exp(log_alpha) mu^2 (Kingma et al. 2015, arXiv 1506.02557, section 2.2;
+    sigma^2 = exp(log_sigma2), or exp(log_alpha) mu^2 (Kingma et al. 2015, arXiv 1506.02557, section 2.3;
     Molchanov et al. 2017, arXiv 1701.05369, section 4.1). The variance never sees the bias and runs in
     float32 (float64 for float64 inputs) whatever the dtype of x.
 

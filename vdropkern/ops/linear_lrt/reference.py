@@ -1,4 +1,4 @@
-"""The local reparameterisation of a linear layer (Kingma, Salimans & Welling 2015, section 2.2)."""
+"""The local reparameterisation of a linear layer (Kingma, Salimans & Welling 2015, section 2.3)."""
 
 from __future__ import annotations
 
