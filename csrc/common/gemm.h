@@ -32,8 +32,7 @@ __attribute__((noinline)) void microkernel(int64_t k, const T* a, int64_t lda, c
   constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols, kStep = 8;
   Vec<T> acc[kRows][kVectors];
   for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kVectors; ++j)
-      acc[i][j] = accumulate ? load(c + i * ldc + j * kLanes<T>) : Vec<T>{};
+    for (int j = 0; j < kVectors; ++j) acc[i][j] = accumulate ? load(c + i * ldc + j * kLanes<T>) : Vec<T>{};
   const T* row[kRows];
   for (int i = 0; i < kRows; ++i) {
     row[i] = a + i * lda;
@@ -126,8 +125,9 @@ Grid make_grid(int64_t m, int64_t n, int64_t threads, OnTheFly packed) {
 
 // One block of results: all of k.
 template <class T, class A, class B>
-VDK_INLINE void block_product(const Chunks& chunks, const A& a, const B& b, int64_t i0, int64_t n_rows, int64_t j0, int64_t n_cols,
-                              T* a_scratch, T* b_scratch, T* const c[2], int64_t ldc) {
+VDK_INLINE void block_product(const Chunks& chunks, const A& a, const B& b, int64_t i0, int64_t n_rows,
+                              int64_t j0, int64_t n_cols, T* a_scratch, T* b_scratch, T* const c[2],
+                              int64_t ldc) {
   constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols, kL2Rows = 96;
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
     const int64_t k = chunks.length(chunk);
@@ -151,8 +151,8 @@ VDK_INLINE void block_product(const Chunks& chunks, const A& a, const B& b, int6
 // `finish(i0, rows, j0, cols, mean, variance, ldc, cell)` gets each finished block; `cell` is the thread's
 // place in the grid.
 template <class T, class A, class B, class Finish>
-void dual_gemm(int64_t m, int64_t n, const Blocking& blocking, const Grid& grid, const A& a, const B& b, const Finish& finish,
-               const Parallel& parallel) {
+void dual_gemm(int64_t m, int64_t n, const Blocking& blocking, const Grid& grid, const A& a, const B& b,
+               const Finish& finish, const Parallel& parallel) {
   constexpr int kCols = Tile<T>::kCols;
   parallel(grid.rows * grid.cols, [&](int64_t task) {
     const Grid cell{task / grid.cols, task % grid.cols};

@@ -31,12 +31,12 @@ unsigned supported_isas();
 #endif
 
 // The overload of `fn` with function pointer type `type`, of the instruction set in use.
-#define VDK_SELECT_AS(type, fn)                         \
-  ([](::vdk::Isa isa) -> type {                         \
-    (void)isa;                                          \
-    VDK_AVX512_CASE(type, fn)                           \
-    VDK_AVX2_CASE(type, fn)                             \
-    return type(&::vdk::portable::fn);                  \
+#define VDK_SELECT_AS(type, fn)        \
+  ([](::vdk::Isa isa) -> type {        \
+    (void)isa;                         \
+    VDK_AVX512_CASE(type, fn)          \
+    VDK_AVX2_CASE(type, fn)            \
+    return type(&::vdk::portable::fn); \
   }(::vdk::active_isa()))
 
 // Declare a kernel once for every instruction set.

@@ -68,7 +68,9 @@ VDK_INLINE void store(T* p, V v) {
 VDK_INLINE VecF load_masked(const float* p, int n) { return (VecF)_mm512_maskz_loadu_ps((1u << n) - 1, p); }
 VDK_INLINE VecD load_masked(const double* p, int n) { return (VecD)_mm512_maskz_loadu_pd((1u << n) - 1, p); }
 VDK_INLINE void store_masked(float* p, VecF v, int n) { _mm512_mask_storeu_ps(p, (1u << n) - 1, (__m512)v); }
-VDK_INLINE void store_masked(double* p, VecD v, int n) { _mm512_mask_storeu_pd(p, (1u << n) - 1, (__m512d)v); }
+VDK_INLINE void store_masked(double* p, VecD v, int n) {
+  _mm512_mask_storeu_pd(p, (1u << n) - 1, (__m512d)v);
+}
 VDK_INLINE VecF minimum(VecF a, VecF b) { return (VecF)_mm512_min_ps((__m512)a, (__m512)b); }
 VDK_INLINE VecF maximum(VecF a, VecF b) { return (VecF)_mm512_max_ps((__m512)a, (__m512)b); }
 VDK_INLINE VecF square_root(VecF x) { return (VecF)_mm512_sqrt_ps((__m512)x); }
@@ -85,7 +87,9 @@ VDK_INLINE __m256i lane_mask(int n) {  // all ones in the first n lanes
   else
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
-VDK_INLINE VecF load_masked(const float* p, int n) { return (VecF)_mm256_maskload_ps(p, lane_mask<int32_t>(n)); }
+VDK_INLINE VecF load_masked(const float* p, int n) {
+  return (VecF)_mm256_maskload_ps(p, lane_mask<int32_t>(n));
+}
 VDK_INLINE VecD load_masked(const double* p, int n) {
   return (VecD)_mm256_maskload_pd(p, lane_mask<int64_t>(n));
 }

@@ -15,11 +15,13 @@ struct Parameters {
   Tensor log;
 };
 
-Parameters parameters(const OptionalTensor& mu, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha) {
+Parameters parameters(const OptionalTensor& mu, const OptionalTensor& log_sigma2,
+                      const OptionalTensor& log_alpha) {
   STD_TORCH_CHECK(log_alpha.has_value() != (mu.has_value() && log_sigma2.has_value()),
                   "kl: give mu and log_sigma2, or log_alpha alone");
   const ScalarType type = compute_type(mu, log_sigma2, log_alpha);
-  return {type, log_alpha ? std::nullopt : prepared(mu, type), prepared(log_alpha ? *log_alpha : *log_sigma2, type)};
+  return {type, log_alpha ? std::nullopt : prepared(mu, type),
+          prepared(log_alpha ? *log_alpha : *log_sigma2, type)};
 }
 
 Tensor kl_value(const OptionalTensor& mu, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha,
@@ -27,7 +29,8 @@ Tensor kl_value(const OptionalTensor& mu, const OptionalTensor& log_sigma2, cons
   const Parameters p = parameters(mu, log_sigma2, log_alpha);
   return with_compute_type(p.type, [&](auto zero) {
     using T = decltype(zero);
-    const KlArgs<T> args{pointer<T>(p.mu), pointer<T>(p.log), p.log.numel(), prior_of(prior), T(0), nullptr, nullptr};
+    const KlArgs<T> args{pointer<T>(p.mu), pointer<T>(p.log), p.log.numel(), prior_of(prior), T(0), nullptr,
+                         nullptr};
     return scalar<T>(VDK_SELECT_AS(Kernel<T>, kl)(args, torch_parallel()), p.type);
   });
 }
@@ -40,8 +43,9 @@ std::tuple<Tensor, Tensor, Tensor> kl_grad(const Tensor& grad, const OptionalTen
   const Tensor dmu = p.mu ? empty_like(*p.mu, p.type) : empty({0}, p.type), dlog = empty_like(p.log, p.type);
   const Tensor value = with_compute_type(p.type, [&](auto zero) {
     using T = decltype(zero);
-    const KlArgs<T> args{pointer<T>(p.mu), pointer<T>(p.log),       p.log.numel(),   prior_of(prior),
-                         *pointer<T>(scale), p.mu ? output<T>(dmu) : nullptr, output<T>(dlog)};
+    const KlArgs<T> args{pointer<T>(p.mu), pointer<T>(p.log),  p.log.numel(),
+                         prior_of(prior),  *pointer<T>(scale), p.mu ? output<T>(dmu) : nullptr,
+                         output<T>(dlog)};
     return scalar<T>(VDK_SELECT_AS(Kernel<T>, kl)(args, torch_parallel()), p.type);
   });
   const Tensor& given = log_alpha ? *log_alpha : *log_sigma2;

@@ -34,7 +34,8 @@ double kl_all(const KlArgs<T>& a, const Parallel& parallel) {
     advise_huge_pages(a.dlog, size_t(a.n) * sizeof(T));
     if (a.dmu) advise_huge_pages(a.dmu, size_t(a.n) * sizeof(T));
   }
-  const int64_t tasks = blocks / kBlocksPerThread + 1 < parallel.threads ? blocks / kBlocksPerThread + 1 : parallel.threads;
+  const int64_t tasks =
+      blocks / kBlocksPerThread + 1 < parallel.threads ? blocks / kBlocksPerThread + 1 : parallel.threads;
   parallel(tasks, [&](int64_t task) {
     const Range mine = part_of(blocks, 1, task, tasks);
     for (int64_t b = mine.begin; b < mine.end; ++b) {

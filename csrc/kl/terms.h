@@ -42,7 +42,8 @@ template <class T, class V>
 VDK_INLINE KlTerms<V> kl_kingma(const Weight<V>& w) {
   constexpr T c1 = T(1.16145124), c2 = T(-1.50204118), c3 = T(0.58629921);
   const V a = w.s * reciprocal(w.a);
-  return {(c1 + c2 + c3) - (w.la / 2 + a * (a * (a * c3 + c2) + c1)), -(a * (a * (a * (3 * c3) + 2 * c2) + c1) + T(0.5))};
+  return {(c1 + c2 + c3) - (w.la / 2 + a * (a * (a * c3 + c2) + c1)),
+          -(a * (a * (a * (3 * c3) + 2 * c2) + c1) + T(0.5))};
 }
 
 // Without approximation: series of positive terms with Poisson weights below u = 1/(2 alpha) = cut, the
@@ -96,11 +97,12 @@ enum class KlWants { kValue, kSlopes, kBoth };
 
 constexpr int64_t kKlBlock = 512;  // lanes are summed in T over a block, blocks in double
 
-// At most kKlBlock weights, contiguous: mu is null where `log` is log_alpha itself. exp_log is exp(log), given or
-// else written here. Returns the KL, if wanted; slope[i], if wanted, becomes dKL/dla. Writes whole vectors.
+// At most kKlBlock weights, contiguous: mu is null where `log` is log_alpha itself. exp_log is exp(log),
+// given or else written here. Returns the KL, if wanted; slope[i], if wanted, becomes dKL/dla. Writes whole
+// vectors.
 //
-// Short loops through buffers in L1: one loop over the whole formula is a chain of 300 cycles, too long for the
-// processor to overlap with the next one (measured: 1.6 times slower).
+// Short loops through buffers in L1: one loop over the whole formula is a chain of 300 cycles, too long for
+// the processor to overlap with the next one (measured: 1.6 times slower).
 template <class T, Prior kPrior, KlWants kWants>
 double kl_block(const T* mu, const T* log, int64_t n, T* exp_log, bool given, T* slope) {
   using V = Vec<T>;
@@ -139,7 +141,8 @@ double kl_block(const T* mu, const T* log, int64_t n, T* exp_log, bool given, T*
 }
 
 template <KlWants kWants, class T>
-VDK_INLINE double kl_block(Prior prior, const T* mu, const T* log, int64_t n, T* exp_log, bool given, T* slope) {
+VDK_INLINE double kl_block(Prior prior, const T* mu, const T* log, int64_t n, T* exp_log, bool given,
+                           T* slope) {
   switch (prior) {
     case Prior::kLogUniform:
       return kl_block<T, Prior::kLogUniform, kWants>(mu, log, n, exp_log, given, slope);
@@ -167,8 +170,9 @@ double kl_value(Prior prior, const T* mu, const T* log, int64_t n, T* exp_log = 
   alignas(64) T own[kKlBlock];
   double total = 0;
   for (int64_t i = 0; i < n; i += kKlBlock)
-    total += kl_block<KlWants::kValue>(prior, mu ? mu + i : nullptr, log + i, n - i < kKlBlock ? n - i : kKlBlock,
-                                       exp_log ? exp_log + i : own, exp_log != nullptr, static_cast<T*>(nullptr));
+    total +=
+        kl_block<KlWants::kValue>(prior, mu ? mu + i : nullptr, log + i, n - i < kKlBlock ? n - i : kKlBlock,
+                                  exp_log ? exp_log + i : own, exp_log != nullptr, static_cast<T*>(nullptr));
   return total;
 }
 

@@ -36,7 +36,8 @@ Resident<T> resident_panels(const Chunks& chunks, int64_t n) {
 
 // x [batch, in] -> panels with lanes along the batch, reduction along the inputs: transposed in registers.
 template <class T>
-void pack_transposed_panel(const T* x, int64_t batch, int64_t in, const Resident<T>& to, int64_t chunk, int64_t panel) {
+void pack_transposed_panel(const T* x, int64_t batch, int64_t in, const Resident<T>& to, int64_t chunk,
+                           int64_t panel) {
   constexpr int kL = kLanes<T>, kCols = Tile<T>::kCols;
   const int64_t k0 = chunk * to.chunks.depth, k = to.chunks.length(chunk);
   T *const mean = to.unit(to.mean, chunk, panel), *const variance = to.unit(to.variance, chunk, panel);

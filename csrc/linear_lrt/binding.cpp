@@ -17,8 +17,11 @@ struct Weights {
   Tensor mu, log;
   bool is_alpha;
 
-  Weights(const Tensor& mu, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha, ScalarType type)
-      : mu(prepared(mu, type)), log(prepared(log_alpha ? *log_alpha : *log_sigma2, type)), is_alpha(log_alpha) {
+  Weights(const Tensor& mu, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha,
+          ScalarType type)
+      : mu(prepared(mu, type)),
+        log(prepared(log_alpha ? *log_alpha : *log_sigma2, type)),
+        is_alpha(log_alpha) {
     STD_TORCH_CHECK(mu.dim() == 2 && log.dim() == 2, "linear_lrt: mu and its noise parameter must be 2-D");
     for (int64_t d = 0; d < 2; ++d)
       STD_TORCH_CHECK(log.size(d) == mu.size(d) || (is_alpha && log.size(d) == 1),
@@ -36,10 +39,12 @@ int64_t rows_of(const Tensor& x) {
   return rows;
 }
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu, const OptionalTensor& log_sigma2,
-                                           const OptionalTensor& log_alpha, const OptionalTensor& bias,
-                                           const Tensor& seed, const std::string& prior, double eps) {
-  STD_TORCH_CHECK(log_sigma2.has_value() != log_alpha.has_value(), "linear_lrt: give one of log_sigma2, log_alpha");
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu,
+                                           const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha,
+                                           const OptionalTensor& bias, const Tensor& seed,
+                                           const std::string& prior, double eps) {
+  STD_TORCH_CHECK(log_sigma2.has_value() != log_alpha.has_value(),
+                  "linear_lrt: give one of log_sigma2, log_alpha");
   const ScalarType type = compute_type(OptionalTensor(x), OptionalTensor(mu), log_sigma2, log_alpha);
   const Weights weights(mu, log_sigma2, log_alpha, type);
   const Tensor input = prepared(x, type);
@@ -51,8 +56,9 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu, co
   const Tensor y = empty(sizes, type), std = empty(sizes, type);
   const Tensor kl = with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
-    const LinearLrtForward<T> args{pointer<T>(input), weights.get<T>(), pointer<T>(b), output<T>(y),   output<T>(std),
-                                   rows_of(x),        seed_of(seed),    T(eps),        prior_of(prior)};
+    const LinearLrtForward<T> args{pointer<T>(input), weights.get<T>(), pointer<T>(b),
+                                   output<T>(y),      output<T>(std),   rows_of(x),
+                                   seed_of(seed),     T(eps),           prior_of(prior)};
     return scalar<T>(VDK_SELECT_AS(Forward<T>, linear_lrt_forward)(args, torch_parallel()), type);
   });
   return {returned(y, x.scalar_type()), std, kl};
@@ -62,8 +68,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const 
                                                     const Tensor& x, const Tensor& mu,
                                                     const OptionalTensor& log_sigma2,
                                                     const OptionalTensor& log_alpha, const Tensor& std,
-                                                    const Tensor& seed, const std::string& prior, bool needs_x,
-                                                    bool needs_weight, bool needs_bias) {
+                                                    const Tensor& seed, const std::string& prior,
+                                                    bool needs_x, bool needs_weight, bool needs_bias) {
   const ScalarType type = std.scalar_type();
   const Weights weights(mu, log_sigma2, log_alpha, type);
   const Tensor dy = prepared(grad_y, type), input = prepared(x, type), deviation = prepared(std, type);
@@ -91,7 +97,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const 
     VDK_SELECT_AS(Backward<T>, linear_lrt_backward)(args, torch_parallel());
   });
   const Tensor& noise = log_alpha ? *log_alpha : *log_sigma2;
-  return {returned(dx, x.scalar_type()), returned(dmu, mu.scalar_type()), returned(dlog, noise.scalar_type()), dbias};
+  return {returned(dx, x.scalar_type()), returned(dmu, mu.scalar_type()), returned(dlog, noise.scalar_type()),
+          dbias};
 }
 
 }  // namespace

@@ -8,9 +8,9 @@ namespace vdk {
 namespace VDK_ISA {
 namespace {
 
-constexpr int64_t kL2Bytes = 256 << 10;             // of a core's L2, what a packed block may take
-constexpr int64_t kActivationBytes = 64 << 20;      // packed activations of one part of the batch
-constexpr int64_t kFlopsPerThread = 1 << 19;        // less is not worth waking a thread
+constexpr int64_t kL2Bytes = 256 << 10;         // of a core's L2, what a packed block may take
+constexpr int64_t kActivationBytes = 64 << 20;  // packed activations of one part of the batch
+constexpr int64_t kFlopsPerThread = 1 << 19;    // less is not worth waking a thread
 
 Parallel limited(const Parallel& parallel, int64_t flops) {
   return {at_least(at_most(parallel.threads, flops / kFlopsPerThread), 1), parallel.run};
@@ -35,8 +35,8 @@ struct SampleBlock {
   const NoiseGrid& noise;
   int64_t b0;  // first row of this part of the batch
 
-  void operator()(int64_t o0, int64_t n_out, int64_t m0, int64_t n_batch, const T* mean, const T* variance, int64_t ldc,
-                  const Grid&) const {
+  void operator()(int64_t o0, int64_t n_out, int64_t m0, int64_t n_batch, const T* mean, const T* variance,
+                  int64_t ldc, const Grid&) const {
     constexpr int kL = kLanes<T>;
     const int64_t out = a.w.out;
     for (int64_t o = 0; o < n_out; o += kL)
@@ -108,8 +108,8 @@ struct WeightGradientBlock {
   T* column_sums;         // [grid rows, in], for log_alpha shared by a column
   double* row_sums;       // [grid cols, out], for log_alpha shared by a row
 
-  void operator()(int64_t o0, int64_t n_out, int64_t i0, int64_t n_in, const T* mean, const T* variance, int64_t ldc,
-                  const Grid& cell) const {
+  void operator()(int64_t o0, int64_t n_out, int64_t i0, int64_t n_in, const T* mean, const T* variance,
+                  int64_t ldc, const Grid& cell) const {
     const bool full = is_full(a.w), by_column = !full && a.w.log_cols == a.w.in;
     for (int64_t o = 0; o < n_out; ++o) {
       const WeightRow<T, kForm> row(a.w, o0 + o);
@@ -117,20 +117,21 @@ struct WeightGradientBlock {
       T* const dlog = full ? a.dlog + at : by_column ? column_sums + cell.rows * a.w.in + i0 : nullptr;
       Vec<T> row_sum{};
       for (int64_t i = 0; i < n_in; i += kKlBlock)
-        run(row, i0 + i, at_most(kKlBlock, n_in - i), mean + o * ldc + i, variance + o * ldc + i, a.dmu + at + i,
-            dlog ? dlog + i : nullptr, full ? accumulate : true, row_sum);
+        run(row, i0 + i, at_most(kKlBlock, n_in - i), mean + o * ldc + i, variance + o * ldc + i,
+            a.dmu + at + i, dlog ? dlog + i : nullptr, full ? accumulate : true, row_sum);
       if (!dlog) row_sums[cell.cols * a.w.out + o0 + o] += double(sum_lanes<T>(row_sum));
     }
   }
 
   // Part of a row, at most a block of the KL's, whose gradient is added here: no pass of its own.
-  VDK_INLINE void run(const WeightRow<T, kForm>& row, int64_t i0, int64_t n, const T* mean, const T* variance, T* dmu,
-                      T* dlog, bool add_log, Vec<T>& row_sum) const {
+  VDK_INLINE void run(const WeightRow<T, kForm>& row, int64_t i0, int64_t n, const T* mean, const T* variance,
+                      T* dmu, T* dlog, bool add_log, Vec<T>& row_sum) const {
     constexpr bool kSigma2 = kForm == Form::kLogSigma2;
     const bool with_kl = last && a.prior != Prior::kNone;
     alignas(64) T slope[kKlBlock], exp_log[kKlBlock];
     if (with_kl)
-      kl_block<KlWants::kSlopes>(a.prior, kSigma2 ? row.mu + i0 : nullptr, row.log + i0, n, exp_log, false, slope);
+      kl_block<KlWants::kSlopes>(a.prior, kSigma2 ? row.mu + i0 : nullptr, row.log + i0, n, exp_log, false,
+                                 slope);
     for (int64_t i = 0; i < n; i += kLanes<T>) {
       const int64_t left = n - i;
       row.prefetch(1, i0 + i);
@@ -158,7 +159,8 @@ struct WeightGradientBlock {
 
 // Sums kept per cell of the grid become the gradient of a shared log_alpha.
 template <class T>
-void reduce_shared(const LinearLrtBackward<T>& a, const Grid& grid, const T* column_sums, const double* row_sums) {
+void reduce_shared(const LinearLrtBackward<T>& a, const Grid& grid, const T* column_sums,
+                   const double* row_sums) {
   const LrtWeights<T>& w = a.w;
   if (w.log_cols == w.in) {
     for (int64_t i = 0; i < w.in; ++i) {
@@ -197,7 +199,8 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
   constexpr int kL = kLanes<T>, kCols = Tile<T>::kCols;
   const LrtWeights<T>& w = a.w;
   const NoiseGrid noise(a.seed, w.out);
-  const int64_t row_bytes = int64_t(sizeof(T)) * ((a.dx ? 2 * w.out : 0) + (a.dlog ? 2 * w.out + 2 * w.in : 0));
+  const int64_t row_bytes =
+      int64_t(sizeof(T)) * ((a.dx ? 2 * w.out : 0) + (a.dlog ? 2 * w.out + 2 * w.in : 0));
   const int64_t part = batch_part(a.batch, row_bytes);
   const Parallel parallel = limited(all, 4 * part * w.out * w.in);
   const Chunks over_out(w.out, 256), over_batch(part, 256);
@@ -238,27 +241,29 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
   do {  // once even for an empty batch: the KL's gradient is still due
     const int64_t n = at_most(part, a.batch - b0);
     const T* const xb = a.x + b0 * w.in;
-    const GradientPacker<T> pack{a.dy + b0 * w.out, a.std + b0 * w.out, n, w.out, b0, noise, by_batch, by_out};
-    const int64_t down = (n + kL - 1) / kL, across = (w.out + kL - 1) / kL, panels = (w.in + kCols - 1) / kCols;
+    const GradientPacker<T> pack{
+        a.dy + b0 * w.out, a.std + b0 * w.out, n, w.out, b0, noise, by_batch, by_out};
+    const int64_t down = (n + kL - 1) / kL, across = (w.out + kL - 1) / kL,
+                  panels = (w.in + kCols - 1) / kCols;
     x.chunks = by_out.chunks = over_batch.first(n);  // the last part may be shorter
     parallel(parallel.threads, [&](int64_t task) {
       share(down * across, task, parallel.threads, [&](int64_t i) { pack(i % down * kL, i / down * kL); });
       if (a.dlog)
         share(x.chunks.count * panels, task, parallel.threads,
               [&](int64_t i) { pack_panel(xb, w.in, x, i / panels, i % panels); });
-      if (a.dbias && b0 == 0)
-        share(across, task, parallel.threads, [&](int64_t i) { bias_gradient(a, i); });
+      if (a.dbias && b0 == 0) share(across, task, parallel.threads, [&](int64_t i) { bias_gradient(a, i); });
     });
     if (a.dx && n > 0) {
       const int64_t rows = round_up(n, kRowUnit);
       const int64_t cols = at_least(kL2Bytes / int64_t(2 * sizeof(T)) / over_out.depth / kCols, 1) * kCols;
       const Blocking blocking{rows, at_most(cols, 128), over_out};
-      const auto finish = [&](int64_t m0, int64_t n_batch, int64_t i0, int64_t n_in, const T* mean, const T* variance,
-                              int64_t ldc, const Grid&) {
+      const auto finish = [&](int64_t m0, int64_t n_batch, int64_t i0, int64_t n_in, const T* mean,
+                              const T* variance, int64_t ldc, const Grid&) {
         for (int64_t m = 0; m < n_batch; ++m)
           for (int64_t i = 0; i < n_in; i += kL) {
             const int64_t at = (m0 + m) * w.in + i0 + i, left = n_in - i;
-            const Vec<T> dx = load(mean + m * ldc + i) + load_first(xb + at, left) * load(variance + m * ldc + i);
+            const Vec<T> dx =
+                load(mean + m * ldc + i) + load_first(xb + at, left) * load(variance + m * ldc + i);
             store_first(a.dx + b0 * w.in + at, dx, left);
           }
       };
@@ -269,7 +274,8 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
       const int64_t cols = at_least(kL2Bytes / int64_t(2 * sizeof(T)) / at_least(n, 1) / kCols, 4) * kCols;
       const Blocking blocking{kRowUnit, at_most(cols, 1024), x.chunks};
       dual_gemm<T>(w.out, w.in, blocking, weight_grid, by_out, x,
-                   WeightGradientBlock<T, kForm>{a, b0 > 0, b0 + n >= a.batch, column_sums, row_sums}, parallel);
+                   WeightGradientBlock<T, kForm>{a, b0 > 0, b0 + n >= a.batch, column_sums, row_sums},
+                   parallel);
     }
     b0 += n;
   } while (b0 < a.batch);

@@ -9,7 +9,8 @@ using Fill = void (*)(T*, int64_t, int64_t, uint64_t, const Parallel&);
 
 Tensor bits(const Tensor& seed, int64_t rows, int64_t cols) {
   const Tensor out = empty({rows, cols}, ScalarType::Long);
-  VDK_SELECT_AS(Fill<int64_t>, philox_bits)(output<int64_t>(out), rows, cols, seed_of(seed), torch_parallel());
+  VDK_SELECT_AS(Fill<int64_t>, philox_bits)(output<int64_t>(out), rows, cols, seed_of(seed),
+                                            torch_parallel());
   return out;
 }
 

@@ -56,7 +56,8 @@ void fill(T* out, int64_t rows, int64_t cols, uint64_t seed, const Parallel& par
   const int64_t groups = int64_t(grid.groups);
   // without padding the whole tensor is one row
   const bool flat = cols % 4 == 0;
-  const int64_t n_rows = flat ? 1 : rows, row_groups = flat ? rows * groups : groups, row_cols = flat ? rows * cols : cols;
+  const int64_t n_rows = flat ? 1 : rows, row_groups = flat ? rows * groups : groups,
+                row_cols = flat ? rows * cols : cols;
   const int64_t total = rows * groups;
   const int64_t tasks = total / kGrain + 1 < parallel.threads ? total / kGrain + 1 : parallel.threads;
   parallel(tasks, [&](int64_t task) {

@@ -27,7 +27,7 @@ VDK_HD F minus_two_log(U bits) {
   F exponent, f;
   split_log(to_float(bits) + 0.5f, exponent, f);
   const F to_one = (to_float(as_int(~bits)) + 0.5f) * -2.3283064365386963e-10f;  // 2^-32
-  const auto near_one = bits >= U{} + 0xB504F334u;                             // sqrt(1/2) 2^32
+  const auto near_one = bits >= U{} + 0xB504F334u;                               // sqrt(1/2) 2^32
   f = near_one ? to_one : f;
   exponent = near_one ? F{} : exponent - 32.0f;
   return (log1p_reduced(f) + exponent * 0.693147181f) * -2.0f;
