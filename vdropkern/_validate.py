@@ -1,0 +1,156 @@
+"""Checks of the public functions' arguments; errors name the argument, what was given, what is accepted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .ops.kl import PRIORS
+
+_SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
+
+
+def new_seed(device: torch.device | str = "cpu") -> Tensor:
+    """Draw a seed from torch's generator of `device`.
+
+    `torch.manual_seed`, activation checkpointing and per-rank generators therefore act as users expect,
+    and no value is read back to the host.
+
+    Returns:
+        int64 scalar tensor on `device`.
+    """
+    return torch.randint(_SEED_MIN, _SEED_MAX, (), dtype=torch.int64, device=device)
+
+
+def as_seed(seed: Tensor | int | None, device: torch.device, where: str) -> Tensor:
+    if seed is None:
+        return new_seed(device)
+    if isinstance(seed, int):
+        if not _SEED_MIN <= seed <= _SEED_MAX:
+            raise ValueError(f"{where}: seed must fit in 64 signed bits, got {seed}")
+        return torch.tensor(seed, dtype=torch.int64, device=device)
+    if seed.dtype != torch.int64 or seed.numel() != 1:
+        raise ValueError(
+            f"{where}: seed must be an int or an int64 tensor of one element, "
+            f"got {seed.dtype} of shape {tuple(seed.shape)}"
+        )
+    if seed.device != device:
+        raise ValueError(f"{where}: seed is on {seed.device} but the inputs are on {device}; move it there")
+    return seed
+
+
+def check_rows_cols(rows: int, cols: int, where: str) -> None:
+    if rows < 0 or cols < 0:
+        raise ValueError(f"{where}: rows and cols must be >= 0, got {rows} and {cols}")
+
+
+def check_prior(prior: str, where: str) -> None:
+    if prior not in PRIORS:
+        raise ValueError(f"{where}: unknown prior {prior!r}; accepted: {', '.join(PRIORS)}")
+
+
+def check_kl(
+    mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str, where: str
+) -> None:
+    check_prior(prior, where)
+    if log_alpha is not None:
+        if mu is not None or log_sigma2 is not None:
+            raise ValueError(f"{where}: give either mu and log_sigma2, or log_alpha alone")
+    elif mu is None or log_sigma2 is None:
+        raise ValueError(f"{where}: give mu and log_sigma2, or log_alpha alone")
+    elif mu.shape != log_sigma2.shape:
+        raise ValueError(
+            f"{where}: mu and log_sigma2 must have one shape, "
+            f"got {tuple(mu.shape)} and {tuple(log_sigma2.shape)}"
+        )
+    for name, t in (("mu", mu), ("log_sigma2", log_sigma2), ("log_alpha", log_alpha)):
+        if t is not None and not t.is_floating_point():
+            raise ValueError(f"{where}: {name} must be floating, got {t.dtype}")
+
+
+def _log_alpha_2d(log_alpha: Tensor, mu: Tensor, where: str) -> Tensor:
+    """View log_alpha as [1|O, 1|I]; 1-D is per input [I], or per output [O] where I != O."""
+    out, inp = mu.shape
+    if log_alpha.ndim == 2 and log_alpha.shape[0] in (1, out) and log_alpha.shape[1] in (1, inp):
+        return log_alpha
+    if log_alpha.numel() == 1 and log_alpha.ndim < 2:
+        return log_alpha.reshape(1, 1)
+    if log_alpha.ndim == 1 and out == inp and log_alpha.shape[0] == out:
+        raise ValueError(
+            f"{where}: log_alpha of shape ({out},) is ambiguous for a square layer; "
+            f"say (1, {inp}) for per input or ({out}, 1) for per output"
+        )
+    if log_alpha.ndim == 1 and log_alpha.shape[0] == inp:
+        return log_alpha.reshape(1, inp)
+    if log_alpha.ndim == 1 and log_alpha.shape[0] == out:
+        return log_alpha.reshape(out, 1)
+    raise ValueError(
+        f"{where}: log_alpha must be a scalar, [I], [O] or [O, I] (here I={inp}, O={out}), "
+        f"got shape {tuple(log_alpha.shape)}"
+    )
+
+
+def _check_linear(x: Tensor, mu: Tensor, log_sigma2: Tensor | None, bias: Tensor | None, where: str) -> None:
+    if mu.ndim != 2:
+        raise ValueError(f"{where}: mu must be [O, I], got shape {tuple(mu.shape)}")
+    if x.ndim == 0 or x.shape[-1] != mu.shape[1]:
+        raise ValueError(
+            f"{where}: x must be [*, I] with I = {mu.shape[1]} (mu is {tuple(mu.shape)}), "
+            f"got {tuple(x.shape)}"
+        )
+    if log_sigma2 is not None and log_sigma2.shape != mu.shape:
+        raise ValueError(
+            f"{where}: log_sigma2 must have mu's shape {tuple(mu.shape)}, got {tuple(log_sigma2.shape)}"
+        )
+    if bias is not None and bias.shape != mu.shape[:1]:
+        raise ValueError(f"{where}: bias must be [O] = ({mu.shape[0]},), got {tuple(bias.shape)}")
+    if not x.is_floating_point() or x.dtype != mu.dtype:
+        raise ValueError(
+            f"{where}: x and mu must share one floating dtype, got {x.dtype} and {mu.dtype}; "
+            "cast one, or run under torch.autocast"
+        )
+
+
+def prepare_linear(
+    x: Tensor,
+    mu: Tensor,
+    log_sigma2: Tensor | None,
+    bias: Tensor | None,
+    log_alpha: Tensor | None,
+    seed: Tensor | int | None,
+    where: str,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
+    if (log_sigma2 is None) == (log_alpha is None):
+        raise ValueError(f"{where}: give exactly one of log_sigma2 and log_alpha")
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        # the noise parameter stays as it is: the variance runs in float32 whatever autocast says
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, mu = x.to(dtype), mu.to(dtype)
+    _check_linear(x, mu, log_sigma2, bias, where)
+    if log_alpha is not None:
+        log_alpha = _log_alpha_2d(log_alpha, mu, where)
+    return x, mu, log_sigma2, log_alpha, bias, as_seed(seed, x.device, where)
+
+
+def check_spmm(
+    x: Tensor, values: Tensor, col_indices: Tensor, row_offsets: Tensor, bias: Tensor | None
+) -> None:
+    if x.ndim == 0 or not x.is_floating_point() or not values.is_floating_point():
+        raise ValueError(
+            f"spmm: x must be [*, I] and x and values floating, got x {x.dtype} of shape {tuple(x.shape)} "
+            f"and values {values.dtype}"
+        )
+    if values.ndim != 1 or col_indices.shape != values.shape:
+        raise ValueError(
+            f"spmm: values and col_indices must be [nnz], "
+            f"got {tuple(values.shape)} and {tuple(col_indices.shape)}"
+        )
+    if row_offsets.ndim != 1 or row_offsets.shape[0] == 0:
+        raise ValueError(f"spmm: row_offsets must be [O + 1], got {tuple(row_offsets.shape)}")
+    if col_indices.dtype != row_offsets.dtype or col_indices.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"spmm: col_indices and row_offsets must both be int32 or both int64, "
+            f"got {col_indices.dtype} and {row_offsets.dtype}"
+        )
+    if bias is not None and (bias.ndim != 1 or bias.shape[0] != row_offsets.shape[0] - 1):
+        raise ValueError(f"spmm: bias must be [O] = ({row_offsets.shape[0] - 1},), got {tuple(bias.shape)}")
