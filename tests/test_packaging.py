@@ -168,6 +168,8 @@ def test_installed_wheel_runs_on_its_kernels(
     assert result["error"] is None
     assert result["warnings"] == []
     assert str(result["explain"]).startswith("linear_lrt: cpu (")
+    info = run([python, "-W", "error", "-m", "vdropkern"], tmp_path)
+    assert f"built with: torch {kernel_wheel.build['torch']}; {kernel_wheel.build['compiler']}\n" in info
 
 
 def test_wheel_without_its_library_runs_on_the_reference_with_one_warning(

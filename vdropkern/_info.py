@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +50,15 @@ def backends(device: torch.device | str = "cpu") -> dict[str, str]:
     return {op: _backend.explain(op, like).splitlines()[0].partition(": ")[2] for op in OPS}
 
 
+def build() -> dict[str, Any] | None:
+    """What setup.py noted of the build: torch and compiler, or why without kernels; None without a note."""
+    note = Path(__file__).with_name("_build.json")
+    if not note.exists():
+        return None
+    facts: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+    return facts
+
+
 def gather() -> dict[str, Any]:
     """Everything `info` prints, as plain data; initialises no device."""
     error = _backend.library_error()
@@ -63,6 +74,7 @@ def gather() -> dict[str, Any]:
                 "running": _backend.cpu_isa(),
             },
             "cuda_architectures": [],
+            "build": build(),
         },
         "backend": _backend.get_backend(),
         "ops": backends(),

@@ -11,6 +11,14 @@ def _join(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
+def _built(build: dict[str, Any] | None) -> str:
+    if build is None:
+        return "built with: not noted"
+    if not build["kernels"]:
+        return f"built without it: {build['reason']}"
+    return f"built with: torch {build['torch']}; {build['compiler']}"
+
+
 def render(facts: dict[str, Any]) -> str:
     """`gather()` as aligned plain text."""
     v, cpu, library = facts["versions"], facts["cpu"], facts["compiled_library"]
@@ -23,6 +31,7 @@ def render(facts: dict[str, Any]) -> str:
         ("system", v["os"]),
         ("processor", f"{cpu['name']}, {cpu['cores']} logical cores, torch uses {cpu['threads']} threads"),
         ("compiled library", loaded),
+        ("", _built(library["build"])),
         ("instruction sets", f"built: {_join(isas['built'])}"),
         ("", f"supported here: {_join(isas['supported'])}"),
         ("", f"running: {isas['running'] or 'none'}"),
