@@ -498,6 +498,7 @@ def test_functional_call_and_grad_transform() -> None:
         torch.testing.assert_close(transformed[name], p.grad)
 
 
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 def test_distributed_data_parallel() -> None:
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
