@@ -73,11 +73,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const 
   const ScalarType type = std.scalar_type();
   const Weights weights(mu, log_sigma2, log_alpha, type);
   const Tensor dy = prepared(grad_y, type), input = prepared(x, type), deviation = prepared(std, type);
-  const Tensor none = empty({0}, type);
-  const Tensor dx = needs_x ? empty_like(x, type) : none;
-  const Tensor dmu = needs_weight ? empty_like(weights.mu, type) : none;
-  const Tensor dlog = needs_weight ? empty_like(weights.log, type) : none;
-  const Tensor dbias = needs_bias ? empty({mu.size(0)}, type) : none;
+  const auto none = [&] { return empty({0}, type); };  // one each: results must not alias
+  const Tensor dx = needs_x ? empty_like(x, type) : none();
+  const Tensor dmu = needs_weight ? empty_like(weights.mu, type) : none();
+  const Tensor dlog = needs_weight ? empty_like(weights.log, type) : none();
+  const Tensor dbias = needs_bias ? empty({mu.size(0)}, type) : none();
   with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
     const bool with_kl = grad_kl && prior != "none";
