@@ -1,6 +1,7 @@
 // Lanes are consecutive groups of one row; four vectors of words are woven back into 4 * lanes elements.
 #include "philox_normal.h"
 
+#include "../common/workspace.h"
 #include "../random/normal.h"
 
 namespace vdk {
@@ -53,6 +54,7 @@ VDK_INLINE void draw(const NoiseGrid& grid, uint64_t group, double* out) {
 template <class T>
 void fill(T* out, int64_t rows, int64_t cols, uint64_t seed, const Parallel& parallel) {
   const NoiseGrid grid(seed, cols);
+  advise_huge_pages(out, size_t(rows * cols) * sizeof(T));
   const int64_t groups = int64_t(grid.groups);
   // without padding the whole tensor is one row
   const bool flat = cols % 4 == 0;
