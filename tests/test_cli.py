@@ -15,8 +15,9 @@ import torch
 from typer.testing import CliRunner
 
 import vdropkern
-from vdropkern import _backend
+from vdropkern import _backend, _info
 from vdropkern.cli.app import app
+from vdropkern.cli.info import render
 from vdropkern.recipes import RECIPES
 from vdropkern.recipes.checkpoint import load_checkpoint
 from vdropkern.recipes.config import TrainConfig
@@ -90,6 +91,20 @@ def test_info_says_which_backend_was_asked_for() -> None:
     with vdropkern.use_backend("reference"):
         _, text = run("info")
     assert "linear_lrt: reference: forced" in text
+
+
+@pytest.mark.parametrize(
+    "note, said",
+    [
+        (None, "built with: not noted"),
+        ({"kernels": False, "reason": "no torch"}, "built without it: no torch"),
+        ({"kernels": True, "torch": "2.13.0", "compiler": "GNU 12"}, "built with: torch 2.13.0; GNU 12"),
+    ],
+)
+def test_info_tells_what_the_library_was_built_with(note: dict[str, object] | None, said: str) -> None:
+    facts = _info.gather()
+    facts["compiled_library"]["build"] = note
+    assert said in render(facts)
 
 
 WITHOUT = "import sys; sys.modules.update(dict.fromkeys({names!r})); sys.argv[1:] = {args!r}; {then}"
