@@ -12,7 +12,7 @@ namespace vdk {
 // e^x for x in [-87, 88]; clamped outside, so the result is always normal and finite.
 template <class F>
 VDK_HD F exp_f32(F x) {
-  x = minimum(maximum(x, F{} - 87.0f), F{} + 88.0f);
+  x = minimum(F{} + 88.0f, maximum(F{} - 87.0f, x));  // bounds first: then NaN stays NaN
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
   const F n_bits = x * 1.44269504f + magic;
   const F n = n_bits - magic;
@@ -56,7 +56,8 @@ VDK_HD F log_f32(F x) {
   F exponent, f;
   split_log(x, exponent, f);
   // the small part of ln 2 first, so that the large one rounds once
-  return log1p_reduced(f) + exponent * -2.12194440e-4f + exponent * 0.693359375f;
+  const F r = log1p_reduced(f) + exponent * -2.12194440e-4f + exponent * 0.693359375f;
+  return x == x ? r : x;  // NaN stays NaN
 }
 
 // ln(1 + x) for x in [0, 1], exact relative to x near 0.

@@ -32,6 +32,7 @@ VDK_HD float as_float(uint32_t x) {
   return r;
 }
 VDK_HD float as_float(int32_t x) { return as_float(uint32_t(x)); }
+// of NaN and a number: the second argument, as the vector instructions do
 VDK_HD float minimum(float a, float b) { return a < b ? a : b; }
 VDK_HD float maximum(float a, float b) { return a > b ? a : b; }
 VDK_HD float square_root(float x) { return sqrtf(x); }

@@ -25,14 +25,14 @@ struct Weight {
 template <class V>
 VDK_INLINE KlTerms<V> kl_ard(const Weight<V>& w) {
   const V e = minimum(w.a, w.s) * reciprocal(maximum(w.a, w.s));  // exp(-|la|)
-  return {(maximum(-w.la, V{}) + vlog1p_unit(e)) / 2, w.a * reciprocal(w.a + w.s) / -2};
+  return {(maximum(V{}, -w.la) + vlog1p_unit(e)) / 2, w.a * reciprocal(w.a + w.s) / -2};
 }
 
 // Molchanov et al. 2017 add a bump to the ARD term: k1 sigmoid(-(k2 + k3 la)).
 template <class T, class V>
 VDK_INLINE KlTerms<V> kl_bump(V la) {
   constexpr T k1 = T(0.63576), k2 = T(1.87320), k3 = T(1.48695);
-  const V e = vexp(minimum(maximum(-(la * k3 + k2), V{} - 80), V{} + 80));
+  const V e = vexp(minimum(V{} + 80, maximum(V{} - 80, -(la * k3 + k2))));
   const V q = reciprocal(e + 1), rest = e * q;  // sigmoids of k2 + k3 la and of its negative
   return {rest * k1, rest * q * (-k1 * k3)};
 }
@@ -58,7 +58,7 @@ template <class T, class V>
 VDK_INLINE KlTerms<V> kl_exact(const Weight<V>& w) {
   using S = ExactSeries<T>;
   const V u = w.a * reciprocal(w.s) / 2;
-  const V near = minimum(u, V{} + S::kCut);
+  const V near = minimum(V{} + S::kCut, u);
   V p = vexp(-near), value{}, slope{};
   T harmonic = 0;
   for (int k = 0; k < S::kTerms; ++k) {
@@ -68,7 +68,7 @@ VDK_INLINE KlTerms<V> kl_exact(const Weight<V>& w) {
     harmonic += odd;
     p *= near * (T(1) / (k + 1));
   }
-  const V inverse = (V{} + 1) / maximum(u, V{} + S::kCut);
+  const V inverse = (V{} + 1) / maximum(V{} + S::kCut, u);
   V power = V{} + 1, tail_value{}, tail_slope = V{} + T(0.5);
   T a = 1;
   for (int k = 1; k < S::kTail; ++k) {

@@ -63,8 +63,7 @@ def test_exact_slope_is_dawson(backend: str) -> None:
     root = torch.exp(-WIDE / 2) / math.sqrt(2)  # sqrt(u), u = 1 / (2 alpha)
     expected = -root * torch.from_numpy(dawsn(root.numpy()))
     _, slopes = kl_each(WIDE, "log-uniform-exact")
-    # the kernels' asymptotic expansion has 16 terms, which at its beginning (u = 40) are good to 1.2e-13
-    torch.testing.assert_close(slopes, expected, rtol=1e-14 if backend == "reference" else 1.5e-13, atol=0)
+    torch.testing.assert_close(slopes, expected, rtol=1e-14, atol=0)
 
 
 def test_exact_prior_joins_its_two_expansions(backend: str) -> None:
