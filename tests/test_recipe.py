@@ -258,36 +258,13 @@ def test_sparse_vd_prunes_and_pruned_nets_compute_the_same() -> None:
     trainer.run()
     assert trainer.history[-1]["sparsity"] > 0.9
     assert trainer.history[-1]["test_error"] < 20
-    model = LENET.deployed(trainer.model)
+    model = trainer.model.eval()
     pruned = vdropkern.sparsify(model)
     assert any(isinstance(module, vdropkern.sparse.SparseLinear) for module in pruned)
     expected = evaluate(model, trainer.test_x, trainer.test_y)
     for other in (pruned, dense_twin(model), dense_twin(pruned)):
         assert evaluate(other, trainer.test_x, trainer.test_y) == pytest.approx(expected, rel=1e-5)
     assert all(type(m) in (torch.nn.Linear, torch.nn.ReLU) for m in dense_twin(pruned))
-
-
-@pytest.mark.parametrize("method", ["sparse-vd", "none"])
-def test_the_net_to_be_saved_takes_pixels_as_they_are(method: str) -> None:
-    trainer = Trainer(LENET, config(method=method, epochs=1, threshold=-4.0), digits())
-    trainer.run()
-    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    net = LENET.deployed(trainer.model)
-    assert [name for name, _ in net.named_children()] == ["fc1", "relu1", "fc2", "relu2", "fc3"]
-    expected = trainer.model.eval()(trainer.test_x).detach()
-    torch.testing.assert_close(net(trainer.test_x).detach(), expected, rtol=1e-5, atol=1e-5)
-    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
-
-
-def test_inputs_are_centred_on_the_training_set() -> None:
-    data = digits()
-    trainer = Trainer(LENET, config(), data)
-    centred = trainer.model.get_submodule("centre")(trainer.train_x)
-    torch.testing.assert_close(centred.mean(0), torch.zeros(784), rtol=0, atol=1e-6)
-    expected = (data.train_x.double() / 255).mean(0)
-    torch.testing.assert_close(
-        trainer.model.get_buffer("centre.mean").double(), expected, rtol=1e-6, atol=1e-7
-    )
 
 
 def test_evaluation_restores_the_mode_and_draws_no_noise() -> None:

@@ -29,8 +29,7 @@ def run_sparsify(checkpoint: Path, out: Path, threshold: float | None) -> None:
             )
         if threshold is not None:
             state["config"] = replace(config, threshold=threshold).as_dict()
-        recipe = RECIPES[config.recipe]
-        model = recipe.deployed(restore_model(recipe, state))
+        model = restore_model(RECIPES[config.recipe], state)
         if not out.parent.is_dir():
             raise UsageError(f"--out: there is no folder {out.parent}")
         save(prune(model), out)

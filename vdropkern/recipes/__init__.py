@@ -21,9 +21,6 @@ __all__ = ["RECIPES", "Recipe"]
 class Recipe:
     """An experiment: how its net, its inputs and its default settings are made.
 
-    fit_input sets what of the net follows from the training inputs; deployed makes of a trained net the one
-    to be pruned, saved and timed, which takes inputs as `prepare` makes them.
-
     image_size is that of the first layer's inputs, for pictures of its receptive fields.
     """
 
@@ -31,8 +28,6 @@ class Recipe:
     summary: str
     build: Callable[[TrainConfig], torch.nn.Sequential]
     prepare: Callable[[Tensor], Tensor]
-    fit_input: Callable[[torch.nn.Sequential, Tensor], None]
-    deployed: Callable[[torch.nn.Sequential], torch.nn.Sequential]
     default_config: Callable[[int], TrainConfig]
     image_size: tuple[int, int]
 
@@ -43,8 +38,6 @@ RECIPES = {
         summary="784-300-100-10 with ReLU on MNIST digits",
         build=lenet_300_100.build,
         prepare=lenet_300_100.prepare,
-        fit_input=lenet_300_100.fit_input,
-        deployed=lenet_300_100.deployed,
         default_config=lenet_300_100.default_config,
         image_size=(28, 28),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 from collections import OrderedDict
@@ -41,22 +40,9 @@ def _method(config: TrainConfig, first: bool) -> Method:
     return cls(**{name: value for name, value in given.items() if name in fields})
 
 
-class Centre(torch.nn.Module):
-    """x - mean, mean being the mean image of the training set, as in the authors' code."""
-
-    mean: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x - self.mean
-
-
 def build(config: TrainConfig) -> torch.nn.Sequential:
     """The net, freshly initialised from torch's generator; method ``none`` gives plain `torch.nn.Linear`."""
-    layers: OrderedDict[str, torch.nn.Module] = OrderedDict(centre=Centre(WIDTHS[0]))
+    layers: OrderedDict[str, torch.nn.Module] = OrderedDict()
     for i, (inputs, outputs) in enumerate(itertools.pairwise(WIDTHS), 1):
         if config.method == "none":
             layers[f"fc{i}"] = torch.nn.Linear(inputs, outputs)
@@ -65,27 +51,6 @@ def build(config: TrainConfig) -> torch.nn.Sequential:
         if i < len(WIDTHS) - 1:
             layers[f"relu{i}"] = torch.nn.ReLU()
     return torch.nn.Sequential(layers)
-
-
-def fit_input(model: torch.nn.Sequential, train_x: Tensor) -> None:
-    """Set the image that is subtracted from the inputs; train_x: [N, 784] as `prepare` makes it."""
-    centre = model.get_submodule("centre")
-    assert isinstance(centre, Centre)
-    centre.mean.copy_(train_x.mean(0))
-
-
-@torch.no_grad()
-def deployed(model: torch.nn.Sequential) -> torch.nn.Sequential:
-    """A copy that takes pixels as they are: the mean image is subtracted in the first layer's bias.
-
-    It computes what the model computes in eval mode; for training the model itself is meant.
-    """
-    layers = OrderedDict((name, copy.deepcopy(child)) for name, child in model.named_children())
-    centre, first = layers.pop("centre"), layers["fc1"]
-    assert isinstance(centre, Centre) and isinstance(first, torch.nn.Linear)
-    weight = first.pruned_weight() if isinstance(first, vnn.Variational) else first.weight
-    first.bias.sub_(weight @ centre.mean)
-    return torch.nn.Sequential(layers).eval()
 
 
 def prepare(images: Tensor) -> Tensor:

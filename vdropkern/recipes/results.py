@@ -71,10 +71,10 @@ def layer_numbers(model: torch.nn.Module) -> dict[str, Any]:
 
 def gather(trainer: Trainer, recipe: Recipe, out: Path, command: str) -> dict[str, Any]:
     """Prune the trained net, save it to `out`, test and time it; returns what results.json holds."""
-    model = recipe.deployed(trainer.model)
-    pruned = sparsify(model)
+    model = trainer.model.eval()
+    pruned = sparsify(model).eval()
     save(pruned, out / MODEL_NAME)
-    nll, error = evaluate(trainer.model, trainer.test_x, trainer.test_y)
+    nll, error = evaluate(model, trainer.test_x, trainer.test_y)
     pruned_nll, pruned_error = evaluate(pruned, trainer.test_x, trainer.test_y)
     return {
         "format": FORMAT,

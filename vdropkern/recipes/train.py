@@ -65,7 +65,6 @@ class Trainer:
         self.train_x, self.test_x = (
             recipe.prepare(x).to(self.device) for x in (digits.train_x, digits.test_x)
         )
-        recipe.fit_input(self.model, self.train_x)
         self.train_y, self.test_y = digits.train_y.to(self.device), digits.test_y.to(self.device)
         self.optimizer = self._make_optimizer()
         attach_projection(self.optimizer, self.model)
