@@ -143,8 +143,8 @@ def _call(mode: str, title: str, must: float | None = None) -> Case:
 CASES = (
     _step("lenet-300-100-b100", "LeNet-300-100, batch 100", Net(_LENET, 100, False), (1.9, 1.3), 30),
     _step("linear-1024-b128", "Linear 1024, batch 128", Net((1024, 1024), 128, True), (1.8, 1.3), 35),
-    _step("linear-4096-b64", "Linear 4096, batch 64", Net((4096, 4096), 64, True), (1.7, 1.2), 65),
-    _step("linear-4096-b512", "Linear 4096, batch 512", Net((4096, 4096), 512, True), (2.0, 1.5), 90),
+    _step("linear-4096-b64", "Linear 4096, batch 64", Net((4096, 4096), 64, True), (1.7, 1.2), 35),
+    _step("linear-4096-b512", "Linear 4096, batch 512", Net((4096, 4096), 512, True), (2.0, 1.5), 60),
     _kl("262k", 512, 512, 6),
     _kl("1M", 1024, 1024, 8),
     _kl("16.7M", 4096, 4096, 25),
