@@ -11,8 +11,20 @@ int64_t cpu_isa(int64_t select) {
   return int64_t(active_isa()) | int64_t(built_isas()) << 4 | int64_t(supported_isas()) << 8;
 }
 
+// CUDA's version and the architectures built, as "13.0 sm_90 compute_90"; empty without CUDA kernels.
+std::string cuda_build() {
+#ifdef VDK_CUDA_BUILD
+  return VDK_CUDA_BUILD;
+#else
+  return "";
+#endif
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(vdropkern, CompositeExplicitAutograd, m) { m.impl("cpu_isa", TORCH_BOX(&cpu_isa)); }
+STABLE_TORCH_LIBRARY_IMPL(vdropkern, CompositeExplicitAutograd, m) {
+  m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
+  m.impl("cuda_build", TORCH_BOX(&cuda_build));
+}
 
 }  // namespace vdk

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..._backend import use_reference
+from ..._backend import choose
 from .._register import register
 from . import reference
 
@@ -21,6 +21,5 @@ _op = register(SCHEMA, reference.philox_bits, _fake)
 
 def philox_bits(seed: Tensor, rows: int, cols: int) -> Tensor:
     """seed: int64 scalar tensor -> int64 [rows, cols], each in [0, 2^32)."""
-    if use_reference("philox_bits", seed):
-        return reference.philox_bits(seed, rows, cols)
-    return _op(seed, rows, cols)
+    bits: Tensor = choose(_op, seed)(seed, rows, cols)
+    return bits
