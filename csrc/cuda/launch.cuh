@@ -48,8 +48,9 @@ void launch(const char* name, void (*kernel)(Args), const Grid& g, dim3 block, s
   constexpr size_t kWithoutAsking = 48 << 10;
   if (shared_bytes > kWithoutAsking)
     check(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
-  kernel<<<checked_grid(name, g), block, shared_bytes, static_cast<cudaStream_t>(stream)> > >(args);
-  check(name, cudaGetLastError());
+  void* arguments[] = {const_cast<Args*>(&args)};
+  check(name, cudaLaunchKernel(reinterpret_cast<const void*>(kernel), checked_grid(name, g), block, arguments,
+                               shared_bytes, static_cast<cudaStream_t>(stream)));
 }
 #endif
 
