@@ -152,14 +152,31 @@ def normal_tile(seed, row, first_col, cols, COLS: tl.constexpr):
 
 
 @triton.jit
-def dot(a, b, accumulator, PRECISION: tl.constexpr):
-    """accumulator + a b. PRECISION: 'ieee', 'tf32' or 'tf32x3' for float32 operands, or 'bf16' or 'native'."""
-    if PRECISION == "native":
-        return tl.dot(a, b, accumulator)
+def operand(x, PRECISION: tl.constexpr):
+    """`x` as an operand of `dot`, rounded to nearest.
+
+    Tensor cores cut float32 to tf32's 11 bits, which shrinks every product; the variance, a sum of positive
+    terms, would be too small by up to 2^-9.
+    """
+    if PRECISION == "tf32":
+        return tl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [x.to(tl.float32)], tl.float32, True, 1)
     elif PRECISION == "bf16":
-        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), accumulator)
+        return x.to(tl.bfloat16)
+    elif PRECISION == "native":
+        return x
     else:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), accumulator, input_precision=PRECISION)
+        return x.to(tl.float32)
+
+
+@triton.jit
+def dot(a, b, accumulator, PRECISION: tl.constexpr):
+    """accumulator + a b. PRECISION: 'ieee', 'tf32', 'tf32x3' or 'bf16', or 'native' for half operands."""
+    a = operand(a, PRECISION)
+    b = operand(b, PRECISION)
+    if PRECISION == "native" or PRECISION == "bf16":
+        return tl.dot(a, b, accumulator)
+    else:
+        return tl.dot(a, b, accumulator, input_precision=PRECISION)
 
 
 @triton.jit

@@ -82,6 +82,12 @@ def place(tile_m, tile_n, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
+def halves(tile):
+    """Left and right half of a tile: epilogues take them one after another to stay within registers."""
+    return tl.split(tl.permute(tl.reshape(tile, (tile.shape[0], 2, tile.shape[1] // 2)), (0, 2, 1)))
+
+
+@triton.jit
 def sample(
     mean, variance, log, bias, seed, y, std, tile_m, tile_n, M, N, stride_out, eps,
     FORM: tl.constexpr, BIAS: tl.constexpr,
@@ -216,7 +222,10 @@ def forward_kernel(
         mean = dot(x_tile, w_mean, mean, MEAN)
         variance = dot(square(x_tile, VARIANCE), w_variance, variance, VARIANCE)
     if SPLIT == 1:
-        sample(mean, variance, log, bias, seed, y, std, tile_m, tile_n, M, N, stride_out, eps, FORM, BIAS)
+        mean_left, mean_right = halves(mean)
+        left, right = halves(variance)
+        sample(mean_left, left, log, bias, seed, y, std, tile_m, 2 * tile_n, M, N, stride_out, eps, FORM, BIAS)
+        sample(mean_right, right, log, bias, seed, y, std, tile_m, 2 * tile_n + 1, M, N, stride_out, eps, FORM, BIAS)
     else:
         store_part(partial, mean, variance, tile_m, tile_n, M, N)
 
@@ -280,17 +289,23 @@ def weight_gradient_kernel(
     variance = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k0 in range(begin, end, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
-        at_row = k.to(tl.int64)[:, None] * out + row[None, :]
-        inner = (k[:, None] < K) & (row[None, :] < out)
+        at_row = k.to(tl.int64)[None, :] * out + row[:, None]
+        inner = (k[None, :] < K) & (row[:, None] < out)
         dy_tile = tl.load(dy + at_row, inner, 0.0)
         g2_tile = tl.load(g2 + at_row, inner, 0.0)
         at_col = k.to(tl.int64)[:, None] * across + col[None, :]
         x_tile = tl.load(x + at_col, (k[:, None] < K) & (col[None, :] < across), 0.0)
-        mean = dot(tl.trans(dy_tile), x_tile, mean, MEAN)
-        variance = dot(tl.trans(g2_tile), square(x_tile, VARIANCE), variance, VARIANCE)
+        mean = dot(dy_tile, x_tile, mean, MEAN)
+        variance = dot(g2_tile, square(x_tile, VARIANCE), variance, VARIANCE)
     if SPLIT == 1:
+        mean_left, mean_right = halves(mean)
+        left, right = halves(variance)
         finish_weight(
-            mean, variance, mu, log, grad_kl, dmu, dlog, tile_m, tile_n, M, N, stride_out, stride_in,
+            mean_left, left, mu, log, grad_kl, dmu, dlog, tile_m, 2 * tile_n, M, N, stride_out, stride_in,
+            exp_clip, FORM, CLIP, PRIOR,
+        )  # fmt: skip
+        finish_weight(
+            mean_right, right, mu, log, grad_kl, dmu, dlog, tile_m, 2 * tile_n + 1, M, N, stride_out, stride_in,
             exp_clip, FORM, CLIP, PRIOR,
         )  # fmt: skip
     else:
