@@ -48,9 +48,15 @@ def depth_of(K, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr):
 
 
 @triton.jit
-def scale_of(log_parameter, FORM: tl.constexpr, VARIANCE: tl.constexpr):
-    """exp(log_parameter); its last bits matter where the variance is computed in float32."""
-    return exp(log_parameter.to(tl.float32), VARIANCE == "ieee" or VARIANCE == "tf32x3")
+def scale_of(log_parameter, VARIANCE: tl.constexpr):
+    """exp(log_parameter); its last bits matter where the variance is computed in float32.
+
+    The move is nothing to the hardware. But the compiler takes it for something that must happen once, and so
+    computes the exponentials before it lays them out for the tensor cores: on sm_80 it would otherwise
+    compute each of them in every warp that multiplies with it, eight times over.
+    """
+    scale = exp(log_parameter.to(tl.float32), VARIANCE == "ieee" or VARIANCE == "tf32x3")
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [scale], tl.float32, False, 1)
 
 
 @triton.jit
@@ -207,7 +213,7 @@ def forward_kernel(
     mean = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     variance = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if FORM == ALPHA_OF_OUTPUT:
-        scale = scale_of(tl.load(log_row, col[None, :] < N, 0.0), FORM, VARIANCE)
+        scale = scale_of(tl.load(log_row, col[None, :] < N, 0.0), VARIANCE)
     for k0 in range(begin, end, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
         inner = k < aligned(K, ALIGN)
@@ -215,9 +221,9 @@ def forward_kernel(
         weight = inner[:, None] & (col[None, :] < N)
         mu_tile = tl.load(mu_row + k[:, None], weight, 0.0)
         if FORM == ALPHA_OF_INPUT:
-            scale = scale_of(tl.load(log_row + k * stride_in, inner, 0.0)[:, None], FORM, VARIANCE)
+            scale = scale_of(tl.load(log_row + k * stride_in, inner, 0.0)[:, None], VARIANCE)
         elif FORM != ALPHA_OF_OUTPUT:
-            scale = scale_of(tl.load(log_row + k[:, None], weight, 0.0), FORM, VARIANCE)
+            scale = scale_of(tl.load(log_row + k[:, None], weight, 0.0), VARIANCE)
         w_mean, w_variance = weights_of(mu_tile, scale, exp_clip, FORM, CLIP, FORM == ALPHA_OF_OUTPUT)
         mean = dot(x_tile, w_mean, mean, MEAN)
         variance = dot(square(x_tile, VARIANCE), w_variance, variance, VARIANCE)
@@ -249,7 +255,7 @@ def input_gradient_kernel(
     mean = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     variance = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if FORM == ALPHA_OF_INPUT:
-        scale = scale_of(tl.load(log + col[None, :] * stride_in, inside_col, 0.0), FORM, VARIANCE)
+        scale = scale_of(tl.load(log + col[None, :] * stride_in, inside_col, 0.0), VARIANCE)
     for k0 in range(begin, end, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
         inner = (row[:, None] < M) & (k[None, :] < deep)
@@ -259,9 +265,9 @@ def input_gradient_kernel(
         at_weight = k.to(tl.int64)[:, None] * across + col[None, :]
         mu_tile = tl.load(mu + at_weight, weight, 0.0)
         if FORM == ALPHA_OF_OUTPUT:
-            scale = scale_of(tl.load(log + k * stride_out, k < deep, 0.0)[:, None], FORM, VARIANCE)
+            scale = scale_of(tl.load(log + k * stride_out, k < deep, 0.0)[:, None], VARIANCE)
         elif FORM != ALPHA_OF_INPUT:
-            scale = scale_of(tl.load(log + at_weight, weight, 0.0), FORM, VARIANCE)
+            scale = scale_of(tl.load(log + at_weight, weight, 0.0), VARIANCE)
         w_mean, w_variance = weights_of(mu_tile, scale, exp_clip, FORM, CLIP, FORM == ALPHA_OF_INPUT)
         mean = dot(dy_tile, w_mean, mean, MEAN)
         variance = dot(g2_tile, w_variance, variance, VARIANCE)
