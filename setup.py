@@ -84,7 +84,9 @@ def find_cuda() -> tuple[str, str] | None:
     nvcc = find_nvcc()
     if nvcc is None:
         if CUDA:
-            sys.exit(f"vdropkern: VDROPKERN_CUDA={CUDA} asks for nvcc {CUDA}, which was not found; set CUDA_HOME")
+            sys.exit(
+                f"vdropkern: VDROPKERN_CUDA={CUDA} asks for nvcc {CUDA}, which was not found; set CUDA_HOME"
+            )
         return None
     if of_torch is not None and of_torch != nvcc[1]:
         said = f"vdropkern: nvcc is of CUDA {nvcc[1]}, torch {TORCH_VERSION} of CUDA {of_torch}"

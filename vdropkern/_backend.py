@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import _devices
+from ._precision import Precision, resolve
 
 ENV_BACKEND = "VDROPKERN_BACKEND"
 ENV_CPU_ISA = "VDROPKERN_CPU_ISA"
@@ -29,6 +30,10 @@ OPS = (*KERNEL_OPS, "spmm")
 # On a GPU whose tensor cores take their operands from shared memory (wgmma and later), Triton's products use
 # them and the C++ kernels, on mma.sync, do not. What is bound by memory gains nothing from that.
 _TRITON_FIRST = {"linear_lrt": (9, 0)}
+_FLOAT_ONLY = ("linear_lrt",)  # in CUDA C++; in Triton everything is
+
+# The C++ kernels' names for `_precision.Precision`; a variance cheaper than tf32 is for half types only.
+_PRECISIONS = {("ieee", "ieee"): 0, ("tf32x3", "tf32x3"): 1, ("tf32x3", "tf32"): 2, ("tf32", "tf32"): 3}
 
 
 class BackendUnavailableError(RuntimeError):
@@ -46,6 +51,7 @@ class Op(NamedTuple):
 
 _triton_ops: set[str] = set()  # of which a Triton implementation was registered
 _warned = False
+_told: Precision | None = None
 _backend = "auto"
 _native_on_cpu = False  # what `choose` asks first, since small layers feel every microsecond
 
@@ -142,8 +148,10 @@ def _warn_of_fallback(op: str, device: str, index: int | None) -> None:
         warnings.warn(f"vdropkern runs on its slow reference: {reason}", RuntimeWarning, stacklevel=5)
 
 
-def _implementation(*question: Any) -> str:
-    return _answer(*question)
+def _implementation(op: str, device: str, index: int | None, double: bool, backend: str) -> str:
+    if device == "cuda":
+        _tell_precision()
+    return _answer(op, device, index, double, backend)
 
 
 # What torch.compiler.assume_constant_result does, which would import Dynamo: traced code asks once, for the
@@ -159,6 +167,17 @@ def _answer(op: str, device: str, index: int | None, double: bool, backend: str)
     if name == "reference" and _devices.has_kernel(op, device.upper()):
         return "reference"
     return "triton" if name == "triton" else "native"
+
+
+def _tell_precision() -> None:
+    """Pass on to the compiled library in what arithmetic float32 products are to run."""
+    global _told
+    asked = resolve(torch.float32)
+    if asked != _told and _devices.has_kernel("linear_lrt", "CUDA"):
+        mean, variance = asked.mean, "tf32" if asked.variance == "bf16" else asked.variance
+        nearest = _PRECISIONS.get((mean, variance), _PRECISIONS[mean, mean])
+        torch.ops.vdropkern.float32_precision.default(nearest)
+        _told = asked
 
 
 def _resolve(op: str, device: str, index: int | None, double: bool, backend: str) -> str:
@@ -198,8 +217,8 @@ def _why_not(name: str, op: str, device: str, index: int | None, double: bool) -
         return reason
     if device != "cuda" and not (name == "triton" and _devices.interpreted()):
         return f"the input is on {_place(device, index)}; move it to a GPU or use backend 'auto'"
-    if double:
-        return "float64 runs on the reference; use float32, or backend 'auto'"
+    if double and (name == "triton" or op in _FLOAT_ONLY):
+        return f"the {name} kernels compute in float32; use backend 'reference' for float64, or 'auto'"
     return None
 
 

@@ -159,7 +159,9 @@ def operand(x, PRECISION: tl.constexpr):
     terms, would be too small by up to 2^-9.
     """
     if PRECISION == "tf32":
-        return tl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [x.to(tl.float32)], tl.float32, True, 1)
+        return tl.inline_asm_elementwise(
+            "cvt.rna.tf32.f32 $0, $1;", "=r,r", [x.to(tl.float32)], tl.float32, True, 1
+        )
     elif PRECISION == "bf16":
         return x.to(tl.bfloat16)
     elif PRECISION == "native":

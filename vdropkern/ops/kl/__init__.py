@@ -20,6 +20,8 @@ KL_GRAD_SCHEMA = (
     " -> (Tensor, Tensor, Tensor)"
 )
 
+TRITON = f"{__name__}.triton"
+
 
 def _value_like(given: Tensor, *others: Tensor | None) -> Tensor:
     return given.new_empty((), dtype=reference.compute_dtype(given, *others))
@@ -40,8 +42,8 @@ def _kl_grad_fake(
     return _value_like(mu, log_sigma2), mu.new_empty(mu.shape), log_sigma2.new_empty(log_sigma2.shape)
 
 
-_kl_op = register(KL_SCHEMA, reference.kl, _kl_fake)
-_kl_grad_op = register(KL_GRAD_SCHEMA, reference.kl_grad, _kl_grad_fake, of="kl")
+_kl_op = register(KL_SCHEMA, reference.kl, _kl_fake, triton=TRITON)
+_kl_grad_op = register(KL_GRAD_SCHEMA, reference.kl_grad, _kl_grad_fake, of="kl", triton=TRITON)
 
 
 def kl_grad(

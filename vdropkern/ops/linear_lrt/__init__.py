@@ -25,6 +25,8 @@ BACKWARD_SCHEMA = (
     " bool needs_bias) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
+TRITON = f"{__name__}.triton"
+
 
 def _fake(
     x: Tensor,
@@ -68,8 +70,10 @@ def _backward_fake(
     )
 
 
-_op = register(SCHEMA, reference.linear_lrt, _fake)
-_backward_op = register(BACKWARD_SCHEMA, reference.linear_lrt_backward, _backward_fake, of="linear_lrt")
+_op = register(SCHEMA, reference.linear_lrt, _fake, triton=TRITON)
+_backward_op = register(
+    BACKWARD_SCHEMA, reference.linear_lrt_backward, _backward_fake, of="linear_lrt", triton=TRITON
+)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], std: Tensor) -> None:

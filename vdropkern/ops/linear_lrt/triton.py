@@ -59,7 +59,13 @@ class Plan:
     """One product: its tiles, its split and the buffer for the parts."""
 
     def __init__(
-        self, product: str, shape: tuple[int, int, int], x: Tensor, log: Tensor, precision: Precision, align: int
+        self,
+        product: str,
+        shape: tuple[int, int, int],
+        x: Tensor,
+        log: Tensor,
+        precision: Precision,
+        align: int,
     ) -> None:
         g2_bytes = 2 if precision.variance == "bf16" else 4
         sizes = (x.element_size(), log.element_size(), g2_bytes)
@@ -69,7 +75,9 @@ class Plan:
         self.finish_grid = (triton.cdiv(rows, FINISH[0]) * triton.cdiv(columns, FINISH[1]),)
         # columns and rows of the tiles whose epilogue sums the gradient of a shared log_alpha
         self.ends = FINISH if self.split > 1 else (tile.m, tile.n // 2)
-        self.partial = x.new_empty((self.split, 2, rows, columns) if self.split > 1 else 1, dtype=torch.float32)
+        self.partial = x.new_empty(
+            (self.split, 2, rows, columns) if self.split > 1 else 1, dtype=torch.float32
+        )
         self.options = launch_options(tile, self.split, precision, align)
 
 
@@ -113,7 +121,15 @@ def linear_lrt(
         )  # fmt: skip
         if plan.split > 1:
             kernels.finish_forward_kernel[plan.finish_grid](
-                plan.partial, *ends, rows, out, w.strides[0], eps, SPLIT=plan.split, **epilogue, **FINISH_OPTIONS
+                plan.partial,
+                *ends,
+                rows,
+                out,
+                w.strides[0],
+                eps,
+                SPLIT=plan.split,
+                **epilogue,
+                **FINISH_OPTIONS,
             )
     return y, std, kl
 
@@ -209,7 +225,9 @@ def linear_lrt_backward(
         if dx.numel():
             _input_gradient(dx, dy, g2, xc, m, w, precision)
         if dmu.numel():
-            _weight_gradient(dmu, dlog, dy, g2, xc, m, w, grad_kl, prior if grad_kl is not None else "none", precision)
+            _weight_gradient(
+                dmu, dlog, dy, g2, xc, m, w, grad_kl, prior if grad_kl is not None else "none", precision
+            )
         elif needs_weight:
             dlog.zero_()
     return dx, dmu, dlog, dbias

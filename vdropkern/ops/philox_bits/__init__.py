@@ -11,12 +11,14 @@ from . import reference
 
 SCHEMA = "philox_bits(Tensor seed, SymInt rows, SymInt cols) -> Tensor"
 
+TRITON = f"{__name__}.triton"
+
 
 def _fake(seed: Tensor, rows: int, cols: int) -> Tensor:
     return seed.new_empty((rows, cols), dtype=torch.int64)
 
 
-_op = register(SCHEMA, reference.philox_bits, _fake)
+_op = register(SCHEMA, reference.philox_bits, _fake, triton=TRITON)
 
 
 def philox_bits(seed: Tensor, rows: int, cols: int) -> Tensor:

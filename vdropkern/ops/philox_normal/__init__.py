@@ -11,12 +11,14 @@ from . import reference
 
 SCHEMA = "philox_normal(Tensor seed, SymInt rows, SymInt cols, ScalarType dtype) -> Tensor"
 
+TRITON = f"{__name__}.triton"
+
 
 def _fake(seed: Tensor, rows: int, cols: int, dtype: torch.dtype) -> Tensor:
     return seed.new_empty((rows, cols), dtype=dtype)
 
 
-_op = register(SCHEMA, reference.philox_normal, _fake)
+_op = register(SCHEMA, reference.philox_normal, _fake, triton=TRITON)
 
 
 def philox_normal(seed: Tensor, rows: int, cols: int, dtype: torch.dtype) -> Tensor:
