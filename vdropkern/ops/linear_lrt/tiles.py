@@ -195,13 +195,9 @@ def _entry(item: Any, where: str) -> Entry:
     try:
         shape, tile = tuple(item["shape"]), Tile(**item["tile"])
     except (TypeError, KeyError) as err:
-        raise ConfigError(
-            f"{where}: must have 'shape' and 'tile' with m, n, k, warps, stages, group ({err})"
-        ) from err
+        raise ConfigError(f"{where}: must have 'shape' and 'tile' with m, n, k, warps, stages, group ({err})") from err
     if len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
-        raise ConfigError(
-            f"{where}: 'shape' must be three positive ints [rows, columns, depth], got {list(shape)}"
-        )
+        raise ConfigError(f"{where}: 'shape' must be three positive ints [rows, columns, depth], got {list(shape)}")
     tile.check(where)
     return Entry(shape, tile)
 
@@ -209,10 +205,7 @@ def _entry(item: Any, where: str) -> Entry:
 def dump(architecture: str, found: Table, measured: Mapping[str, Any] | None) -> bytes:
     """The content of a file; `measured` tells the device and versions, None where nothing was measured."""
     products = {
-        p: {
-            a: [{"shape": list(e.shape), "tile": asdict(e.tile)} for e in entries]
-            for a, entries in found[p].items()
-        }
+        p: {a: [{"shape": list(e.shape), "tile": asdict(e.tile)} for e in entries] for a, entries in found[p].items()}
         for p in PRODUCTS
     }
     content = {"format": FORMAT, "architecture": architecture, "measured": measured, "products": products}

@@ -59,13 +59,7 @@ class Plan:
     """One product: its tiles, its split and the buffer for the parts."""
 
     def __init__(
-        self,
-        product: str,
-        shape: tuple[int, int, int],
-        x: Tensor,
-        log: Tensor,
-        precision: Precision,
-        align: int,
+        self, product: str, shape: tuple[int, int, int], x: Tensor, log: Tensor, precision: Precision, align: int
     ) -> None:
         g2_bytes = 2 if precision.variance == "bf16" else 4
         sizes = (x.element_size(), log.element_size(), g2_bytes)
@@ -73,11 +67,12 @@ class Plan:
         rows, columns, _ = shape
         self.grid = (triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n), self.split)
         self.finish_grid = (triton.cdiv(rows, FINISH[0]) * triton.cdiv(columns, FINISH[1]),)
-        # columns and rows of the tiles whose epilogue sums the gradient of a shared log_alpha
-        self.ends = FINISH if self.split > 1 else (tile.m, tile.n // 2)
-        self.partial = x.new_empty(
-            (self.split, 2, rows, columns) if self.split > 1 else 1, dtype=torch.float32
-        )
+        # tiles of epilogues down and across; a product's takes its tile in two halves
+        if self.split > 1:
+            self.ends = (triton.cdiv(rows, FINISH[0]), triton.cdiv(columns, FINISH[1]))
+        else:
+            self.ends = (triton.cdiv(rows, tile.m), 2 * triton.cdiv(columns, tile.n))
+        self.partial = x.new_empty((self.split, 2, rows, columns) if self.split > 1 else 1, dtype=torch.float32)
         self.options = launch_options(tile, self.split, precision, align)
 
 
@@ -121,15 +116,7 @@ def linear_lrt(
         )  # fmt: skip
         if plan.split > 1:
             kernels.finish_forward_kernel[plan.finish_grid](
-                plan.partial,
-                *ends,
-                rows,
-                out,
-                w.strides[0],
-                eps,
-                SPLIT=plan.split,
-                **epilogue,
-                **FINISH_OPTIONS,
+                plan.partial, *ends, rows, out, w.strides[0], eps, SPLIT=plan.split, **epilogue, **FINISH_OPTIONS
             )
     return y, std, kl
 
@@ -178,8 +165,8 @@ def _weight_gradient(
     shared = by_output or w.form == kernels.ALPHA_OF_INPUT.value
     d = dlog
     if shared:
-        parts = (triton.cdiv(inp, plan.ends[1]), out) if by_output else (triton.cdiv(out, plan.ends[0]), inp)
-        d = dlog.new_zeros(parts, dtype=torch.float32)  # the last half tile may lie outside
+        parts = (plan.ends[1], out) if by_output else (plan.ends[0], inp)
+        d = dlog.new_empty(parts, dtype=torch.float32)
     inside = "none" if shared else prior
     tensors = (m, w.log, x if grad_kl is None else grad_kl, dmu, d)
     epilogue = {"FORM": w.form, "CLIP": w.clip, "PRIOR": inside}
@@ -225,9 +212,7 @@ def linear_lrt_backward(
         if dx.numel():
             _input_gradient(dx, dy, g2, xc, m, w, precision)
         if dmu.numel():
-            _weight_gradient(
-                dmu, dlog, dy, g2, xc, m, w, grad_kl, prior if grad_kl is not None else "none", precision
-            )
+            _weight_gradient(dmu, dlog, dy, g2, xc, m, w, grad_kl, prior if grad_kl is not None else "none", precision)
         elif needs_weight:
             dlog.zero_()
     return dx, dmu, dlog, dbias

@@ -230,26 +230,8 @@ def forward_kernel(
     if SPLIT == 1:
         mean_left, mean_right = halves(mean)
         left, right = halves(variance)
-        sample(
-            mean_left, left, log, bias, seed, y, std, tile_m, 2 * tile_n, M, N, stride_out, eps, FORM, BIAS
-        )
-        sample(
-            mean_right,
-            right,
-            log,
-            bias,
-            seed,
-            y,
-            std,
-            tile_m,
-            2 * tile_n + 1,
-            M,
-            N,
-            stride_out,
-            eps,
-            FORM,
-            BIAS,
-        )
+        sample(mean_left, left, log, bias, seed, y, std, tile_m, 2 * tile_n, M, N, stride_out, eps, FORM, BIAS)
+        sample(mean_right, right, log, bias, seed, y, std, tile_m, 2 * tile_n + 1, M, N, stride_out, eps, FORM, BIAS)
     else:
         store_part(partial, mean, variance, tile_m, tile_n, M, N)
 
