@@ -88,12 +88,12 @@ void count_store(const void* p, size_t bytes, Site site);
 
 class Buffer {
  public:
-  Buffer(const char* name, const void* base, size_t bytes, bool writable);
+  Buffer(std::string name, const void* base, size_t bytes, bool writable);
   ~Buffer();
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
-  const char* const name;
+  const std::string name;
   const char* const base;
   const size_t bytes;
   const bool writable;
