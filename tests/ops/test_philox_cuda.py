@@ -1,4 +1,4 @@
-"""philox_bits and philox_normal in CUDA, on the emulated GPU: the integers to the bit, the floats to a few ulp."""
+"""philox_bits and philox_normal in CUDA, emulated: integers to the bit, floats to a few ulp."""
 
 from __future__ import annotations
 
