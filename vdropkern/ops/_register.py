@@ -70,6 +70,7 @@ def _lazy(module: str, name: str) -> Callable[..., Any]:
 LIBRARY.define("cpu_isa(int select) -> int")
 LIBRARY.define("cuda_build() -> str")
 LIBRARY.define("float32_precision(int select) -> int")
+LIBRARY.define("cpu_bf16_variance(int select) -> int")
 
 
 def functorch_active() -> bool:
