@@ -79,12 +79,23 @@ def _alpha_2d(la: Tensor, mu: Tensor) -> Tensor:
     return la.exp().expand(mu.shape)
 
 
-def linear_lrt(tensors: Mapping[str, Tensor], noise: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(y, std) of y = x mu^T + b + sqrt(x^2 S^T + eps) e, with S = exp(log_sigma2) or alpha mu^2."""
-    x, mu = tensors["x"], tensors["mu"]
+def linear_lrt(
+    tensors: Mapping[str, Tensor], noise: Tensor, eps: float, clip: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """(y, std) of y = x M^T + b + sqrt(x^2 S^T + eps) e, with S = exp(log_sigma2) or alpha mu^2.
+
+    M is mu, without the weights of log_alpha >= clip.
+    """
+    x, mean = tensors["x"], tensors["mu"]
     sigma2 = sigma2_of(tensors)
     std = torch.sqrt(x**2 @ sigma2.T + eps)
-    y = x @ mu.T + std * noise.reshape(std.shape)
+    if clip is not None:
+        with torch.no_grad():
+            alpha = (
+                sigma2 / (mean**2 + EPS) if "log_sigma2" in tensors else _alpha_2d(tensors["log_alpha"], mean)
+            )
+        mean = mean * (alpha.log() < clip)
+    y = x @ mean.T + std * noise.reshape(std.shape)
     return (y + tensors["bias"] if "bias" in tensors else y), std
 
 
@@ -107,7 +118,9 @@ def truth(case: Case, tensors: Mapping[str, Tensor], grads: tuple[Tensor, ...]) 
     if case.noisy:
         rows, out = exact["x"].shape[:-1].numel(), exact["mu"].shape[0]
         noise = philox_normal(seed, rows, out, torch.float64)
-        outputs["y"], std = linear_lrt(exact, noise, case.options.get("eps", 1e-8))
+        outputs["y"], std = linear_lrt(
+            exact, noise, case.options.get("eps", 1e-8), case.options.get("clip_log_alpha")
+        )
     if case.op != "linear_lrt":
         outputs["kl"] = kl_terms(log_alpha(exact), prior).sum()
     d = torch.autograd.grad(list(outputs.values()), list(exact.values()), upstream)

@@ -137,7 +137,7 @@ struct WeightGradientBlock {
       row.prefetch(1, i0 + i);
       const Vec<T> gv = load(variance + i), mu = row.mean(i0 + i, left);
       const Vec<T> e = with_kl ? load(exp_log + i) : row.exp_log(i0 + i, left);
-      Vec<T> dm = load(mean + i), dl = gv * row.variance(mu, e) * T(0.5);
+      Vec<T> dm = row.unless_clipped(load(mean + i), mu, e), dl = gv * row.variance(mu, e) * T(0.5);
       if constexpr (!kSigma2) dm += gv * e * mu;
       if (with_kl) {
         const Vec<T> s = load(slope + i) * a.kl_scale;

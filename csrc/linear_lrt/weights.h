@@ -1,5 +1,7 @@
 // The weights as GEMM operands: mu copied, sigma^2 computed, block by block, never as a whole.
 #pragma once
+#include <limits>
+
 #include "../common/gemm.h"
 #include "../common/vmath.h"
 #include "../kl/terms.h"
@@ -30,10 +32,11 @@ template <class T, Form kForm>
 struct WeightRow {
   const T *mu, *log;
   int64_t in;
+  T clip;
   Vec<T> alpha_of_row;
 
   VDK_INLINE WeightRow(const LrtWeights<T>& w, int64_t o)
-      : mu(w.mu + o * w.in), log(log_row(w, o)), in(w.in), alpha_of_row{} {
+      : mu(w.mu + o * w.in), log(log_row(w, o)), in(w.in), clip(w.clip), alpha_of_row{} {
     if constexpr (kForm == Form::kLogAlphaOfRow) alpha_of_row = vexp(broadcast(log[0]));
   }
   // Blocks take short pieces of long rows, which the hardware does not foresee.
@@ -47,6 +50,12 @@ struct WeightRow {
       return alpha_of_row;
     else
       return vexp(load_first(log + i, left));
+  }
+  // `v`, and 0 where this mean is clipped.
+  VDK_INLINE Vec<T> unless_clipped(Vec<T> v, Vec<T> mean, Vec<T> exp_log) const {
+    if (clip == std::numeric_limits<T>::infinity()) return v;
+    const Vec<T> limit = kForm == Form::kLogSigma2 ? (mean * mean + T(kKlEps)) * clip : Vec<T>{} + clip;
+    return exp_log >= limit ? Vec<T>{} : v;
   }
   VDK_INLINE static Vec<T> variance(Vec<T> mean, Vec<T> exp_log) {
     if constexpr (kForm == Form::kLogSigma2)
@@ -82,9 +91,9 @@ struct WeightRows {
       const WeightRow<T, kForm> row(w, o0 + i);
       for (int64_t j = 0; j < k; j += kLanes<T>) {
         row.prefetch(4, k0 + j);
-        const Vec<T> mu = row.mean(k0 + j, k - j), s = row.variance(mu, row.exp_log(k0 + j, k - j));
-        store_first(m + j, mu, depth - j);
-        store_first(v + j, s, depth - j);
+        const Vec<T> mu = row.mean(k0 + j, k - j), e = row.exp_log(k0 + j, k - j);
+        store_first(m + j, row.unless_clipped(mu, mu, e), depth - j);
+        store_first(v + j, row.variance(mu, e), depth - j);
       }
       if (first_cols && prior != Prior::kNone)
         kl_of_row[o0 + i] += kForm == Form::kLogSigma2 ? kl_value(prior, row.mu + k0, row.log + k0, k, v)
@@ -110,9 +119,9 @@ struct WeightPanels {
       for (int64_t j = 0; j < n; j += kLanes<T>) {
         row.prefetch(8, i0 + j);
         const int64_t left = n - j, at = j / kCols * panel + o * kCols + j % kCols;
-        const Vec<T> mu = row.mean(i0 + j, left), s = row.variance(mu, row.exp_log(i0 + j, left));
-        store(to + at, mu);
-        store(variance + at, s);
+        const Vec<T> mu = row.mean(i0 + j, left), e = row.exp_log(i0 + j, left);
+        store(to + at, row.unless_clipped(mu, mu, e));
+        store(variance + at, row.variance(mu, e));
       }
     }
     return {to, variance, panel};

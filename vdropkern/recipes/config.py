@@ -36,6 +36,8 @@ class TrainConfig:
         kl_start, kl_end: parts of the run between which the KL weight rises linearly from 0 to 1.
         log_sigma2: where log_sigma2 starts (methods that have one).
         threshold: weights with log_alpha at or above it are pruned.
+        train_clip: whether those weights already train with mean 0 (methods that prune), as in the
+            authors' scripts.
         seed: of the weights, the noise and the order of the examples, 0 to 2^63 - 1.
     """
 
@@ -50,6 +52,7 @@ class TrainConfig:
     kl_end: float = 0.1
     log_sigma2: float = -10.0
     threshold: float = 3.0
+    train_clip: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
