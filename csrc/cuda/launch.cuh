@@ -9,8 +9,8 @@
 
 #include "simt.cuh"
 
-#define VDK_LAUNCH(kernel, grid, block, shared_bytes, stream, args) \
-  ::vdk::launch(#kernel, kernel, grid, block, shared_bytes, stream, args)
+#define VDK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  ::vdk::launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
 
 namespace vdk {
 
