@@ -34,7 +34,8 @@ struct ProductArgs {
   float* std;
   float* log_sums;  // kWeights: sums over tiles of the gradient of a broadcast log, see LogSums
   Prior prior;
-  const float* kl_scale;
+  float* kl_sums;         // kForward: of every block, or null
+  const float* kl_scale;  // kWeights
 };
 
 // The noise's gradient before the products: g_v = dy e / (2 std), and the bias' gradient by parts of the batch.

@@ -1,5 +1,5 @@
 // Launchers: how a call is cut into tiles and parts, and which kernels it takes.
-#include "../cuda/launch.cuh"
+#include "../cuda/reduce.cuh"
 #include "cuda.cuh"
 
 namespace vdk {
@@ -94,12 +94,17 @@ ProductArgs product_args(const LrtShape& s, const LrtWeights& w, const Plan& pla
 
 struct ForwardPlan {
   Plan plan;
+  float* kl_sums;
   size_t bytes;
+
+  int64_t blocks() const { return plan.tiles_m * plan.tiles_n * plan.parts; }
 
   ForwardPlan(const LrtForward& f, int multiprocessors, void* workspace)
       : plan(make_plan(f.shape.batch, f.shape.out, f.shape.in, f.shape.type, multiprocessors)) {
+    if (f.prior != Prior::kNone && plan.tiles_m == 0) plan.tiles_m = 1;  // the KL of an empty batch
     Carver carver(workspace);
     plan.partial = static_cast<float*>(carver.take(partial_bytes(plan)));
+    kl_sums = static_cast<float*>(carver.take(f.prior == Prior::kNone ? 0 : 4 * blocks()));
     bytes = carver.used();
   }
 };
@@ -206,7 +211,8 @@ size_t linear_lrt_workspace(const LrtBackward& args, int multiprocessors) {
 void linear_lrt_forward(const LrtForward& f, int multiprocessors, void* workspace, void* stream) {
   const LrtShape& s = f.shape;
   const int64_t size = size_of(s.type);
-  ProductArgs args = product_args(s, f.w, ForwardPlan(f, multiprocessors, workspace).plan, f.seed);
+  const ForwardPlan plan(f, multiprocessors, workspace);
+  ProductArgs args = product_args(s, f.w, plan.plan, f.seed);
   args.a = f.x;
   args.whole_a = s.in * size % 16 == 0 && is_aligned(f.x, 16);
   args.whole_b = s.in * size % 16 == 0 && is_aligned(f.w.mu, 16);
@@ -215,7 +221,12 @@ void linear_lrt_forward(const LrtForward& f, int multiprocessors, void* workspac
   args.result = f.y;
   args.std = f.std;
   args.whole_result = s.out % 4 == 0 && is_aligned(f.y, 4 * size) && is_aligned(f.std, 16);
+  args.prior = f.prior;
+  args.kl_sums = f.prior == Prior::kNone ? nullptr : plan.kl_sums;
   launch<Pass::kForward>(s, args, stream);
+  if (args.kl_sums)
+    VDK_LAUNCH(sum_kernel<float>, Grid{1}, kSumThreads, 0, stream,
+               SumArgs<float>{plan.kl_sums, plan.blocks(), f.kl});
 }
 
 void linear_lrt_backward(const LrtBackward& b, int multiprocessors, void* workspace, void* stream) {

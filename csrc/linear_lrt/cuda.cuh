@@ -50,7 +50,8 @@ struct Feed {
   using Layout = SharedLayout<P>;
   const ProductArgs& args;
   unsigned char* shared;
-  int64_t row0, col0;
+  TilePlace tile;
+  int64_t row0 = tile.m * P::kBlockM, col0 = tile.n * kBlockN;
 
   VDK_DEVICE WeightStage<P> weights() const {
     return {reinterpret_cast<Words4*>(shared + Layout::kBufferAt), args.w, args.out, args.in, args.whole_b,
@@ -79,10 +80,14 @@ struct Feed {
   VDK_DEVICE OperandsOf<P> operands(int64_t step) const {
     return Layout::operands(shared, int(step % kPlainSlots), int(step % Layout::kBSlots));
   }
-  VDK_DEVICE void convert(int64_t step) const {
+  // What has landed becomes operands. Blocks of one column of tiles see the same weights: they take turns at the KL.
+  VDK_DEVICE void convert(int64_t step, float& kl) const {
     if constexpr (Layout::kWeightsB) {
       const OperandsOf<P> to = operands(step);
-      weights().convert(int(step % kWeightSlots), to.b, to.b2);
+      const int slot = int(step % kWeightSlots);
+      weights().convert(slot, to.b, to.b2);
+      if (P::kPass == Pass::kForward && args.kl_sums && step % args.plan.tiles_m == tile.m)
+        kl += weights().kl(args.prior, slot, col0, step * kBlockK<E>);
     }
   }
 };
@@ -90,21 +95,22 @@ struct Feed {
 // One barrier a step: while tile `step` is multiplied, the weights of the next are converted and the one after is
 // on its way.
 template <class P>
-VDK_DEVICE void multiply(const Feed<P>& feed, Accumulators<P, typename P::Math>& sums, int64_t begin, int64_t end) {
+VDK_DEVICE void multiply(const Feed<P>& feed, Accumulators<P, typename P::Math>& sums, int64_t begin, int64_t end,
+                         float& kl) {
   for (int64_t step = begin; step < begin + 2; ++step) {
     if (step < end) feed.fetch(step);
     cp_async_commit();
   }
   cp_async_wait<1>();
-  if (begin < end) feed.convert(begin);
+  if (begin < end) feed.convert(begin, kl);
   __syncthreads();
-#pragma unroll 1
+    VDK_ROLLED
   for (int64_t step = begin; step < end; ++step) {
     if (step + 2 < end) feed.fetch(step + 2);
     cp_async_commit();
     sums.step(feed.operands(step));
     cp_async_wait<1>();
-    if (step + 1 < end) feed.convert(step + 1);
+    if (step + 1 < end) feed.convert(step + 1, kl);
     __syncthreads();
   }
   cp_async_wait<0>();
@@ -149,7 +155,7 @@ template <class P, class Four>
 VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, float* gradient, Four&& four) {
   const Plan& plan = args.plan;
   const Epilogue<P> epilogue(args);
-#pragma unroll 1
+    VDK_ROLLED
   for (int i = threadIdx.x; i < P::kBlockM * (kBlockN / 4); i += P::kThreads) {
     const int r = i / (kBlockN / 4), c = i % (kBlockN / 4) * 4;
     const int64_t row = tile.m * P::kBlockM + r, col = tile.n * kBlockN + c;
@@ -161,7 +167,7 @@ VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, floa
       epilogue(row, col, valid, mean, variance);
     }
     if (P::kPass == Pass::kWeights && args.log_sums)
-#pragma unroll
+    VDK_UNROLL
       for (int j = 0; j < 4; ++j) gradient[r * kResultPitch + c + j] = j < valid ? variance[j] : 0.0f;
   }
   if (P::kPass == Pass::kWeights && args.log_sums) sum_log_gradient<P>(args, tile, gradient);
@@ -173,15 +179,20 @@ VDK_KERNEL void __launch_bounds__(P::kThreads) lrt_product(ProductArgs args) {
   VDK_SHARED(unsigned char, shared);
   const Plan& plan = args.plan;
   const TilePlace tile(plan);
-  const Feed<P> feed{args, shared, tile.m * P::kBlockM, tile.n * kBlockN};
+  const Feed<P> feed{args, shared, tile};
   const int64_t steps = (plan.k + kBlockK<typename P::E> - 1) / kBlockK<typename P::E>;
   const int64_t begin = blockIdx.y * plan.steps_per_part;
   const int64_t end = begin + plan.steps_per_part < steps ? begin + plan.steps_per_part : steps;
   float *const means = reinterpret_cast<float*>(shared), *const variances = means + P::kBlockM * kResultPitch;
+  float kl = 0;
   {
     Accumulators<P, typename P::Math> sums;
-    multiply(feed, sums, begin, end);
+    multiply(feed, sums, begin, end, kl);
     sums.store(means, variances);
+  }
+  if (P::kPass == Pass::kForward && args.kl_sums) {
+    kl = block_sum<P::kThreads>(kl);
+    if (threadIdx.x == 0) store_global(args.kl_sums + blockIdx.y * gridDim.x + blockIdx.x, kl);
   }
   __syncthreads();
   const auto from_shared = [&](int row, int col, float (&mean)[4], float (&variance)[4]) {
@@ -195,7 +206,7 @@ VDK_KERNEL void __launch_bounds__(P::kThreads) lrt_product(ProductArgs args) {
   }
   const int64_t size = plan.m * plan.padded_n();
   float* const partial = plan.partial + blockIdx.y * 2 * size;
-#pragma unroll 1
+    VDK_ROLLED
   for (int i = threadIdx.x; i < P::kBlockM * (kBlockN / 4); i += P::kThreads) {
     const int r = i / (kBlockN / 4), c = i % (kBlockN / 4) * 4;
     const int64_t row = tile.m * P::kBlockM + r, col = tile.n * kBlockN + c;
@@ -215,11 +226,11 @@ VDK_KERNEL void __launch_bounds__(P::kThreads) lrt_finish(ProductArgs args) {
   const int64_t size = plan.m * plan.padded_n();
   finish_tile<P>(args, tile, gradient, [&](int r, int c, float (&mean)[4], float (&variance)[4]) {
     const float* from = plan.partial + (tile.m * P::kBlockM + r) * plan.padded_n() + tile.n * kBlockN + c;
-#pragma unroll
+    VDK_UNROLL
     for (int i = 0; i < 4; ++i) mean[i] = variance[i] = 0;
     for (int64_t part = 0; part < plan.parts; ++part, from += 2 * size) {
       const Words4 m = load_global<Words4>(from), v = load_global<Words4>(from + size);
-#pragma unroll
+    VDK_UNROLL
       for (int i = 0; i < 4; ++i) {
         mean[i] += as_float(m.w[i]);
         variance[i] += as_float(v.w[i]);
@@ -239,20 +250,20 @@ VDK_KERNEL void __launch_bounds__(kGradientThreads) lrt_noise_gradient(NoiseGrad
   const int64_t begin = blockIdx.y * args.rows_per_block;
   const int64_t end = begin + args.rows_per_block < args.batch ? begin + args.rows_per_block : args.batch;
   const int valid = col >= args.out ? 0 : args.out - col < 4 ? int(args.out - col) : 4;
-  const uint64_t seed = args.g_v ? uint64_t(load_global<int64_t>(args.seed)) : 0;
+  const NoiseKey key = noise_key(args.seed);
   float sum[4] = {};
   if (valid)
     for (int64_t row = begin + threadIdx.x / kGradientCols; row < end; row += kRowsAtOnce) {
       const int64_t at = row * args.out + col;
       float dy[4];
       load_four(static_cast<const E*>(args.dy) + at, valid, args.whole, dy);
-#pragma unroll
+    VDK_UNROLL
       for (int i = 0; i < 4; ++i) sum[i] += dy[i];
       if (!args.g_v) continue;
       float std[4], z[4];
       load_four(args.std + at, valid, args.whole, std);
-      normals_of_group(seed, row, args.out, group, z);
-#pragma unroll
+      noise_normals(key, uint64_t(row * groups_of(args.out) + group), z);
+    VDK_UNROLL
       for (int i = 0; i < 4; ++i) z[i] = dy[i] * z[i] / (2 * std[i]);
       store_four(static_cast<Variance<E>*>(args.g_v) + at, valid, args.whole, z);
     }
@@ -263,7 +274,7 @@ VDK_KERNEL void __launch_bounds__(kGradientThreads) lrt_noise_gradient(NoiseGrad
   for (int i = kGradientCols; i < kGradientThreads; i += kGradientCols) {
     float other[4];
     widen_all<float>(sums[threadIdx.x + i].w, other);
-#pragma unroll
+    VDK_UNROLL
     for (int j = 0; j < 4; ++j) sum[j] += other[j];
   }
   store_four(args.bias_sums + blockIdx.y * args.out + col, valid, false, sum);

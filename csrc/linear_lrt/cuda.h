@@ -41,8 +41,10 @@ struct LrtForward {
   const float* bias;    // [out] or null
   const int64_t* seed;  // on the device
   float eps;
-  void* y;     // [batch, out]
-  float* std;  // [batch, out]
+  void* y;      // [batch, out]
+  float* std;   // [batch, out]
+  Prior prior;  // of the KL, kNone: not computed; needs a `log` of shape [out, in]
+  float* kl;    // [1]
 };
 
 struct LrtBackward {
@@ -63,7 +65,6 @@ struct LrtBackward {
 size_t linear_lrt_workspace(const LrtForward& args, int multiprocessors);
 size_t linear_lrt_workspace(const LrtBackward& args, int multiprocessors);
 
-// The KL of the weights is a kernel of its own (kl/cuda.h).
 void linear_lrt_forward(const LrtForward& args, int multiprocessors, void* workspace, void* stream);
 void linear_lrt_backward(const LrtBackward& args, int multiprocessors, void* workspace, void* stream);
 

@@ -17,7 +17,7 @@ VDK_DEVICE void load_a(uint32_t (&a)[4], const V* tile, int row0, int k0) {
   } else if constexpr (sizeof(V) == 2) {
     ldmatrix_x4_trans(a, tile + Tile::at(row0 + lane / 8 % 2 * 8, k0 + lane / 16 * 8 + lane % 8));
   } else {  // ldmatrix transposes 16-bit elements only
-#pragma unroll
+    VDK_UNROLL
     for (int i = 0; i < 4; ++i)
       a[i] = as_uint(tile[Tile::at(row0 + lane / 4 + i % 2 * 8, k0 + lane % 4 + i / 2 * 4)]);
   }
@@ -31,11 +31,11 @@ VDK_DEVICE void load_two_b(uint32_t (*b)[2], const V* tile, int row0, int k0) {
   } else if constexpr (sizeof(V) == 2) {
     ldmatrix_x4_trans(r, tile + Tile::at(row0 + lane / 16 * 8, k0 + lane / 8 % 2 * 8 + lane % 8));
   } else {
-#pragma unroll
+    VDK_UNROLL
     for (int i = 0; i < 4; ++i)
       r[i] = as_uint(tile[Tile::at(row0 + i / 2 * 8 + lane / 4, k0 + lane % 4 + i % 2 * 4)]);
   }
-#pragma unroll
+    VDK_UNROLL
   for (int i = 0; i < 4; ++i) b[i / 2][i % 2] = r[i];
 }
 
@@ -63,7 +63,7 @@ struct HalfMath {
   static constexpr bool kExactExp = false;
 
   VDK_DEVICE static void mean(Sums& d, FragmentsA& a, FragmentsB& b) {
-#pragma unroll
+    VDK_UNROLL
     for (int i = 0; i < 8; ++i) {
       if constexpr (std::is_same_v<E, BFloat16>)
         mma_m16n8k16_bf16(d[i / 4][i % 4], a[i / 4], b[i % 4]);
@@ -85,13 +85,13 @@ VDK_DEVICE void tf32_product(Sums& d, FragmentsA& a, FragmentsB& b) {
     x = to_tf32(whole);
     if constexpr (kTerms == 3) low = to_tf32(whole - as_float(x));
   };
-#pragma unroll
+    VDK_UNROLL
   for (int i = 0; i < 8; ++i) {
     split(a[i / 4][i % 4], a_low[i / 4][i % 4]);
     split(b[i / 2][i % 2], b_low[i / 2][i % 2]);
   }
   const auto multiply = [&](FragmentsA& x, FragmentsB& y) {
-#pragma unroll
+    VDK_UNROLL
     for (int i = 0; i < 8; ++i) mma_m16n8k8_tf32(d[i / 4][i % 4], x[i / 4], y[i % 4]);
   };
   if constexpr (kTerms == 3) {  // the small ones first
@@ -127,27 +127,27 @@ struct Accumulators {
   VDK_DEVICE static int col0() { return int(threadIdx.x) / 32 % 2 * 32; }
 
   VDK_DEVICE void step(const OperandsOf<P>& tile) {
-#pragma unroll
+    VDK_UNROLL
     for (int k = 0; k < kBlockK<E>; k += Math::kDepth) {
       FragmentsA a, a2;
       FragmentsB b, b2;
-#pragma unroll
+    VDK_UNROLL
       for (int m = 0; m < 2; ++m) load_a<typename P::A>(a[m], tile.a, row0() + m * 16, k);
-#pragma unroll
+    VDK_UNROLL
       for (int n = 0; n < 4; n += 2) load_two_b<typename P::B>(b + n, tile.b, col0() + n * 8, k);
       // squares before the mean's product, which may split its operands in place
       if constexpr (!P::kPairA)
-#pragma unroll
+    VDK_UNROLL
         for (int i = 0; i < 8; ++i) a2[i / 4][i % 4] = square<E>(a[i / 4][i % 4]);
       if constexpr (!P::kPairB)
-#pragma unroll
+    VDK_UNROLL
         for (int i = 0; i < 8; ++i) b2[i / 2][i % 2] = square<E>(b[i / 2][i % 2]);
       Math::mean(mean, a, b);
       if constexpr (P::kPairA)
-#pragma unroll
+    VDK_UNROLL
         for (int m = 0; m < 2; ++m) load_a<typename P::A>(a2[m], tile.a2, row0() + m * 16, k);
       if constexpr (P::kPairB)
-#pragma unroll
+    VDK_UNROLL
         for (int n = 0; n < 4; n += 2) load_two_b<typename P::B>(b2 + n, tile.b2, col0() + n * 8, k);
       Math::variance(variance, a2, b2);
     }
@@ -155,7 +155,7 @@ struct Accumulators {
 
   VDK_DEVICE void store(float* means, float* variances) const {
     const int lane = threadIdx.x % 32;
-#pragma unroll
+    VDK_UNROLL
     for (int i = 0; i < 16; ++i) {
       const int m = i / 8, n = i / 2 % 4, half = i % 2 * 2;
       const int at = (row0() + m * 16 + lane / 4 + half * 4) * kResultPitch + col0() + n * 8 + lane % 4 * 2;
@@ -183,15 +183,15 @@ struct Accumulators<P, IeeeMath> {
   }
   template <class Tile, int kCount, class Place>
   VDK_DEVICE static void load(float (&v)[kCount][4], const float* tile, int k, Place place) {
-#pragma unroll
+    VDK_UNROLL
     for (int i = 0; i < kCount; ++i) {
       if constexpr (Tile::kDeep) {
         widen_all<float>(load_shared<Words4>(tile + Tile::at(place(i), k)).w, v[i]);
       } else if (i % 4 == 0) {
-#pragma unroll
+    VDK_UNROLL
         for (int step = 0; step < 4; ++step) {
           const Words4 words = load_shared<Words4>(tile + Tile::at(place(i), k + step));
-#pragma unroll
+    VDK_UNROLL
           for (int j = 0; j < 4; ++j) v[i + j][step] = as_float(words.w[j]);
         }
       }
@@ -199,20 +199,20 @@ struct Accumulators<P, IeeeMath> {
   }
   template <int kCount>
   VDK_DEVICE static void square_all(float (&v)[kCount][4]) {
-#pragma unroll
+    VDK_UNROLL
     for (int i = 0; i < kCount * 4; ++i) v[i / 4][i % 4] *= v[i / 4][i % 4];
   }
   VDK_DEVICE static void add(float (&d)[8][4], const float (&a)[8][4], const float (&b)[4][4]) {
-#pragma unroll
+    VDK_UNROLL
     for (int step = 0; step < 4; ++step)
-#pragma unroll
+    VDK_UNROLL
       for (int i = 0; i < 32; ++i) d[i / 4][i % 4] += a[i / 4][step] * b[i % 4][step];
   }
 
   VDK_DEVICE void step(const OperandsOf<P>& tile) {
     const auto rows = [](int i) { return row(i); };
     const auto cols = [](int j) { return col(j); };
-#pragma unroll
+    VDK_UNROLL
     for (int k = 0; k < kBlockK<float>; k += 4) {
       float a[8][4], b[4][4];
       load<typename P::A>(a, tile.a, k, rows);
@@ -231,7 +231,7 @@ struct Accumulators<P, IeeeMath> {
   }
 
   VDK_DEVICE void store(float* means, float* variances) const {
-#pragma unroll
+    VDK_UNROLL
     for (int i = 0; i < 32; ++i) {
       const int at = row(i / 4) * kResultPitch + col(i % 4);
       means[at] = mean[i / 4][i % 4];

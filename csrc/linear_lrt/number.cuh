@@ -2,6 +2,13 @@
 #pragma once
 #include "../cuda/simt.cuh"
 
+// For loops whose body is long and whose registers are few.
+#ifdef __CUDACC__
+#define VDK_ROLLED _Pragma("unroll 1")
+#else
+#define VDK_ROLLED
+#endif
+
 namespace vdk {
 namespace cuda {
 
@@ -46,7 +53,7 @@ VDK_DEVICE E narrow(float x) {
 // kCount elements of E, as wide accesses bring them.
 template <class E, int kCount>
 VDK_DEVICE void widen_all(const uint32_t* words, float (&v)[kCount]) {
-#pragma unroll
+    VDK_UNROLL
   for (int i = 0; i < kCount; ++i) {
     if constexpr (sizeof(E) == 4) {
       v[i] = as_float(words[i]);
@@ -59,7 +66,7 @@ VDK_DEVICE void widen_all(const uint32_t* words, float (&v)[kCount]) {
 }
 template <class E, int kCount>
 VDK_DEVICE void narrow_all(const float (&v)[kCount], uint32_t* words) {
-#pragma unroll
+    VDK_UNROLL
   for (int i = 0; i < kCount; ++i) {
     if constexpr (sizeof(E) == 4)
       words[i] = as_uint(v[i]);
@@ -78,7 +85,7 @@ VDK_DEVICE void load_four(const E* from, int valid, bool whole, float (&v)[4]) {
     widen_all<E>(load_global<Quad<E>>(from).w, v);
     return;
   }
-#pragma unroll
+    VDK_UNROLL
   for (int i = 0; i < 4; ++i) v[i] = i < valid ? widen(load_global<E>(from + i)) : 0.0f;
 }
 template <class E>
@@ -89,7 +96,7 @@ VDK_DEVICE void store_four(E* to, int valid, bool whole, const float (&v)[4]) {
     store_global(to, words);
     return;
   }
-#pragma unroll
+    VDK_UNROLL
   for (int i = 0; i < 4; ++i)
     if (i < valid) store_global(to + i, narrow<E>(v[i]));
 }

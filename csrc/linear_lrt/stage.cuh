@@ -1,5 +1,6 @@
 // From global to shared memory: tiles copied as they are, and weights turned into means and variances on the way.
 #pragma once
+#include "../kl/cuda.cuh"
 #include "cuda.h"
 #include "tile.cuh"
 
@@ -38,7 +39,7 @@ VDK_DEVICE void copy_chunk(void* to, const Matrix<E>& from, int64_t line, int64_
     return;
   }
   float v[kVec<E>];
-#pragma unroll
+    VDK_UNROLL
   for (int i = 0; i < kVec<E>; ++i) v[i] = from.has(line, at + i) ? widen(load_global<E>(source + i)) : 0.0f;
   Words4 words;
   narrow_all<E>(v, words.w);
@@ -48,7 +49,7 @@ VDK_DEVICE void copy_chunk(void* to, const Matrix<E>& from, int64_t line, int64_
 template <class Tile, int kThreads, class E>
 VDK_DEVICE void copy_tile(E* to, const Matrix<E>& from, int64_t line0, int64_t at0) {
   using C = Chunks<Tile, kThreads>;
-#pragma unroll
+    VDK_UNROLL
   for (int i = 0; i < C::kCount; ++i)
     copy_chunk(to + C::line(i) * Tile::kPitch + C::at(), from, line0 + C::line(i), at0 + C::at());
 }
@@ -65,7 +66,7 @@ struct MeanVariance {
   float mean, variance;
 };
 VDK_DEVICE bool is_clipped(const LrtWeights& w, float mu, float e) {
-  return e >= w.exp_clip * (w.is_alpha ? 1.0f : mu * mu + 1e-8f);
+  return e >= w.exp_clip * (w.is_alpha ? 1.0f : mu * mu + float(kKlEps));
 }
 VDK_DEVICE MeanVariance mean_variance(const LrtWeights& w, float mu, float e) {
   return {is_clipped(w, mu, e) ? 0.0f : mu, w.is_alpha ? e * mu * mu : e};
@@ -77,6 +78,24 @@ VDK_DEVICE float log_at(const LrtWeights& w, int64_t o, int64_t i) {
   const int64_t at = (w.log_rows == 1 ? 0 : o * w.log_cols) + (w.log_cols == 1 ? 0 : i);
   return w.log_is_float ? load_global<float>(static_cast<const float*>(w.log) + at)
                         : widen(load_global<E>(static_cast<const E*>(w.log) + at));
+}
+
+// KL of weight (mu, log) and its derivative by log_alpha.
+VDK_DEVICE KlTerms<float> kl_of(Prior prior, bool is_alpha, float mu, float log) {
+  const float a = is_alpha ? 1.0f : mu * mu + float(kKlEps);
+  switch (prior) {
+    case Prior::kLogUniform:
+      return kl_of_weight<float, Prior::kLogUniform>(a, log, !is_alpha);
+    case Prior::kKingma:
+      return kl_of_weight<float, Prior::kKingma>(a, log, !is_alpha);
+    case Prior::kExact:
+      return kl_of_weight<float, Prior::kExact>(a, log, !is_alpha);
+    case Prior::kArd:
+      return kl_of_weight<float, Prior::kArd>(a, log, !is_alpha);
+    case Prior::kNone:
+      break;
+  }
+  return {0, 0};
 }
 
 // A tile of weights passes through a buffer in which every thread finds its own chunks, so no barrier is needed:
@@ -99,14 +118,14 @@ struct WeightStage {
 
   VDK_DEVICE void fetch(int slot, int64_t o0, int64_t i0) const {
     const Matrix<E> mu{static_cast<const E*>(w.mu), out, in, whole};
-#pragma unroll
+    VDK_UNROLL
     for (int i = 0; i < C::kCount; ++i) {
       const int64_t o = o0 + C::line(i), at = i0 + C::at();
       copy_chunk(mu_chunk(slot, i), mu, o, at);
       if (!whole_log) {
         gather(slot, i, o, at);
       } else if (w.log_is_float) {
-#pragma unroll
+    VDK_UNROLL
         for (int word = 0; word < kLogWords; ++word)
           copy_chunk(log_chunk(slot, i, word), Matrix<float>{static_cast<const float*>(w.log), out, in, true}, o,
                      at + 4 * word);
@@ -118,23 +137,23 @@ struct WeightStage {
 
   template <class V>
   VDK_DEVICE void convert(int slot, E* means, V* variances) const {
-#pragma unroll
+    VDK_UNROLL
     for (int i = 0; i < C::kCount; ++i) {
       float mu[kVec<E>], v[kVec<E>];
       widen_all<E>(load_shared<Words4>(mu_chunk(slot, i)).w, mu);
       if (w.log_is_float || !whole_log) {
         uint32_t words[kVec<E>];
-#pragma unroll
+    VDK_UNROLL
         for (int word = 0; word < kLogWords; ++word) {
           const Words4 four = load_shared<Words4>(log_chunk(slot, i, word));
-#pragma unroll
+    VDK_UNROLL
           for (int j = 0; j < 4; ++j) words[4 * word + j] = four.w[j];
         }
         widen_all<float>(words, v);
       } else {
         widen_all<E>(load_shared<Words4>(log_chunk(slot, i, 0)).w, v);
       }
-#pragma unroll
+    VDK_UNROLL
       for (int j = 0; j < kVec<E>; ++j) {
         const MeanVariance weight = mean_variance(w, mu[j], exponential<P::Math::kExactExp>(v[j]));
         mu[j] = weight.mean;
@@ -149,15 +168,32 @@ struct WeightStage {
     }
   }
 
+  // The KL of this thread's chunks: read again, one weight at a time, since its formula is long and would multiply
+  // the registers and instructions of the loop around it.
+  VDK_DEVICE float kl(Prior prior, int slot, int64_t o0, int64_t i0) const {
+    float sum = 0;
+    VDK_ROLLED
+    for (int n = 0; n < C::kCount * kVec<E>; ++n) {
+      const int i = n / kVec<E>, j = n % kVec<E>;
+      if (o0 + C::line(i) >= out || i0 + C::at() + j >= in) continue;
+      const float mu = widen(reinterpret_cast<const E*>(mu_chunk(slot, i))[j]);
+      const float log = w.log_is_float || !whole_log
+                            ? reinterpret_cast<const float*>(log_chunk(slot, i, j / 4))[j % 4]
+                            : widen(reinterpret_cast<const E*>(log_chunk(slot, i, 0))[j]);
+      sum += kl_of(prior, w.is_alpha, mu, log).value;
+    }
+    return sum;
+  }
+
  private:
   VDK_DEVICE Words4* chunk(int slot, int i) const {
     return buffer + slot * (kBytes / 16) + i * P::kThreads + threadIdx.x;
   }
   VDK_DEVICE void gather(int slot, int i, int64_t o, int64_t at) const {
-#pragma unroll
+    VDK_UNROLL
     for (int word = 0; word < kLogWords; ++word) {
       float v[4];
-#pragma unroll
+    VDK_UNROLL
       for (int j = 0; j < 4; ++j) {
         const int64_t col = at + 4 * word + j;
         v[j] = o < out && col < in ? log_at<E>(w, o, col) : 0.0f;
