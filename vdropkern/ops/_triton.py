@@ -83,7 +83,7 @@ def exp(x, EXACT: tl.constexpr):
 def _minus_two_log(bits):
     """-2 ln((bits + 1/2) 2^-32). Near 1 the distance to 1 is taken from the complement, where it is exact."""
     exponent, f = split_log(bits.to(tl.float32) + 0.5)
-    to_one = ((~bits).to(tl.int32, bitcast=True).to(tl.float32) + 0.5) * -2.3283064365386963e-10  # 2^-32
+    to_one = ((bits ^ 0xFFFFFFFF).to(tl.int32, bitcast=True).to(tl.float32) + 0.5) * -2.3283064365386963e-10  # 2^-32
     near_one = bits >= 0xB504F334  # sqrt(1/2) 2^32
     f = tl.where(near_one, to_one, f)
     exponent = tl.where(near_one, 0.0, exponent - 32.0)

@@ -67,8 +67,11 @@ class Plan:
         rows, columns, _ = shape
         self.grid = (triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n), self.split)
         self.finish_grid = (triton.cdiv(rows, FINISH[0]) * triton.cdiv(columns, FINISH[1]),)
-        # columns and rows of the tiles whose epilogue sums the gradient of a shared log_alpha
-        self.ends = FINISH if self.split > 1 else (tile.m, tile.n // 2)
+        # tiles of epilogues down and across; a product's takes its tile in two halves
+        if self.split > 1:
+            self.ends = (triton.cdiv(rows, FINISH[0]), triton.cdiv(columns, FINISH[1]))
+        else:
+            self.ends = (triton.cdiv(rows, tile.m), 2 * triton.cdiv(columns, tile.n))
         self.partial = x.new_empty((self.split, 2, rows, columns) if self.split > 1 else 1, dtype=torch.float32)
         self.options = launch_options(tile, self.split, precision, align)
 
@@ -162,8 +165,8 @@ def _weight_gradient(
     shared = by_output or w.form == kernels.ALPHA_OF_INPUT.value
     d = dlog
     if shared:
-        parts = (triton.cdiv(inp, plan.ends[1]), out) if by_output else (triton.cdiv(out, plan.ends[0]), inp)
-        d = dlog.new_zeros(parts, dtype=torch.float32)  # the last half tile may lie outside
+        parts = (plan.ends[1], out) if by_output else (plan.ends[0], inp)
+        d = dlog.new_empty(parts, dtype=torch.float32)
     inside = "none" if shared else prior
     tensors = (m, w.log, x if grad_kl is None else grad_kl, dmu, d)
     epilogue = {"FORM": w.form, "CLIP": w.clip, "PRIOR": inside}
