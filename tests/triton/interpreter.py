@@ -48,6 +48,7 @@ class Launch:
     stored: int = 0
     flops: int = 0
     unique: int = 0  # bytes loaded, each address counted once
+    waves: int = 0  # bytes loaded, each address counted once in every `wave` programs
     buffers: list[_Buffer] = field(default_factory=list, repr=False)
 
 
@@ -58,17 +59,19 @@ class _Buffer:
         self.begin, self.end = begin, end
         self.writer: np.ndarray | None = None
         self.reader: np.ndarray | None = None
+        self.wave: np.ndarray | None = None  # the last one that read
         self.itemsize = 0
 
     def open(self, itemsize: int) -> None:
         if self.writer is None:
             self.itemsize = itemsize
             self.writer = np.full((self.end - self.begin) // itemsize, -1, np.int64)
-            self.reader = self.writer.copy()
+            self.reader, self.wave = self.writer.copy(), self.writer.copy()
         assert self.itemsize == itemsize, "one argument, two element sizes"
 
 
 launches: list[Launch] = []
+wave = 1 << 30  # programs at work together, for `Launch.waves`
 truncate_tf32 = False  # what tensor cores do with the 13 bits that tf32 lacks: cut them, or round to nearest
 _current: Launch | None = None
 
@@ -216,6 +219,8 @@ def _load(method: Callable[..., Any]) -> Callable[..., Any]:
                 if ((writer != -1) & (writer != me)).any():
                     raise RaceError(f"{_current.kernel}: program {me} reads what another one wrote")
                 _current.unique += itemsize * np.unique(at[reader == -1]).size
+                _current.waves += itemsize * np.unique(at[buffer.wave[at] != me // wave]).size
+                buffer.wave[at] = me // wave
                 buffer.reader[at] = np.where((reader == -1) | (reader == me), me, -2)
         return method(self, ptrs, mask, *rest, **named)
 
@@ -280,8 +285,10 @@ def install() -> None:
     if getattr(Builder, "vdropkern", False):
         return
     Builder.vdropkern = True
+    np.seterr(all="ignore")  # hardware says nothing of overflow either
     for name in ("binary_op", "ternary_op", "unary_op", "create_fma", "create_rsqrt", "create_clampf"):
         setattr(Builder, name, _rounding_bf16(getattr(Builder, name)))
+    Builder.get_bf16 = lambda self, value: Handle(_narrow(np.array([value], np.float32)), tl.bfloat16)
     Builder.cast_impl = _cast(Builder.cast_impl)
     Builder.create_dot = _dot(Builder.create_dot)
     Builder.create_inline_asm = _inline_asm
