@@ -203,24 +203,20 @@ def _entry(item: Any, where: str) -> Entry:
 
 
 def dump(architecture: str, found: Table, measured: Mapping[str, Any] | None) -> bytes:
-    """The content of a file; `measured` tells the device and versions, None where nothing was measured."""
-    products = {
-        p: {a: [{"shape": list(e.shape), "tile": asdict(e.tile)} for e in entries] for a, entries in found[p].items()}
-        for p in PRODUCTS
-    }
-    content = {"format": FORMAT, "architecture": architecture, "measured": measured, "products": products}
-    return _compact(json.dumps(content, indent=1)).encode()
-
-
-def _compact(text: str) -> str:
-    """One entry a line, so that a change shows as a line."""
-    lines, depth = [], 0
-    for line in text.splitlines():
-        if depth:
-            lines[-1] += " " + line.strip() if line.strip() not in ("}", "]", "},", "],") else line.strip()
-            depth += line.count("{") + line.count("[") - line.count("}") - line.count("]")
-        else:
-            lines.append(line)
-            if line.startswith("    {"):
-                depth = 1
-    return "\n".join(lines).replace("[ ", "[") + "\n"
+    """The content of a file, an entry a line; `measured` tells device and versions, None: nothing was measured."""
+    lines = [
+        "{",
+        f' "format": {FORMAT},',
+        f' "architecture": {json.dumps(architecture)},',
+        f' "measured": {json.dumps(measured)},',
+        ' "products": {',
+    ]
+    for i, product in enumerate(PRODUCTS):
+        lines.append(f'  "{product}": {{')
+        for j, arithmetic in enumerate(ARITHMETIC):
+            entries = [json.dumps(asdict(entry)) for entry in found[product][arithmetic]]
+            lines.append(f'   "{arithmetic}": [')
+            lines += [f"    {entry}," for entry in entries[:-1]] + [f"    {entries[-1]}"]
+            lines.append("   ]" + "," * (j + 1 < len(ARITHMETIC)))
+        lines.append("  }" + "," * (i + 1 < len(PRODUCTS)))
+    return ("\n".join([*lines, " }", "}"]) + "\n").encode()
