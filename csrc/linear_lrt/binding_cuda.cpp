@@ -1,7 +1,7 @@
 #include <atomic>
 #include <cmath>
 
-#include "../kl/binding_cuda.h"
+#include "../cuda/binding.h"
 #include "cuda.h"
 
 namespace vdk {
@@ -88,18 +88,17 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu,
   std::vector<int64_t> sizes(x_sizes.begin(), x_sizes.end());
   sizes.back() = mu.size(0);
   const Tensor y = call.gpu.empty(sizes, call.type), std = call.gpu.empty(sizes, ScalarType::Float);
+  Tensor kl = call.gpu.empty({}, ScalarType::Float);
+  const Prior kl_prior = prior_of(prior);
+  STD_TORCH_CHECK(kl_prior == Prior::kNone || call.log.numel() == call.mu.numel(),
+                  "linear_lrt: the KL needs a log_alpha of mu's shape");
+  if (kl_prior == Prior::kNone) torch::stable::zero_(kl);
   const LrtForward args{call.shape(x),     call.weights(clip), input.const_data_ptr(), pointer<float>(b),
-                        seed_on_gpu(seed), float(eps),         y.mutable_data_ptr(),   output<float>(std)};
+                        seed_on_gpu(seed), float(eps),         y.mutable_data_ptr(),   output<float>(std),
+                        kl_prior,          output<float>(kl)};
   const int processors = call.gpu.multiprocessors();
   const Tensor workspace = call.gpu.workspace(linear_lrt_workspace(args, processors));
   linear_lrt_forward(args, processors, workspace.mutable_data_ptr(), call.gpu.stream());
-  Tensor kl = call.gpu.empty({}, ScalarType::Float);
-  if (prior == "none")
-    torch::stable::zero_(kl);
-  else
-    kl = kl_on_gpu<float>(
-        call.gpu, log_alpha ? std::nullopt : prepared(OptionalTensor(mu), ScalarType::Float),
-        prepared(call.log, ScalarType::Float), prior_of(prior), std::nullopt, std::nullopt, std::nullopt);
   return {returned(y, x.scalar_type()), std, kl};
 }
 
