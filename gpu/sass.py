@@ -10,7 +10,9 @@ from pathlib import Path
 
 from . import tools
 
-_INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);", re.MULTILINE)
+_INSTRUCTION = re.compile(
+    r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);", re.MULTILINE
+)
 _LABEL = re.compile(r"^(\.L_x_\d+):|^\s*/\*([0-9a-f]{4,})\*/", re.MULTILINE)
 
 
@@ -60,7 +62,9 @@ class Kernel:
             if branch.target is None or branch.target >= branch.address:
                 continue
             body = [i for i in self.instructions if branch.target <= i.address <= branch.address]
-            inner = any(i.target is not None and branch.target < i.target < i.address < branch.address for i in body)
+            inner = any(
+                i.target is not None and branch.target < i.target < i.address < branch.address for i in body
+            )
             hits = sum(bool(re.match(pattern, i.name)) for i in body)
             if hits and (hits, inner, -len(body)) > (best[0], False, -len(best[2])) and not inner:
                 best = (hits, 0, body)
@@ -105,8 +109,13 @@ def read_cubin(path: Path, architecture: str) -> list[Kernel]:
         use = {k: int(v) for k, v in re.findall(r"(\w+):(\d+)", resources[symbol])}
         kernels.append(
             Kernel(
-                short(name), architecture, bounds.get(symbol, 0), use["REG"], use["STACK"] + use.get("LOCAL", 0),
-                use["SHARED"], _instructions(code[symbol]),
+                short(name),
+                architecture,
+                bounds.get(symbol, 0),
+                use["REG"],
+                use["STACK"] + use.get("LOCAL", 0),
+                use["SHARED"],
+                _instructions(code[symbol]),
             )  # fmt: skip
         )
     return kernels

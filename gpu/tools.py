@@ -19,7 +19,10 @@ class ToolMissingError(RuntimeError):
 
 def _folders() -> list[Path]:
     found = []
-    for package, inside in (("nvidia", ("cu13/bin", "cuda_nvdisasm/bin")), ("triton", ("backends/nvidia/bin",))):
+    for package, inside in (
+        ("nvidia", ("cu13/bin", "cuda_nvdisasm/bin")),
+        ("triton", ("backends/nvidia/bin",)),
+    ):
         spec = importlib.util.find_spec(package)
         roots = list(spec.submodule_search_locations or ()) if spec else []
         found += [Path(root, folder) for root in roots for folder in inside]
