@@ -1,4 +1,4 @@
-"""What is timed on a GPU: training steps, KL and noise; ours on each backend, dense, eager and torch.compile."""
+"""What is timed on a GPU: training steps, KL, noise; ours by backend, dense, eager and torch.compile."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Rung 8, `make gpu-check`: everything that needs a GPU, in one command that asks nothing and fetches nothing.
+"""Rung 8, `make gpu-check`: all that needs a GPU, in one command that asks nothing and fetches nothing.
 
-Needs torch with CUDA, Triton, pytest and Ninja (and nvcc with a C++ compiler, or a wheel in dist/, for the C++
-kernels). Writes gpu-check-<device>.json and .md; ends with 0 only if every test passed.
+Needs torch with CUDA, Triton, pytest and Ninja, and for the C++ kernels a wheel in dist/ or nvcc and a C++ compiler. Writes gpu-check-<device>.json and .md; ends with 0 only if every test passed.
 """
 
 from __future__ import annotations

@@ -63,14 +63,14 @@ def cost(kernel: Kernel) -> tuple[str, float]:
         loop = kernel.hot_loop("FFMA")
         return "ffma", len(loop) / sum(i.name.startswith("FFMA") for i in loop)
     outputs = elements(kernel)
-    return "element", len(kernel.instructions) / outputs
+    return ("element" if outputs else "thread"), len(kernel.instructions) / max(outputs, 1)
 
 
 def elements(kernel: Kernel) -> int:
-    """Elements that one pass through a kernel without a main loop reads or writes."""
+    """Elements a thread of a kernel without a main loop reads or writes; 0 where that is not fixed."""
     match = re.match(r"(?:noise|kl)_kernel<(\w+)", kernel.name)
     per16 = {"double": 2, "float": 4, "long": 2, "Float16": 8, "BFloat16": 8}
     if match is None:
-        return 1
+        return 0
     # noise: two units of a Philox call's four, or of 16 bytes where that is more; kl: two vectors
     return 2 * (max(4, per16[match[1]]) if kernel.name.startswith("noise") else per16[match[1]])

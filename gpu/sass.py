@@ -56,19 +56,19 @@ class Kernel:
         return sum(n for name, n in self.counts.items() if re.match(pattern, name))
 
     def hot_loop(self, pattern: str) -> list[Instruction]:
-        """The innermost loop with the most instructions that match `pattern`; all of the code if none has any."""
-        best: tuple[int, int, list[Instruction]] = (0, 0, self.instructions)
-        for branch in self.instructions:
-            if branch.target is None or branch.target >= branch.address:
-                continue
-            body = [i for i in self.instructions if branch.target <= i.address <= branch.address]
-            inner = any(
-                i.target is not None and branch.target < i.target < i.address < branch.address for i in body
-            )
+        """The innermost loop with the most instructions like `pattern`; all of the code where none has any."""
+        best, most = self.instructions, 0
+        ends = [i for i in self.instructions if i.target is not None and i.target < i.address]
+        for end in ends:
+            first = end.target
+            assert first is not None
+            if any(e is not end and first <= (e.target or 0) and e.address < end.address for e in ends):
+                continue  # another loop is inside
+            body = [i for i in self.instructions if first <= i.address <= end.address]
             hits = sum(bool(re.match(pattern, i.name)) for i in body)
-            if hits and (hits, inner, -len(body)) > (best[0], False, -len(best[2])) and not inner:
-                best = (hits, 0, body)
-        return best[2]
+            if hits > most:
+                best, most = body, hits
+        return best
 
 
 def _instructions(text: str) -> list[Instruction]:
@@ -104,20 +104,15 @@ def read_cubin(path: Path, architecture: str) -> list[Kernel]:
     bounds = _launch_bounds(tools.run("cuobjdump", "-elf", path))
     code = _functions(tools.run("nvdisasm", "-c", path))
     mangled = sorted(resources)
+    # since sm_90 the system's own kilobyte is counted in
+    reserved = 1024 if int(architecture.removeprefix("sm_").rstrip("abcdef")) >= 90 else 0
     kernels = []
     for symbol, name in zip(mangled, tools.demangle(mangled), strict=True):
         use = {k: int(v) for k, v in re.findall(r"(\w+):(\d+)", resources[symbol])}
-        kernels.append(
-            Kernel(
-                short(name),
-                architecture,
-                bounds.get(symbol, 0),
-                use["REG"],
-                use["STACK"] + use.get("LOCAL", 0),
-                use["SHARED"],
-                _instructions(code[symbol]),
-            )  # fmt: skip
-        )
+        stack, shared = use["STACK"] + use.get("LOCAL", 0), max(0, use["SHARED"] - reserved)
+        bound = bounds.get(symbol, 0)
+        found = _instructions(code[symbol])
+        kernels.append(Kernel(short(name), architecture, bound, use["REG"], stack, shared, found))
     return kernels
 
 

@@ -1,4 +1,4 @@
-"""Time on a GPU: events around each call, a cold cache, contenders in turns; with a CPU to stand in for tests."""
+"""Time on a GPU: events around each call, cold caches, contenders in turns. A CPU may stand in, for tests."""
 
 from __future__ import annotations
 

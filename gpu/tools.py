@@ -1,4 +1,4 @@
-"""The disassemblers, which say what the machine code really is: found on PATH, in pip's packages or in Triton."""
+"""The disassemblers, which say what machine code really is: from pip's packages, Triton, CUDA or PATH."""
 
 from __future__ import annotations
 
