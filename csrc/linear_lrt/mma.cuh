@@ -44,6 +44,8 @@ template <class E>
 VDK_DEVICE uint32_t square(uint32_t word) {
   if constexpr (sizeof(E) == 4) {
     return as_uint(as_float(word) * as_float(word));
+  } else if constexpr (std::is_same_v<E, BFloat16>) {
+    return multiply_bf16x2(word, word);
   } else {
     const float2 x = unpack<E>(word);
     return pack<BFloat16>(x.x * x.x, x.y * x.y);
@@ -60,7 +62,7 @@ template <class E_>
 struct HalfMath {
   using E = E_;
   static constexpr int kDepth = 16;
-  static constexpr bool kExactExp = false;
+  static constexpr bool kExactExp = false, kLean = true;
 
   VDK_DEVICE static void mean(Sums& d, FragmentsA& a, FragmentsB& b) {
     VDK_UNROLL
@@ -104,7 +106,7 @@ template <int kMeanTerms, int kVarianceTerms>
 struct Tf32Math {
   using E = float;
   static constexpr int kDepth = 8;
-  static constexpr bool kExactExp = kVarianceTerms == 3;
+  static constexpr bool kExactExp = kVarianceTerms == 3, kLean = kMeanTerms == 1;
 
   VDK_DEVICE static void mean(Sums& d, FragmentsA& a, FragmentsB& b) { tf32_product<kMeanTerms>(d, a, b); }
   VDK_DEVICE static void variance(Sums& d, FragmentsA& a, FragmentsB& b) {
@@ -115,7 +117,7 @@ struct Tf32Math {
 // float by FFMA.
 struct IeeeMath {
   using E = float;
-  static constexpr bool kExactExp = true;
+  static constexpr bool kExactExp = true, kLean = false;
 };
 
 template <class P, class Math>

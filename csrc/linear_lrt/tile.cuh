@@ -40,6 +40,8 @@ struct Product {
   using V = Variance<E>;
   static constexpr Pass kPass = kPass_;
   static constexpr int kBlockM = kBlockM_, kThreads = 2 * kBlockM;
+  // of a multiprocessor: what its registers are divided by. Three products for one take their operands' halves too.
+  static constexpr int kBlocks = Math::kLean ? 512 / kThreads : 1;
   // whether the variance's operand is stored, or the square of the mean's
   static constexpr bool kPairA = kPass != Pass::kForward, kPairB = kPass != Pass::kWeights;
   using A = SharedTile<E, kBlockM, kPass == Pass::kWeights ? Along::kRows : Along::kDepth>;
