@@ -12,12 +12,11 @@ constexpr int kPlainSlots = 3, kWeightSlots = 2;
 // Shared memory of a product's kernel: the operands in flight, later the finished tile.
 template <class P>
 struct SharedLayout {
-  static constexpr bool kWeightsB = P::kPass != Pass::kWeights;
   static constexpr int kElement = int(sizeof(typename P::E));
   static constexpr int kA = P::A::kSize * (P::kPairA ? 2 : 1), kB = P::B::kSize * (P::kPairB ? 2 : 1);
-  static constexpr int kBSlots = kWeightsB ? kWeightSlots : kPlainSlots;
+  static constexpr int kBSlots = P::kWeightsB ? kWeightSlots : kPlainSlots;
   static constexpr int kBufferAt = (kPlainSlots * kA + kBSlots * kB) * kElement;
-  static constexpr int kOperands = kBufferAt + (kWeightsB ? kWeightSlots * WeightStage<P>::kBytes : 0);
+  static constexpr int kOperands = kBufferAt + (P::kWeightsB ? kWeightSlots * WeightStage<P>::kBytes : 0);
   static constexpr int kResult = 2 * P::kBlockM * kResultPitch * int(sizeof(float));
   static constexpr int kBytes = kOperands > kResult ? kOperands : kResult;
 
@@ -78,7 +77,7 @@ struct Feed {
       if constexpr (P::kPairA)
         copy_chunk<typename P::V>(to.a2 + A::C::in_tile(i), args.a2, args.whole_a, a, i);
     }
-    if constexpr (Layout::kWeightsB) {
+    if constexpr (P::kWeightsB) {
       weights(weight_slot).fetch(b);
     } else {
       VDK_UNROLL
@@ -92,7 +91,7 @@ struct Feed {
   }
   // Weights that have landed become operands.
   VDK_DEVICE void convert(int slot) const {
-    if constexpr (Layout::kWeightsB) {
+    if constexpr (P::kWeightsB) {
       const OperandsOf<P> to = Layout::operands(shared, 0, slot);
       weights(slot).convert(to.b, to.b2);
     }
@@ -141,7 +140,7 @@ VDK_DEVICE void multiply(Feed<P>& feed, Accumulators<P, typename P::Math>& sums,
     if (step + 2 < steps) feed.fetch(to, step % 2);
     feed.advance();
     cp_async_commit();
-    sums.step(SharedLayout<P>::operands(feed.shared, from, SharedLayout<P>::kWeightsB ? step % 2 : from));
+    sums.step(SharedLayout<P>::operands(feed.shared, from, P::kWeightsB ? step % 2 : from));
     if (step + 1 < steps) prepare((step + 1) % 2);
     to = next_slot(to);
     from = next_slot(from);

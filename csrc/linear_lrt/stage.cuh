@@ -102,6 +102,11 @@ VDK_DEVICE KlTerms<float> kl_of(Prior prior, bool is_alpha, float mu, float log)
   return {0, 0};
 }
 
+VDK_DEVICE void round_all(Words4& floats) {
+  VDK_UNROLL
+  for (int j = 0; j < 4; ++j) floats.w[j] = to_tf32(as_float(floats.w[j]));
+}
+
 // Weights pass through a buffer in which every thread finds its own chunks, so no barrier is needed: `fetch` starts
 // the copies of mu and log, `convert` turns what has landed into a tile of means and one of variances. Exponentials
 // are so computed once a block, not once a warp and fragment.
@@ -163,6 +168,8 @@ struct WeightStage {
         narrow_all<E>(m, mu.w);
         narrow_all<V>(e, variance.w);
       }
+      if constexpr (P::Math::kRoundMean) round_all(mu);
+      if constexpr (P::Math::kRoundVariance) round_all(variance);
       store_shared(means + C::in_tile(i), mu);
       store_shared(variances + C::in_tile(i), variance);
     }
