@@ -9,8 +9,13 @@
 
 #include "simt.cuh"
 
+#ifdef VDK_EMULATED
+#define VDK_KERNEL_NAME(kernel) ::emu::name_of<(kernel)>()  // with its template arguments
+#else
+#define VDK_KERNEL_NAME(kernel) #kernel
+#endif
 #define VDK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  ::vdk::launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+  ::vdk::launch(VDK_KERNEL_NAME(kernel), kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
 
 namespace vdk {
 

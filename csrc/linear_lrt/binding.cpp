@@ -62,7 +62,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu,
     using T = decltype(zero);
     const LinearLrtForward<T> args{pointer<T>(input), weights.get<T>(), pointer<T>(b),
                                    output<T>(y),      output<T>(std),   rows_of(x),
-                                   seed_of(seed),     T(eps),           prior_of(prior)};
+                                   seed_of(seed),     T(eps),           prior_of(prior),
+                                   bf16_variance()};
     return scalar<T>(VDK_SELECT_AS(Forward<T>, linear_lrt_forward)(args, torch_parallel()), type);
   });
   return {returned(y, x.scalar_type()), std, kl};
@@ -97,7 +98,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const 
                                     rows_of(x),
                                     seed_of(seed),
                                     with_kl ? prior_of(prior) : Prior::kNone,
-                                    kl_scale};
+                                    kl_scale,
+                                    bf16_variance()};
     VDK_SELECT_AS(Backward<T>, linear_lrt_backward)(args, torch_parallel());
   });
   const Tensor& noise = log_alpha ? *log_alpha : *log_sigma2;

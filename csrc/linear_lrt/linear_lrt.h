@@ -29,6 +29,7 @@ struct LinearLrtForward {
   uint64_t seed;
   T eps;
   Prior prior;
+  bool variance_in_pairs;  // the variance product of bfloat16, where the CPU multiplies that
 };
 
 template <class T>
@@ -44,7 +45,8 @@ struct LinearLrtBackward {
   int64_t batch;
   uint64_t seed;
   Prior prior;
-  T kl_scale;  // gradient that reaches the KL
+  T kl_scale;              // gradient that reaches the KL
+  bool variance_in_pairs;  // as in the forward pass, also for the gradients that pass the variance
 };
 
 VDK_DECLARE_KERNEL(

@@ -100,6 +100,7 @@ struct Machine {
   unsigned n = 0;  // threads of the block
   size_t shared_bytes = 0;
   int barrier_turn = 0;
+  uint64_t writer = 0;  // launch, block
   void (*body)(const void*) = nullptr;
   const void* context = nullptr;
   std::string failure;
@@ -395,6 +396,7 @@ void run_grid(dim3 grid, dim3 block) {
   for (uint64_t i : order) {
     const dim3 index(unsigned(i % grid.x), unsigned(i / grid.x % grid.y),
                      unsigned(i / (uint64_t(grid.x) * grid.y)));
+    machine.writer = (machine.writer >> 32 << 32) | uint32_t(i);
     start_block(index, block, grid);
     run_block();
     machine.record->threads += machine.n;
@@ -442,7 +444,19 @@ Buffer* check_access(const char* what, const void* address, size_t bytes, Site s
   for (const Buffer* b : machine.buffers)
     if (distance(b) < distance(nearest)) nearest = b;
   fail("%s of %zu bytes at %s:%d is out of bounds: byte %td of the %zu of '%s'", what, bytes, site.file,
-       site.line, p - nearest->base, nearest->bytes, nearest->name);
+       site.line, p - nearest->base, nearest->bytes, nearest->name.c_str());
+}
+
+// Blocks run in any order, or at once: what one wrote in this launch no other may touch.
+void check_writers(const char* what, const Buffer* b, const void* address, size_t bytes, Site site) {
+  if (!b || b->writers.empty()) return;
+  const size_t first = size_t(static_cast<const char*>(address) - b->base) / 2;
+  for (size_t i = 0; i < (bytes + 1) / 2; ++i) {
+    const uint64_t writer = b->writers[first + i];
+    if (writer != machine.writer && writer >> 32 == machine.writer >> 32)
+      fail("byte %zu of '%s' is %s at %s:%d, but block %u wrote it in this launch", 2 * (first + i),
+           b->name.c_str(), what, site.file, site.line, unsigned(writer));
+  }
 }
 
 }  // namespace
@@ -475,6 +489,7 @@ void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (
   machine.context = context;
   machine.host.adopt_host();
   release(&machine.launch_begin);
+  machine.writer += uint64_t(1) << 32;
   run_grid(grid, block);
   acquire(&machine.launch_end);
   ++machine.record->launches;
@@ -556,19 +571,38 @@ bool async_next(size_t groups_in_flight, Copy& copy) {
 }
 
 void count_load(const void* p, size_t bytes, Site site) {
-  if (Buffer* const b = check_access("load", p, bytes, site)) b->traffic.loaded += bytes;
+  Buffer* const b = check_access("load", p, bytes, site);
+  check_writers("read", b, p, bytes, site);
+  if (b && !b->writable && b->bytes <= 16) bytes = b->traffic.loaded ? 0 : b->bytes;
+  if (b) b->traffic.loaded += bytes;
   machine.record->traffic.loaded += bytes;
 }
 
 void count_store(const void* p, size_t bytes, Site site) {
   Buffer* const b = check_access("store", p, bytes, site);
-  if (b && !b->writable) fail("store to '%s' at %s:%d, which is an input", b->name, site.file, site.line);
-  if (b) b->traffic.stored += bytes;
+  if (b && !b->writable)
+    fail("store to '%s' at %s:%d, which is an input", b->name.c_str(), site.file, site.line);
+  check_writers("written", b, p, bytes, site);
+  if (b) {
+    const size_t first = size_t(static_cast<const char*>(p) - b->base) / 2;
+    for (size_t i = 0; i < (bytes + 1) / 2; ++i) b->writers[first + i] = machine.writer;
+    b->traffic.stored += bytes;
+  }
   machine.record->traffic.stored += bytes;
 }
 
-Buffer::Buffer(const char* name, const void* base, size_t bytes, bool writable)
-    : name(name), base(static_cast<const char*>(base)), bytes(bytes), writable(writable) {
+void count_atomic(const void* p, size_t bytes, Site site) {
+  Buffer* const b = check_access("atomic access", p, bytes, site);
+  for (Traffic* t : {b ? &b->traffic : nullptr, &machine.record->traffic}) {
+    if (!t) continue;
+    t->loaded += bytes;
+    t->stored += bytes;
+  }
+}
+
+Buffer::Buffer(std::string name, const void* base, size_t bytes, bool writable)
+    : name(std::move(name)), base(static_cast<const char*>(base)), bytes(bytes), writable(writable) {
+  if (writable) writers.resize(bytes / 2 + 1);
   machine.buffers.push_back(this);
 }
 Buffer::~Buffer() { machine.buffers.erase(std::find(machine.buffers.begin(), machine.buffers.end(), this)); }

@@ -53,6 +53,22 @@ void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const 
   launch(name, grid, block, shared_bytes, [](const void* f) { (*static_cast<const F*>(f))(); }, &body);
 }
 
+// "kl_kernel<float, Prior::kArd, true>": how the compiler spells a function, without namespaces' usual
+// prefix.
+template <auto kFunction>
+const char* name_of() {
+  static const std::string name = [] {
+    std::string text = __PRETTY_FUNCTION__;
+    text = text.substr(text.find("kFunction = ") + 12);
+    text.pop_back();
+    for (const char* prefix : {"vdk::cuda::", "vdk::", "{anonymous}::"})
+      for (size_t at; (at = text.find(prefix)) != std::string::npos;)
+        text.erase(at, std::string(prefix).size());
+    return text;
+  }();
+  return name.c_str();
+}
+
 void block_barrier(Site site);
 
 // Wait until every lane of `mask` has called this at the same site. What the lanes published can be read
@@ -79,25 +95,28 @@ void async_issue(const Copy& copy);
 void async_commit();
 bool async_next(size_t groups_in_flight, Copy& copy);  // false when no more have to land
 
-// Global memory. Buffers may be registered: then every access must lie inside one of them, whole.
+// Global memory. Buffers may be registered: then every access must lie inside one of them, whole, and no
+// block may read or write what another one wrote in the same launch, but by atomics.
 struct Traffic {
-  uint64_t loaded = 0, stored = 0;  // bytes
+  uint64_t loaded = 0, stored = 0;  // bytes; an input of at most 16 bytes, as a seed, counts once
 };
 void count_load(const void* p, size_t bytes, Site site);
 void count_store(const void* p, size_t bytes, Site site);
+void count_atomic(const void* p, size_t bytes, Site site);
 
 class Buffer {
  public:
-  Buffer(const char* name, const void* base, size_t bytes, bool writable);
+  Buffer(std::string name, const void* base, size_t bytes, bool writable);
   ~Buffer();
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
-  const char* const name;
+  const std::string name;
   const char* const base;
   const size_t bytes;
   const bool writable;
   Traffic traffic;
+  std::vector<uint64_t> writers;  // of every two bytes: launch and block
 };
 
 struct KernelRecord {

@@ -100,8 +100,7 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, emu::Site site = emu
 // atomic accesses so that the thread sanitizer knows too.
 template <class T>
 T atomicAdd(T* p, T value, emu::Site site = emu::Site::here()) {
-  emu::count_load(p, sizeof(T), site);
-  emu::count_store(p, sizeof(T), site);
+  emu::count_atomic(p, sizeof(T), site);
   T old, sum;
   __atomic_load(p, &old, __ATOMIC_RELAXED);
   sum = old + value;

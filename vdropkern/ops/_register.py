@@ -26,6 +26,7 @@ def register(schema: str, reference: Callable[..., Any], fake: Callable[..., Any
 
 
 LIBRARY.define("cpu_isa(int select) -> int")
+LIBRARY.define("cpu_bf16_variance(int select) -> int")
 
 
 def functorch_active() -> bool:
