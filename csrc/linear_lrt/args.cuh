@@ -24,6 +24,7 @@ struct ProductArgs {
   const void *a, *a2, *b;  // of the activations; see Pass
   bool whole_a, whole_b;   // rows keep the alignment of 16 bytes: activations, or mu
   bool whole_log;          // the same of log, which also is not broadcast
+  bool plain_weights;      // sigma^2 = exp(log), and no mean is clipped
   bool whole_result;       // rows of results keep the alignment of four elements
 
   const int64_t* seed;

@@ -1,4 +1,6 @@
 // Launchers: how a call is cut into tiles and parts, and which kernels it takes.
+#include <limits>
+
 #include "../cuda/reduce.cuh"
 #include "cuda.cuh"
 
@@ -87,6 +89,7 @@ ProductArgs product_args(const LrtShape& s, const LrtWeights& w, const Plan& pla
   args.out = s.out;
   args.in = s.in;
   args.whole_log = is_full(w, s) && s.in * size % 16 == 0 && is_aligned(w.log, 16);
+  args.plain_weights = !w.is_alpha && w.exp_clip == std::numeric_limits<float>::infinity();
   args.seed = seed;
   args.prior = Prior::kNone;
   return args;

@@ -6,17 +6,17 @@
 namespace vdk {
 namespace cuda {
 
+// Tiles in shared memory: of three steps where they are used as they came, of two where they are converted.
 constexpr int kPlainSlots = 3, kWeightSlots = 2;
 
 // Shared memory of a product's kernel: the operands in flight, later the finished tile.
 template <class P>
 struct SharedLayout {
-  static constexpr bool kWeightsB = P::kPass != Pass::kWeights;
   static constexpr int kElement = int(sizeof(typename P::E));
   static constexpr int kA = P::A::kSize * (P::kPairA ? 2 : 1), kB = P::B::kSize * (P::kPairB ? 2 : 1);
-  static constexpr int kBSlots = kWeightsB ? kWeightSlots : kPlainSlots;
+  static constexpr int kBSlots = P::kWeightsB ? kWeightSlots : kPlainSlots;
   static constexpr int kBufferAt = (kPlainSlots * kA + kBSlots * kB) * kElement;
-  static constexpr int kOperands = kBufferAt + (kWeightsB ? kWeightSlots * WeightStage<P>::kBytes : 0);
+  static constexpr int kOperands = kBufferAt + (P::kWeightsB ? kWeightSlots * WeightStage<P>::kBytes : 0);
   static constexpr int kResult = 2 * P::kBlockM * kResultPitch * int(sizeof(float));
   static constexpr int kBytes = kOperands > kResult ? kOperands : kResult;
 
@@ -42,75 +42,108 @@ struct TilePlace {
   }
 };
 
-// The operands of a tile, step by step of the reduction.
+// The operands of a tile on their way, from step `begin` of the reduction on. Slots are counted from there.
 template <class P>
 struct Feed {
   using E = typename P::E;
-  using V = typename P::V;
   using Layout = SharedLayout<P>;
+  using A = Window<typename P::A, P::kThreads>;
+  using B = Window<typename P::B, P::kThreads>;
   const ProductArgs& args;
   unsigned char* shared;
-  TilePlace tile;
-  int64_t row0 = tile.m * P::kBlockM, col0 = tile.n * kBlockN;
+  A a;
+  B b;
 
-  VDK_DEVICE WeightStage<P> weights() const {
-    return {reinterpret_cast<Words4*>(shared + Layout::kBufferAt), args.w, args.out, args.in, args.whole_b,
-            args.whole_log};
+  // rows of an operand are lines where the reduction is contiguous
+  template <class W, class Tile>
+  VDK_DEVICE static W window(int64_t rows, int64_t depth, int64_t row0, int64_t k0) {
+    return Tile::kDeep ? W(rows, depth, row0, k0) : W(depth, rows, k0, row0);
   }
-  template <class T>
-  VDK_DEVICE static Matrix<T> matrix(const void* data, int64_t rows, int64_t depth, bool deep, bool whole) {
-    return {static_cast<const T*>(data), deep ? rows : depth, deep ? depth : rows, whole};
+  VDK_DEVICE Feed(const ProductArgs& args, unsigned char* shared, const TilePlace& tile, int64_t begin)
+      : args(args),
+        shared(shared),
+        a(window<A, typename P::A>(args.plan.m, args.plan.k, tile.m * P::kBlockM, begin * kBlockK<E>)),
+        b(window<B, typename P::B>(args.plan.n, args.plan.k, tile.n * kBlockN, begin * kBlockK<E>)) {}
+
+  VDK_DEVICE WeightStage<P> weights(int slot) const {
+    return {reinterpret_cast<Words4*>(shared + Layout::kBufferAt + slot * WeightStage<P>::kBytes), args};
   }
-  // Starts copies. What they overwrite was last read two steps ago, or by this thread alone.
-  VDK_DEVICE void fetch(int64_t step) const {
-    const int64_t k0 = step * kBlockK<E>;
-    const OperandsOf<P> to = Layout::operands(shared, int(step % kPlainSlots), int(step % kPlainSlots));
-    const Plan& plan = args.plan;
-    constexpr bool kDeepA = P::A::kDeep, kDeepB = P::B::kDeep;
-    const int64_t a_line = kDeepA ? row0 : k0, a_at = kDeepA ? k0 : row0;
-    copy_tile<typename P::A, P::kThreads>(to.a, matrix<E>(args.a, plan.m, plan.k, kDeepA, args.whole_a), a_line, a_at);
-    if constexpr (P::kPairA)
-      copy_tile<typename P::A, P::kThreads>(to.a2, matrix<V>(args.a2, plan.m, plan.k, kDeepA, args.whole_a), a_line,
-                                            a_at);
-    if constexpr (Layout::kWeightsB)
-      weights().fetch(int(step % kWeightSlots), kDeepB ? col0 : k0, kDeepB ? k0 : col0);
-    else
-      copy_tile<typename P::B, P::kThreads>(to.b, matrix<E>(args.b, plan.n, plan.k, kDeepB, args.whole_b), k0, col0);
+  // Starts the copies of a step. What they overwrite was last read before the barrier, or by this thread alone.
+  VDK_DEVICE void fetch(int plain_slot, int weight_slot) const {
+    const OperandsOf<P> to = Layout::operands(shared, plain_slot, plain_slot);
+    VDK_UNROLL
+    for (int i = 0; i < A::C::kCount; ++i) {
+      copy_chunk<E>(to.a + A::C::in_tile(i), args.a, args.whole_a, a, i);
+      if constexpr (P::kPairA)
+        copy_chunk<typename P::V>(to.a2 + A::C::in_tile(i), args.a2, args.whole_a, a, i);
+    }
+    if constexpr (P::kWeightsB) {
+      weights(weight_slot).fetch(b);
+    } else {
+      VDK_UNROLL
+      for (int i = 0; i < B::C::kCount; ++i)
+        copy_chunk<E>(to.b + B::C::in_tile(i), args.b, args.whole_b, b, i);
+    }
   }
-  VDK_DEVICE OperandsOf<P> operands(int64_t step) const {
-    return Layout::operands(shared, int(step % kPlainSlots), int(step % Layout::kBSlots));
+  VDK_DEVICE void advance() {
+    a.advance();
+    b.advance();
   }
-  // What has landed becomes operands. Blocks of one column of tiles see the same weights: they take turns at the KL.
-  VDK_DEVICE void convert(int64_t step, float& kl) const {
-    if constexpr (Layout::kWeightsB) {
-      const OperandsOf<P> to = operands(step);
-      const int slot = int(step % kWeightSlots);
-      weights().convert(slot, to.b, to.b2);
-      if (P::kPass == Pass::kForward && args.kl_sums && step % args.plan.tiles_m == tile.m)
-        kl += weights().kl(args.prior, slot, col0, step * kBlockK<E>);
+  // Weights that have landed become operands.
+  VDK_DEVICE void convert(int slot) const {
+    if constexpr (P::kWeightsB) {
+      const OperandsOf<P> to = Layout::operands(shared, 0, slot);
+      weights(slot).convert(to.b, to.b2);
     }
   }
 };
 
-// One barrier a step: while tile `step` is multiplied, the weights of the next are converted and the one after is
-// on its way.
+// Blocks of one column of tiles see the same weights; they take turns at the KL, each step's in one of them.
 template <class P>
-VDK_DEVICE void multiply(const Feed<P>& feed, Accumulators<P, typename P::Math>& sums, int64_t begin, int64_t end,
-                         float& kl) {
-  for (int64_t step = begin; step < begin + 2; ++step) {
-    if (step < end) feed.fetch(step);
+struct KlTurn {
+  bool on;
+  int wait, turns;
+  float sum = 0;
+
+  VDK_DEVICE KlTurn(const ProductArgs& args, const TilePlace& tile, int64_t begin)
+      : on(P::kPass == Pass::kForward && args.kl_sums), turns(int(args.plan.tiles_m)) {
+    wait = int((tile.m - begin % turns + turns) % turns);
+  }
+  VDK_DEVICE void step(const Feed<P>& feed, int slot) {
+    if (!on) return;
+    if (wait-- > 0) return;
+    wait = turns - 1;
+    if constexpr (P::kPass == Pass::kForward) sum += feed.weights(slot).kl(feed.b);
+  }
+};
+
+// One barrier a step: while a tile is multiplied, the weights of the next are converted and the one after is on
+// its way.
+template <class P>
+VDK_DEVICE void multiply(Feed<P>& feed, Accumulators<P, typename P::Math>& sums, KlTurn<P>& kl, int steps) {
+  for (int step = 0; step < 2; ++step) {
+    if (step < steps) feed.fetch(step, step);
+    feed.advance();
     cp_async_commit();
   }
-  cp_async_wait<1>();
-  if (begin < end) feed.convert(begin, kl);
-  __syncthreads();
-    VDK_ROLLED
-  for (int64_t step = begin; step < end; ++step) {
-    if (step + 2 < end) feed.fetch(step + 2);
-    cp_async_commit();
-    sums.step(feed.operands(step));
+  const auto next_slot = [](int slot) { return slot == kPlainSlots - 1 ? 0 : slot + 1; };
+  const auto prepare = [&](int slot) {
     cp_async_wait<1>();
-    if (step + 1 < end) feed.convert(step + 1, kl);
+    feed.convert(slot);
+    kl.step(feed, slot);
+  };
+  if (steps) prepare(0);
+  __syncthreads();
+  int to = 2, from = 0;
+  VDK_ROLLED
+  for (int step = 0; step < steps; ++step) {
+    if (step + 2 < steps) feed.fetch(to, step % 2);
+    feed.advance();
+    cp_async_commit();
+    sums.step(SharedLayout<P>::operands(feed.shared, from, P::kWeightsB ? step % 2 : from));
+    if (step + 1 < steps) prepare((step + 1) % 2);
+    to = next_slot(to);
+    from = next_slot(from);
     __syncthreads();
   }
   cp_async_wait<0>();
@@ -175,24 +208,24 @@ VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, floa
 
 // A block: one tile, one part of the reduction.
 template <class P>
-VDK_KERNEL void __launch_bounds__(P::kThreads) lrt_product(ProductArgs args) {
+VDK_KERNEL void __launch_bounds__(P::kThreads, P::kBlocks) lrt_product(ProductArgs args) {
   VDK_SHARED(unsigned char, shared);
   const Plan& plan = args.plan;
   const TilePlace tile(plan);
-  const Feed<P> feed{args, shared, tile};
-  const int64_t steps = (plan.k + kBlockK<typename P::E> - 1) / kBlockK<typename P::E>;
+  const int64_t all_steps = (plan.k + kBlockK<typename P::E> - 1) / kBlockK<typename P::E>;
   const int64_t begin = blockIdx.y * plan.steps_per_part;
-  const int64_t end = begin + plan.steps_per_part < steps ? begin + plan.steps_per_part : steps;
+  const int64_t end = begin + plan.steps_per_part < all_steps ? begin + plan.steps_per_part : all_steps;
   float *const means = reinterpret_cast<float*>(shared), *const variances = means + P::kBlockM * kResultPitch;
-  float kl = 0;
+  KlTurn<P> kl(args, tile, begin);
   {
+    Feed<P> feed(args, shared, tile, begin);
     Accumulators<P, typename P::Math> sums;
-    multiply(feed, sums, begin, end, kl);
+    multiply(feed, sums, kl, int(end - begin));
     sums.store(means, variances);
   }
-  if (P::kPass == Pass::kForward && args.kl_sums) {
-    kl = block_sum<P::kThreads>(kl);
-    if (threadIdx.x == 0) store_global(args.kl_sums + blockIdx.y * gridDim.x + blockIdx.x, kl);
+  if (kl.on) {
+    const float sum = block_sum<P::kThreads>(kl.sum);
+    if (threadIdx.x == 0) store_global(args.kl_sums + blockIdx.y * gridDim.x + blockIdx.x, sum);
   }
   __syncthreads();
   const auto from_shared = [&](int row, int col, float (&mean)[4], float (&variance)[4]) {

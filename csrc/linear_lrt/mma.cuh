@@ -44,6 +44,8 @@ template <class E>
 VDK_DEVICE uint32_t square(uint32_t word) {
   if constexpr (sizeof(E) == 4) {
     return as_uint(as_float(word) * as_float(word));
+  } else if constexpr (std::is_same_v<E, BFloat16>) {
+    return multiply_bf16x2(word, word);
   } else {
     const float2 x = unpack<E>(word);
     return pack<BFloat16>(x.x * x.x, x.y * x.y);
@@ -60,8 +62,9 @@ template <class E_>
 struct HalfMath {
   using E = E_;
   static constexpr int kDepth = 16;
-  static constexpr bool kExactExp = false;
+  static constexpr bool kExactExp = false, kLean = true, kRoundMean = false, kRoundVariance = false;
 
+  template <bool>
   VDK_DEVICE static void mean(Sums& d, FragmentsA& a, FragmentsB& b) {
     VDK_UNROLL
     for (int i = 0; i < 8; ++i) {
@@ -71,24 +74,28 @@ struct HalfMath {
         mma_m16n8k16_f16(d[i / 4][i % 4], a[i / 4], b[i % 4]);
     }
   }
-  VDK_DEVICE static void variance(Sums& d, FragmentsA& a, FragmentsB& b) { HalfMath<BFloat16>::mean(d, a, b); }
+  template <bool>
+  VDK_DEVICE static void variance(Sums& d, FragmentsA& a, FragmentsB& b) {
+    HalfMath<BFloat16>::template mean<false>(d, a, b);
+  }
 };
 
-// float by tf32, which keeps 11 of a float's 24 bits. With x = high + low three products are exact to about 2^-21,
-// one to 2^-11.
-template <int kTerms>
+// float by tf32, which keeps 11 of a float's 24 bits. With x = high + low three products are off by 2^-20 at worst,
+// one by 2^-10. The low parts are left to the tensor core to cut; the high ones, and lone operands, are rounded,
+// those of B in shared memory already where kRounded says so.
+template <int kTerms, bool kRounded>
 VDK_DEVICE void tf32_product(Sums& d, FragmentsA& a, FragmentsB& b) {
   FragmentsA a_low;
   FragmentsB b_low;
   const auto split = [](uint32_t& x, uint32_t& low) {
     const float whole = as_float(x);
     x = to_tf32(whole);
-    if constexpr (kTerms == 3) low = to_tf32(whole - as_float(x));
+    if constexpr (kTerms == 3) low = as_uint(whole - as_float(x));
   };
-    VDK_UNROLL
+  VDK_UNROLL
   for (int i = 0; i < 8; ++i) {
     split(a[i / 4][i % 4], a_low[i / 4][i % 4]);
-    split(b[i / 2][i % 2], b_low[i / 2][i % 2]);
+    if constexpr (!kRounded) split(b[i / 2][i % 2], b_low[i / 2][i % 2]);
   }
   const auto multiply = [&](FragmentsA& x, FragmentsB& y) {
     VDK_UNROLL
@@ -104,18 +111,25 @@ template <int kMeanTerms, int kVarianceTerms>
 struct Tf32Math {
   using E = float;
   static constexpr int kDepth = 8;
-  static constexpr bool kExactExp = kVarianceTerms == 3;
+  static constexpr bool kExactExp = kVarianceTerms == 3, kLean = kMeanTerms == 1;
 
-  VDK_DEVICE static void mean(Sums& d, FragmentsA& a, FragmentsB& b) { tf32_product<kMeanTerms>(d, a, b); }
+  // whether operands of B that pass through registers on their way to shared memory are rounded there
+  static constexpr bool kRoundMean = kMeanTerms == 1, kRoundVariance = kVarianceTerms == 1;
+
+  template <bool kStored>
+  VDK_DEVICE static void mean(Sums& d, FragmentsA& a, FragmentsB& b) {
+    tf32_product<kMeanTerms, kStored && kRoundMean>(d, a, b);
+  }
+  template <bool kStored>
   VDK_DEVICE static void variance(Sums& d, FragmentsA& a, FragmentsB& b) {
-    tf32_product<kVarianceTerms>(d, a, b);
+    tf32_product<kVarianceTerms, kStored && kRoundVariance>(d, a, b);
   }
 };
 
 // float by FFMA.
 struct IeeeMath {
   using E = float;
-  static constexpr bool kExactExp = true;
+  static constexpr bool kExactExp = true, kLean = false, kRoundMean = false, kRoundVariance = false;
 };
 
 template <class P, class Math>
@@ -142,14 +156,14 @@ struct Accumulators {
       if constexpr (!P::kPairB)
     VDK_UNROLL
         for (int i = 0; i < 8; ++i) b2[i / 2][i % 2] = square<E>(b[i / 2][i % 2]);
-      Math::mean(mean, a, b);
+      Math::template mean<P::kWeightsB>(mean, a, b);
       if constexpr (P::kPairA)
     VDK_UNROLL
         for (int m = 0; m < 2; ++m) load_a<typename P::A>(a2[m], tile.a2, row0() + m * 16, k);
       if constexpr (P::kPairB)
     VDK_UNROLL
         for (int n = 0; n < 4; n += 2) load_two_b<typename P::B>(b2 + n, tile.b2, col0() + n * 8, k);
-      Math::variance(variance, a2, b2);
+      Math::template variance<P::kWeightsB>(variance, a2, b2);
     }
   }
 

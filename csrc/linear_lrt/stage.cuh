@@ -1,23 +1,12 @@
 // From global to shared memory: tiles copied as they are, and weights turned into means and variances on the way.
 #pragma once
 #include "../kl/cuda.cuh"
-#include "cuda.h"
-#include "tile.cuh"
+#include "args.cuh"
 
 namespace vdk {
 namespace cuda {
 
-// A dense row-major matrix; `whole`: rows keep the alignment of 16 bytes, so that a chunk is inside or outside.
-template <class E>
-struct Matrix {
-  const E* data;
-  int64_t lines, length;
-  bool whole;
-
-  VDK_DEVICE bool has(int64_t line, int64_t at) const { return line < lines && at < length; }
-};
-
-// How a block's threads share a tile in chunks of 16 bytes: the same for every tile, so a thread always meets its
+// How a block's threads share a tile in chunks of 16 bytes: the same for every step, so a thread always meets its
 // own chunks.
 template <class Tile, int kThreads>
 struct Chunks {
@@ -25,33 +14,54 @@ struct Chunks {
   static constexpr int kLinesAtOnce = kThreads / kPerLine, kCount = Tile::kLines / kLinesAtOnce;
   static_assert(kThreads % kPerLine == 0 && Tile::kLines % kLinesAtOnce == 0);
 
-  VDK_DEVICE static int line(int i) { return int(threadIdx.x) / kPerLine + i * kLinesAtOnce; }
+  VDK_DEVICE static int line() { return int(threadIdx.x) / kPerLine; }
   VDK_DEVICE static int at() { return int(threadIdx.x) % kPerLine * kWidth; }
+  VDK_DEVICE static int in_tile(int i) { return (line() + i * kLinesAtOnce) * Tile::kPitch + at(); }
 };
 
-// 16 bytes to shared memory, zeros outside the matrix: without waiting where alignment allows.
-template <class E>
-VDK_DEVICE void copy_chunk(void* to, const Matrix<E>& from, int64_t line, int64_t at) {
-  const E* const source = from.data + line * from.length + at;
-  if (from.whole) {
-    const bool valid = from.has(line, at);
-    cp_async16(to, valid ? source : from.data, valid);
+// Where a thread's chunks of a tile lie in a dense row-major matrix, and how much of the matrix is left from there
+// on. Moves on by a step along the reduction.
+template <class Tile, int kThreads>
+struct Window {
+  using C = Chunks<Tile, kThreads>;
+  int64_t offset, length;  // in elements; length of a line
+  int lines_left, elements_left;
+
+  VDK_DEVICE Window(int64_t lines, int64_t length, int64_t line0, int64_t at0)
+      : offset((line0 + C::line()) * length + at0 + C::at()),
+        length(length),
+        lines_left(int(lines - line0) - C::line()),
+        elements_left(int(length - at0) - C::at()) {}
+
+  VDK_DEVICE void advance() {
+    constexpr int kStep = kBlockK<typename Tile::E>;
+    offset += Tile::kDeep ? kStep : kStep * length;
+    (Tile::kDeep ? elements_left : lines_left) -= kStep;
+  }
+  // whether element j of chunk i exists, `steps` ago
+  VDK_DEVICE bool has(int i, int j, int steps = 0) const {
+    const int back = steps * kBlockK<typename Tile::E>;
+    return i * C::kLinesAtOnce < lines_left + (Tile::kDeep ? 0 : back) && j < elements_left + (Tile::kDeep ? back : 0);
+  }
+  VDK_DEVICE int64_t chunk(int i) const { return offset + i * C::kLinesAtOnce * length; }
+};
+
+// Chunk i from global to shared memory, zeros where it does not exist. `whole`: lines keep the alignment of 16
+// bytes, so that a chunk exists as a whole or not at all; then nothing waits for the copy. E may be another type
+// than the tile's, and then the chunk is `part` of several.
+template <class E, class W>
+VDK_DEVICE void copy_chunk(void* to, const void* matrix, bool whole, const W& window, int i, int part = 0) {
+  const E* const source = static_cast<const E*>(matrix) + window.chunk(i) + part * kVec<E>;
+  if (whole) {
+    cp_async16(to, source, window.has(i, part * kVec<E>));
     return;
   }
   float v[kVec<E>];
-    VDK_UNROLL
-  for (int i = 0; i < kVec<E>; ++i) v[i] = from.has(line, at + i) ? widen(load_global<E>(source + i)) : 0.0f;
+  VDK_UNROLL
+  for (int j = 0; j < kVec<E>; ++j) v[j] = window.has(i, j) ? widen(load_global<E>(source + j)) : 0.0f;
   Words4 words;
   narrow_all<E>(v, words.w);
   store_shared(to, words);
-}
-
-template <class Tile, int kThreads, class E>
-VDK_DEVICE void copy_tile(E* to, const Matrix<E>& from, int64_t line0, int64_t at0) {
-  using C = Chunks<Tile, kThreads>;
-    VDK_UNROLL
-  for (int i = 0; i < C::kCount; ++i)
-    copy_chunk(to + C::line(i) * Tile::kPitch + C::at(), from, line0 + C::line(i), at0 + C::at());
 }
 
 // e^x, of x at most 88. The fast one is off by up to 2^-20 at x = -20, nothing beside bfloat16 or tf32.
@@ -61,15 +71,9 @@ VDK_DEVICE float exponential(float x) {
   return approx_exp2(minimum(88.0f, x) * 1.44269504f);  // in this order NaN stays NaN
 }
 
-// A weight as the products see it.
-struct MeanVariance {
-  float mean, variance;
-};
+// Whether the products take the mean of a weight for 0; e is exp(log).
 VDK_DEVICE bool is_clipped(const LrtWeights& w, float mu, float e) {
   return e >= w.exp_clip * (w.is_alpha ? 1.0f : mu * mu + float(kKlEps));
-}
-VDK_DEVICE MeanVariance mean_variance(const LrtWeights& w, float mu, float e) {
-  return {is_clipped(w, mu, e) ? 0.0f : mu, w.is_alpha ? e * mu * mu : e};
 }
 
 // The log of weight (o, i), wherever `log` is broadcast from.
@@ -98,109 +102,119 @@ VDK_DEVICE KlTerms<float> kl_of(Prior prior, bool is_alpha, float mu, float log)
   return {0, 0};
 }
 
-// A tile of weights passes through a buffer in which every thread finds its own chunks, so no barrier is needed:
-// `fetch` starts the copies of mu and log, `convert` turns what has landed into a tile of means and one of variances.
-// Exponentials are so computed once a block, not once a warp and fragment.
+VDK_DEVICE void round_all(Words4& floats) {
+  VDK_UNROLL
+  for (int j = 0; j < 4; ++j) floats.w[j] = to_tf32(as_float(floats.w[j]));
+}
+
+// Weights pass through a buffer in which every thread finds its own chunks, so no barrier is needed: `fetch` starts
+// the copies of mu and log, `convert` turns what has landed into a tile of means and one of variances. Exponentials
+// are so computed once a block, not once a warp and fragment.
 template <class P>
 struct WeightStage {
   using E = typename P::E;
-  using C = Chunks<typename P::B, P::kThreads>;
+  using V = typename P::V;
+  using W = Window<typename P::B, P::kThreads>;
+  using C = typename W::C;
   static constexpr int kLogWords = kVec<E> / 4;  // of 16 bytes, for a chunk of logs in float
   static constexpr int kBytes = C::kCount * P::kThreads * (1 + kLogWords) * 16;
 
-  Words4* buffer;
-  const LrtWeights& w;
-  int64_t out, in;
-  bool whole, whole_log;
+  Words4* buffer;  // of this step
+  const ProductArgs& args;
 
-  VDK_DEVICE Words4* mu_chunk(int slot, int i) const { return chunk(slot, i); }
-  VDK_DEVICE Words4* log_chunk(int slot, int i, int word) const { return chunk(slot, C::kCount * (1 + word) + i); }
+  VDK_DEVICE Words4* mu_chunk(int i) const { return buffer + i * P::kThreads + threadIdx.x; }
+  VDK_DEVICE Words4* log_chunk(int i, int word) const {
+    return buffer + (C::kCount * (1 + word) + i) * P::kThreads + threadIdx.x;
+  }
+  VDK_DEVICE bool float_logs() const { return args.w.log_is_float || !args.whole_log; }
 
-  VDK_DEVICE void fetch(int slot, int64_t o0, int64_t i0) const {
-    const Matrix<E> mu{static_cast<const E*>(w.mu), out, in, whole};
+  VDK_DEVICE void fetch(const W& window) const {
+    const LrtWeights& w = args.w;
     VDK_UNROLL
     for (int i = 0; i < C::kCount; ++i) {
-      const int64_t o = o0 + C::line(i), at = i0 + C::at();
-      copy_chunk(mu_chunk(slot, i), mu, o, at);
-      if (!whole_log) {
-        gather(slot, i, o, at);
+      copy_chunk<E>(mu_chunk(i), w.mu, args.whole_b, window, i);
+      if (!args.whole_log) {
+        gather(window, i);
       } else if (w.log_is_float) {
-    VDK_UNROLL
+        VDK_UNROLL
         for (int word = 0; word < kLogWords; ++word)
-          copy_chunk(log_chunk(slot, i, word), Matrix<float>{static_cast<const float*>(w.log), out, in, true}, o,
-                     at + 4 * word);
+          copy_chunk<float>(log_chunk(i, word), w.log, true, window, i, word);
       } else {
-        copy_chunk(log_chunk(slot, i, 0), Matrix<E>{static_cast<const E*>(w.log), out, in, true}, o, at);
+        copy_chunk<E>(log_chunk(i, 0), w.log, true, window, i);
       }
     }
   }
 
-  template <class V>
-  VDK_DEVICE void convert(int slot, E* means, V* variances) const {
+  VDK_DEVICE void convert(E* means, V* variances) const {
+    const LrtWeights& w = args.w;
     VDK_UNROLL
     for (int i = 0; i < C::kCount; ++i) {
-      float mu[kVec<E>], v[kVec<E>];
-      widen_all<E>(load_shared<Words4>(mu_chunk(slot, i)).w, mu);
-      if (w.log_is_float || !whole_log) {
-        uint32_t words[kVec<E>];
-    VDK_UNROLL
-        for (int word = 0; word < kLogWords; ++word) {
-          const Words4 four = load_shared<Words4>(log_chunk(slot, i, word));
-    VDK_UNROLL
-          for (int j = 0; j < 4; ++j) words[4 * word + j] = four.w[j];
-        }
-        widen_all<float>(words, v);
+      Words4 mu = load_shared<Words4>(mu_chunk(i)), variance;
+      float e[kVec<E>];
+      logs(i, e);
+      VDK_UNROLL
+      for (int j = 0; j < kVec<E>; ++j) e[j] = exponential<P::Math::kExactExp>(e[j]);
+      if (args.plain_weights) {
+        narrow_all<V>(e, variance.w);
       } else {
-        widen_all<E>(load_shared<Words4>(log_chunk(slot, i, 0)).w, v);
+        float m[kVec<E>];
+        widen_all<E>(mu.w, m);
+        VDK_UNROLL
+        for (int j = 0; j < kVec<E>; ++j) {
+          const bool clipped = is_clipped(w, m[j], e[j]);
+          if (w.is_alpha) e[j] *= m[j] * m[j];
+          if (clipped) m[j] = 0;
+        }
+        narrow_all<E>(m, mu.w);
+        narrow_all<V>(e, variance.w);
       }
-    VDK_UNROLL
-      for (int j = 0; j < kVec<E>; ++j) {
-        const MeanVariance weight = mean_variance(w, mu[j], exponential<P::Math::kExactExp>(v[j]));
-        mu[j] = weight.mean;
-        v[j] = weight.variance;
-      }
-      const int at = C::line(i) * P::B::kPitch + C::at();
-      Words4 words;
-      narrow_all<E>(mu, words.w);
-      store_shared(means + at, words);
-      narrow_all<V>(v, words.w);
-      store_shared(variances + at, words);
+      if constexpr (P::Math::kRoundMean) round_all(mu);
+      if constexpr (P::Math::kRoundVariance) round_all(variance);
+      store_shared(means + C::in_tile(i), mu);
+      store_shared(variances + C::in_tile(i), variance);
     }
   }
 
-  // The KL of this thread's chunks: read again, one weight at a time, since its formula is long and would multiply
-  // the registers and instructions of the loop around it.
-  VDK_DEVICE float kl(Prior prior, int slot, int64_t o0, int64_t i0) const {
+  // The KL of this thread's chunks, of two steps before the window: read again, one weight at a time, since its
+  // formula is long and would multiply the registers and instructions of the loop around it.
+  VDK_DEVICE float kl(const W& window) const {
     float sum = 0;
     VDK_ROLLED
     for (int n = 0; n < C::kCount * kVec<E>; ++n) {
       const int i = n / kVec<E>, j = n % kVec<E>;
-      if (o0 + C::line(i) >= out || i0 + C::at() + j >= in) continue;
-      const float mu = widen(reinterpret_cast<const E*>(mu_chunk(slot, i))[j]);
-      const float log = w.log_is_float || !whole_log
-                            ? reinterpret_cast<const float*>(log_chunk(slot, i, j / 4))[j % 4]
-                            : widen(reinterpret_cast<const E*>(log_chunk(slot, i, 0))[j]);
-      sum += kl_of(prior, w.is_alpha, mu, log).value;
+      if (!window.has(i, j, 2)) continue;
+      const float mu = widen(reinterpret_cast<const E*>(mu_chunk(i))[j]);
+      const float log = float_logs() ? reinterpret_cast<const float*>(log_chunk(i, j / 4))[j % 4]
+                                     : widen(reinterpret_cast<const E*>(log_chunk(i, 0))[j]);
+      sum += kl_of(args.prior, args.w.is_alpha, mu, log).value;
     }
     return sum;
   }
 
  private:
-  VDK_DEVICE Words4* chunk(int slot, int i) const {
-    return buffer + slot * (kBytes / 16) + i * P::kThreads + threadIdx.x;
+  VDK_DEVICE void logs(int i, float (&v)[kVec<E>]) const {
+    if (!float_logs()) {
+      widen_all<E>(load_shared<Words4>(log_chunk(i, 0)).w, v);
+      return;
+    }
+    VDK_UNROLL
+    for (int word = 0; word < kLogWords; ++word) {
+      const Words4 four = load_shared<Words4>(log_chunk(i, word));
+      VDK_UNROLL
+      for (int j = 0; j < 4; ++j) v[4 * word + j] = as_float(four.w[j]);
+    }
   }
-  VDK_DEVICE void gather(int slot, int i, int64_t o, int64_t at) const {
+  VDK_DEVICE void gather(const W& window, int i) const {
+    const int64_t o = args.out - window.lines_left + i * C::kLinesAtOnce, at = args.in - window.elements_left;
     VDK_UNROLL
     for (int word = 0; word < kLogWords; ++word) {
       float v[4];
-    VDK_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        const int64_t col = at + 4 * word + j;
-        v[j] = o < out && col < in ? log_at<E>(w, o, col) : 0.0f;
-      }
+      VDK_UNROLL
+      for (int j = 0; j < 4; ++j)
+        v[j] = window.has(i, 4 * word + j) ? log_at<E>(args.w, o, at + 4 * word + j) : 0.0f;
       Words4 words;
       narrow_all<float>(v, words.w);
-      store_shared(log_chunk(slot, i, word), words);
+      store_shared(log_chunk(i, word), words);
     }
   }
 };

@@ -40,8 +40,11 @@ struct Product {
   using V = Variance<E>;
   static constexpr Pass kPass = kPass_;
   static constexpr int kBlockM = kBlockM_, kThreads = 2 * kBlockM;
+  // of a multiprocessor: what its registers are divided by. Three products for one take their operands' halves too.
+  static constexpr int kBlocks = Math::kLean ? 512 / kThreads : 1;
+  static constexpr bool kWeightsB = kPass != Pass::kWeights;  // B is made of mu and log
   // whether the variance's operand is stored, or the square of the mean's
-  static constexpr bool kPairA = kPass != Pass::kForward, kPairB = kPass != Pass::kWeights;
+  static constexpr bool kPairA = kPass != Pass::kForward, kPairB = kWeightsB;
   using A = SharedTile<E, kBlockM, kPass == Pass::kWeights ? Along::kRows : Along::kDepth>;
   using B = SharedTile<E, kBlockN, kPass == Pass::kForward ? Along::kDepth : Along::kRows>;
 };
