@@ -55,6 +55,7 @@ class Build:
     constants: dict[str, Any]
     options: dict[str, int]
     outputs: int  # elements a program produces, for instructions per output
+    shared: int = 1 << 30  # bytes that the choice of tiles reckons with
 
 
 @dataclass
@@ -73,7 +74,8 @@ class Compiled:
     opcodes: dict[str, int] = field(repr=False)
     ptx: str = field(repr=False)
     sass: str = field(repr=False)
-    per_output: float = 0.0
+    per_output: float
+    expected_shared: int
 
     def count(self, pattern: str) -> int:
         """Instructions whose opcode matches `pattern` from its beginning."""
@@ -90,6 +92,8 @@ class Compiled:
             found.append("float64 arithmetic")
         if self.shared > SHARED_LIMIT[self.architecture] << 10:
             found.append(f"{self.shared} bytes of shared memory")
+        if self.shared > self.expected_shared:
+            found.append(f"{self.shared} bytes of shared memory where {self.expected_shared} were reckoned with")
         return found
 
     def line(self) -> dict[str, Any]:
@@ -147,9 +151,11 @@ def product_build(
     extra = "".join(f"-{k}{v}" for k, v in epilogue.items()) + (f"-split{split}" if split > 1 else "")
     shape = f"{tile.m}x{tile.n}x{tile.k}-w{tile.warps}-s{tile.stages}"
     name = f"{product}-{x[1:]}-{precision.mean}-{precision.variance}-{shape}{extra}"
+    sizes = {"x": 4 if x == "*fp32" else 2, "log": 4, "g2": 4 if g2 == "*fp32" else 2}
     return Build(
-        name, KERNELS[product][0], _types(PRODUCT_TYPES[product], x, g2), constants, launch, tile.m * tile.n
-    )
+        name, KERNELS[product][0], _types(PRODUCT_TYPES[product], x, g2), constants, launch, tile.m * tile.n,
+        tiles.shared_bytes(product, tile, sizes) + 1024,  # the system's own, from sm_90 on, and vectors
+    )  # fmt: skip
 
 
 def _products(architecture: str) -> Iterator[Build]:
@@ -235,7 +241,7 @@ def compile_build(build: Build, architecture: str) -> Compiled:
     return Compiled(
         build.name, architecture, usage["REG"], usage["STACK"], usage["LOCAL"],
         max(kernel.metadata.shared, usage["SHARED"]), kernel.metadata.num_warps, threads, total, opcodes,
-        kernel.asm["ptx"], sass, total * threads / build.outputs,
+        kernel.asm["ptx"], sass, total * threads / build.outputs, build.shared,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def _runs() -> Iterator[tuple[Case, torch.dtype]]:
             yield from ((case, dtype) for dtype in (torch.bfloat16, torch.float16))
 
 
-@pytest.mark.parametrize("case, dtype", _runs(), ids=str)
+@pytest.mark.parametrize("case, dtype", list(_runs()), ids=str)
 def test_value_and_gradients(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     if "large" in case.id:
         monkeypatch.setattr(kernels, "BLOCK", 1 << 14)  # the interpreter's time goes by steps

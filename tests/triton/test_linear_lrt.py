@@ -138,7 +138,7 @@ def _shipped() -> Iterator[Any]:
         yield pytest.param(product, arithmetic, tile, id=label)
 
 
-@pytest.mark.parametrize("product, arithmetic, tile", _shipped())
+@pytest.mark.parametrize("product, arithmetic, tile", list(_shipped()))
 @pytest.mark.parametrize("split", [1, 2])
 def test_shipped_tiles(
     product: str, arithmetic: str, tile: tiles.Tile, split: int, monkeypatch: pytest.MonkeyPatch

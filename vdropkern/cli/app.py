@@ -191,3 +191,31 @@ def bench(
     from .prune import run_bench
 
     run_bench(model, batch or [1, 100], rounds, threads)
+
+
+@app.command(
+    epilog="[bold]Example[/bold]\n\nvdropkern tune --problem 128x784x300 --arithmetic tf32 --out tiles"
+)
+def tune(
+    out: Annotated[Path, typer.Option(help="Folder for the file, which is named after the GPU, as sm_90.json.")],
+    problem: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A layer, as BATCHxINPUTSxOUTPUTS; may be repeated. Default: four from small to large.",
+            show_default=False,
+        ),
+    ] = None,
+    arithmetic: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ieee, tf32x3, tf32 or half; may be repeated. Default: tf32 and half.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Measure which tiles the Triton kernels should take on this GPU, and write them to a file.
+
+    vdropkern.use_tiles takes the file. Without one, shipped tiles are used; nothing is measured at run time.
+    """
+    from .tune import DEFAULT_PROBLEMS, run_tune
+
+    run_tune(problem or list(DEFAULT_PROBLEMS), arithmetic or ["tf32", "half"], out)

@@ -1,17 +1,17 @@
 """Which tiles the Triton kernels of `linear_lrt` run with: files of configurations, and the choice among them.
 
-A file ``configs/sm_90.json`` holds, for each product and arithmetic, the tiles that won at some shape. A
-problem takes those of the nearest shape, made to fit the device's shared memory. Nothing is measured at run
-time; `vdropkern tune` writes such files.
+A file ``configs/sm_90.json`` holds, for each product and arithmetic, the tiles meant for some shapes. A problem
+takes those of the nearest shape, made to fit the device's shared memory. Nothing is measured at run time;
+`vdropkern tune` measures and writes such a file, `use_tiles` takes it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from .._launch import Device
 PRODUCTS = ("forward", "input_gradient", "weight_gradient")
 ARITHMETIC = ("ieee", "tf32x3", "tf32", "half")  # of the dearer path; cheapest last
 FORMAT = 1
-ENV_CONFIGS = "VDROPKERN_CONFIGS"  # a folder looked into before the shipped one
 SHIPPED = Path(__file__).with_name("configs")
 MAX_SPLIT = 16
 
@@ -78,22 +77,24 @@ def arithmetic_of(mean: str, variance: str) -> str:
 
 
 def shared_bytes(product: str, tile: Tile, sizes: Mapping[str, int]) -> int:
-    """Shared memory of a tile, from above.
+    """Shared memory of a tile, from above; tests hold it against what the compiler takes.
 
-    Every stage holds what is loaded; operands made on the way pass through a buffer of their own.
+    What is loaded is there once a stage, but the last stage only where tensor cores read it as it lies (half
+    operands that are not squared); operands made on the way pass through buffers of their own.
 
     Args:
         sizes: bytes of an element of ``x`` (and mu, dy), ``log`` and ``g2``.
     """
     m, n, k = tile.m, tile.n, tile.k
     x, log, g2 = sizes["x"], sizes["log"], sizes["g2"]
-    if product == "forward":
-        staged, made = m * k * x + n * k * (x + log), n * k * 8
-    elif product == "input_gradient":
-        staged, made = m * k * (x + g2) + k * n * (x + log), n * k * 8
-    else:
-        staged, made = k * m * (x + g2) + k * n * x, n * k * 8
-    return max(tile.stages * staged + made, m * n * 4)
+    staged = {
+        "forward": m * k * x + n * k * (x + log),
+        "input_gradient": m * k * (x + g2) + n * k * (x + log),
+        "weight_gradient": m * k * (x + g2) + n * k * x,
+    }[product]
+    direct = 0 if product == "forward" else m * k * sum(size for size in (x, g2) if size == 2)
+    made = n * k * (4 if x == g2 == 2 else 16)
+    return max((tile.stages - 1) * staged + direct + made, m * n * 4)
 
 
 def fit(product: str, tile: Tile, sizes: Mapping[str, int], limit: int) -> Tile:
@@ -127,15 +128,33 @@ def _distance(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
 def choose(
     product: str, arithmetic: str, shape: tuple[int, int, int], sizes: tuple[int, int, int], device: Device
 ) -> tuple[Tile, int]:
-    """(tile, split) for a problem: a function of its arguments and the configuration files alone.
+    """(tile, split) for a problem: a function of its arguments and the configurations alone.
 
     Args:
+        shape: rows, columns, depth of the product.
         sizes: bytes of an element of x, log, g2.
     """
+    if (forced := _forced.get(product)) is not None:
+        return forced, split_of(shape, forced, device.processors)
     entries = table(device.architecture)[product][arithmetic]
     tile = min(entries, key=lambda entry: _distance(entry.shape, shape)).tile
     tile = fit(product, tile, dict(zip(("x", "log", "g2"), sizes, strict=True)), device.shared)
     return tile, split_of(shape, tile, device.processors)
+
+
+_forced: dict[str, Tile] = {}
+
+
+@contextlib.contextmanager
+def force_tile(product: str, tile: Tile) -> Iterator[None]:
+    """Run `product` with one tile inside the block, whatever fits: for tuning and tests."""
+    _forced[product] = tile
+    choose.cache_clear()
+    try:
+        yield
+    finally:
+        del _forced[product]
+        choose.cache_clear()
 
 
 def default_table() -> Table:
@@ -151,14 +170,36 @@ def default_table() -> Table:
     return dict.fromkeys(PRODUCTS, entries)
 
 
+_loaded: dict[str, Table] = {}
+
+
+def use_tiles(path: str | Path) -> str:
+    """Take the tiles of a file that `vdropkern tune` wrote, for the GPUs it was measured on, in this process.
+
+    Args:
+        path: the file; its name is the architecture's, as ``sm_90.json``.
+
+    Returns:
+        the architecture.
+
+    Raises:
+        ConfigError: the file is not readable or not what it should be; nothing is changed.
+    """
+    path = Path(path)
+    _loaded[path.stem] = read(path)
+    choose.cache_clear()
+    return path.stem
+
+
 @functools.cache
+def _shipped(architecture: str) -> Table:
+    path = SHIPPED / f"{architecture}.json"
+    return read(path) if path.exists() else default_table()
+
+
 def table(architecture: str) -> Table:
-    """The configurations of an architecture: the user's file, the shipped one, or `default_table`."""
-    folders = [Path(folder)] if (folder := os.environ.get(ENV_CONFIGS)) else []
-    for folder_ in (*folders, SHIPPED):
-        if (path := folder_ / f"{architecture}.json").exists():
-            return read(path)
-    return default_table()
+    """The configurations of an architecture: those of `use_tiles`, the shipped ones, or `default_table`."""
+    return _loaded.get(architecture) or _shipped(architecture)
 
 
 def read(path: Path) -> Table:
