@@ -7,6 +7,9 @@ VENV ?= .venv
 # finds, which on Linux may be a CUDA build of several GB: make test TORCH=torch
 TORCH ?= torch==2.13.0
 ARGS ?=
+# make wheel CUDA=13.0: with CUDA kernels, by the nvcc of that release; CUDA_ARCHS="80 90" for some GPUs only
+CUDA ?=
+CUDA_ARCHS ?=
 
 comma := ,
 
@@ -57,8 +60,8 @@ format: $(PREFIX)-lint ## let ruff and clang-format rewrite the sources
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
 
-wheel: $(BASE) ## build the wheel into dist/
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+wheel: $(BASE) ## build the wheel into dist/; with CUDA kernels: make wheel CUDA=13.0
+	VDROPKERN_CUDA="$(CUDA)" VDROPKERN_CUDA_ARCHS="$(CUDA_ARCHS)" $(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 
 kernels: $(KERNELS) ## compile csrc/ in place
 
