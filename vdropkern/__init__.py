@@ -2,6 +2,7 @@
 
 from . import functional, kl, methods, nn, sparse
 from ._backend import explain, use_backend
+from ._precision import get_precision, set_precision, use_precision
 from ._version import __version__
 from .convert import convert, load_dense_state_dict, plan_conversion
 from .kl import collect_kl, kl_divergence
@@ -16,6 +17,7 @@ __all__ = [
     "describe",
     "explain",
     "functional",
+    "get_precision",
     "kl",
     "kl_divergence",
     "load",
@@ -28,9 +30,11 @@ __all__ = [
     "plan_sparsification",
     "project_",
     "save",
+    "set_precision",
     "sparse",
     "sparsify",
     "sparsity",
     "use_backend",
     "use_eval_mode",
+    "use_precision",
 ]

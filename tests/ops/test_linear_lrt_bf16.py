@@ -12,6 +12,7 @@ from tests.cases import Case, leaves, select
 from tests.plain import truth
 from tests.tolerance import assert_close
 from vdropkern import _backend
+from vdropkern._precision import set_precision, use_precision
 
 U = 2.0**-8  # an operand's rounding to 8 bits; a product of two is off by 2u, the root of the sum by u
 CASES = [c for c in select("linear_lrt") if "extreme" not in c.id]
@@ -19,14 +20,10 @@ CASES = [c for c in select("linear_lrt") if "extreme" not in c.id]
 
 @pytest.fixture
 def bf16() -> Iterator[None]:
-    switch = torch.ops.vdropkern.cpu_bf16_variance.default
-    if _backend.library_error() is not None or not switch(-1) & 2:
+    if _backend.library_error() is not None or not torch.ops.vdropkern.cpu_bf16_variance.default(-1) & 2:
         pytest.skip("needs a CPU with AVX512_BF16 and the compiled library")
-    switch(1)
-    try:
+    with use_precision(variance="bf16"):
         yield
-    finally:
-        switch(0)
 
 
 def results(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[Tensor, ...]]:
@@ -59,7 +56,7 @@ def test_it_is_bfloat16_and_off_by_default(bf16: None) -> None:
     (case,) = select("linear_lrt-blocked")
     coarse, again = case.call(case.make())[0], case.call(case.make())[0]
     assert torch.equal(coarse, again)
-    torch.ops.vdropkern.cpu_bf16_variance.default(0)
+    set_precision(variance="auto")
     plain = case.call(case.make())[0]
     difference = (plain - coarse).abs().max()
     assert 1e-5 < difference < 4 * U * plain.abs().max()
