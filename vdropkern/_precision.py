@@ -43,11 +43,11 @@ def set_precision(mean: str | None = None, variance: str | None = None) -> None:
     ieee      float32, multiplied without tensor cores                              2^-24
     tf32x3    float32 as a sum of two tf32, three products                          about 2^-21
     tf32      float32 rounded to 11 significant bits                                2^-11 (2^-12 on average)
-    bf16      rounded to 8 significant bits, the range of float32                   2^-9 (2^-10 on average)
+    bf16      rounded to 8 significant bits, the range of float32                   2^-8 (2^-9 on average)
     ========  ====================================================================  ==================
 
     A variance made of operands that are off by u each is off by at most 2u, and its root, the standard
-    deviation of the noise, by u: with bf16 one part in 512, with tf32 one in 2048.
+    deviation of the noise, by u: with bf16 one part in 256, with tf32 one in 2048.
 
     Args:
         mean: of the mean products of float32 inputs. ``torch`` (the default) takes tf32 where
