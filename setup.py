@@ -172,7 +172,8 @@ class BuildKernels(build_ext):
             sys.exit("vdropkern: the kernels did not build; VDROPKERN_REQUIRE_KERNELS=0 does without them")
         facts = {"kernels": True, "torch": TORCH_VERSION, "compiler": (build / "compiler.txt").read_text()}
         if NVCC is not None:
-            facts["cuda"] = NVCC[1]
+            newest = max(archs, key=lambda arch: int(arch.rstrip("abcdef")))
+            facts |= {"cuda": NVCC[1], "cuda_architectures": [*(f"sm_{a}" for a in archs), f"compute_{newest}"]}
         replace_file(package / LIBRARY, (build / LIBRARY).read_bytes())
         replace_file(package / "_build.json", json.dumps(facts).encode())
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from . import sass
 
@@ -40,11 +41,11 @@ def problems(wheel: Path) -> list[str]:
         facts = json.loads(archive.read("vdropkern/_build.json"))
         wrong += _names(wheel, facts)
         wrong += _binding(library)
-        wrong += _architectures(library)
+        wrong += _architectures(library, facts.get("cuda_architectures", []))
     return wrong
 
 
-def _names(wheel: Path, facts: dict[str, str]) -> list[str]:
+def _names(wheel: Path, facts: dict[str, Any]) -> list[str]:
     tag = "+cu" + facts.get("cuda", "").replace(".", "")
     return (
         []
@@ -73,15 +74,13 @@ def _binding(library: Path) -> list[str]:
     return wrong
 
 
-def _architectures(library: Path) -> list[str]:
-    """Machine code of all that the library says it has, and PTX of the newest."""
-    claimed = re.search(rb"\b(\d+\.\d+)((?: sm_\w+)+) compute_(\w+)\0", library.read_bytes())
-    if claimed is None:
-        return ["does not say what it was built for"]
-    said, newest = claimed[2].decode().split(), f"sm_{claimed[3].decode()}"
+def _architectures(library: Path, said: list[str]) -> list[str]:
+    """Machine code of all that the build noted, and PTX of the newest."""
     code, ptx = sass.contents(library)
-    wrong = [] if sorted(said) == code else [f"says {' '.join(sorted(said))}, holds {' '.join(code)}"]
-    return wrong + ([] if ptx == [newest] else [f"must hold PTX of {newest} alone, holds {ptx}"])
+    expected = sorted(name for name in said if name.startswith("sm_"))
+    wrong = [] if expected == code else [f"says {' '.join(expected)}, holds {' '.join(code)}"]
+    newest = [name.replace("compute_", "sm_") for name in said if name.startswith("compute_")]
+    return wrong + ([] if ptx == newest else [f"must hold PTX of {newest}, holds {ptx}"])
 
 
 def main(wheels: list[Path]) -> int:

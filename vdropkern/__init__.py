@@ -38,5 +38,8 @@ __all__ = [
     "use_backend",
     "use_eval_mode",
     "use_precision",
+<<<<<<< HEAD
     "use_tiles",
+=======
+>>>>>>> main
 ]
