@@ -38,8 +38,5 @@ __all__ = [
     "use_backend",
     "use_eval_mode",
     "use_precision",
-<<<<<<< HEAD
     "use_tiles",
-=======
->>>>>>> main
 ]
