@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -71,7 +72,7 @@ def too_large(architecture: str, shared: int) -> bool:
 
 
 def triton(architecture: str) -> list[Result]:
-    """Every Triton kernel with every tile shipped for an architecture, in a process that does not interpret."""
+    """Every Triton kernel with every tile shipped for an architecture, in a process of its own."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.triton.aot", architecture],
@@ -98,10 +99,8 @@ def toolchain() -> dict[str, str]:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     found = {"cuda": version.stdout.strip()}
-    try:
+    with contextlib.suppress(metadata.PackageNotFoundError):
         found["triton"] = metadata.version("triton")
-    except metadata.PackageNotFoundError:
-        pass
     return found
 
 
