@@ -162,6 +162,13 @@ VDK_DEVICE uint32_t pack<BFloat16>(float low, float high) {
   return reinterpret_cast<const uint32_t&>(h);
 }
 
+// The product of two words of two, each rounded once.
+VDK_DEVICE uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
+  const __nv_bfloat162 product =
+      __hmul2(reinterpret_cast<const __nv_bfloat162&>(a), reinterpret_cast<const __nv_bfloat162&>(b));
+  return reinterpret_cast<const uint32_t&>(product);
+}
+
 #define VDK_APPROX(name, instruction)                              \
   VDK_DEVICE float approx_##name(float x) {                        \
     float r;                                                       \
@@ -194,5 +201,12 @@ template <class H>
 VDK_DEVICE float2 unpack(uint32_t word) {
   return make_float2(to_float(H{uint16_t(word)}), to_float(H{uint16_t(word >> 16)}));
 }
+
+#ifdef VDK_EMULATED
+inline uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
+  const float2 x = unpack<BFloat16>(a), y = unpack<BFloat16>(b);
+  return pack<BFloat16>(x.x * y.x, x.y * y.y);
+}
+#endif
 
 }  // namespace vdk
