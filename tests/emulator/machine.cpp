@@ -103,7 +103,8 @@ struct Machine {
   uint64_t writer = 0;  // launch, block
   void (*body)(const void*) = nullptr;
   const void* context = nullptr;
-  std::string failure;
+  char failure[512] =
+      "";  // no string: nobody would delete it, and sanitizers would see it pass between threads
   std::vector<KernelRecord> records;
   KernelRecord* record = nullptr;
   std::vector<Buffer*> buffers;
@@ -125,18 +126,14 @@ void shuffle(std::vector<T>& v) {
   for (size_t i = v.size(); i > 1; --i) std::swap(v[i - 1], v[draw() % i]);
 }
 
-std::string text(const char* format, va_list args) {
-  char buffer[512];
-  vsnprintf(buffer, sizeof buffer, format, args);
-  return buffer;
-}
-
 // On the host's side: leave the launch.
 [[noreturn]] void give_up(const Lane* where, const char* format, ...) {
   va_list args;
   va_start(args, format);
-  std::string message = text(format, args);
+  char buffer[600];
+  vsnprintf(buffer, sizeof buffer, format, args);
   va_end(args);
+  std::string message = buffer;
   if (where) {
     const Thread& t = where->thread;
     char place[160];
@@ -298,7 +295,7 @@ bool run_warp(int w) {
     machine.running = lane;
     current = &lane->thread;
     Fiber::jump(machine.host, lane->fiber);
-    if (!machine.failure.empty()) give_up(lane, "%s", machine.failure.c_str());
+    if (machine.failure[0]) give_up(lane, "%s", machine.failure);
     if (lane->state == State::kDone && lane->meeting >= 0) {
       --machine.warps[w].readers[lane->meeting];
       lane->meeting = -1;
@@ -415,10 +412,15 @@ KernelRecord& record_of(const char* name) {
 struct Cleanup {
   bool complete = false;
   ~Cleanup() {
+    if (!complete) {
+      for (auto& lane : machine.lanes) lane->fiber.testify(machine.host, &machine.launch_end);
+      acquire(&machine.launch_end);
+    }
     if (!complete || machine.options.unordered_blocks)
       for (auto& lane : machine.lanes) lane->fiber.drop();
+    Fiber::bury();
     drop_arenas();
-    machine.failure.clear();
+    machine.failure[0] = 0;
     machine.running = nullptr;
     current = nullptr;
     machine.host.leave_host();
@@ -465,13 +467,24 @@ const Thread* current = nullptr;
 
 Options& options() { return machine.options; }
 
+std::string short_name(std::string text) {
+  const std::string before = "kFunction = ";
+  const size_t from = text.find(before) + before.size();
+  text = text.substr(from, text.find_first_of(";]", from) - from);  // then other parameters of the template
+  for (const char* prefix : {"vdk::cuda::", "vdk::", "{anonymous}::"})
+    for (size_t at; (at = text.find(prefix)) != std::string::npos;) text.erase(at, strlen(prefix));
+  return text;
+}
+
 void fail(const char* format, ...) {
-  va_list args;
-  va_start(args, format);
-  const std::string message = text(format, args);
-  va_end(args);
-  if (!machine.running) throw std::logic_error(message);
-  machine.failure = message;
+  {
+    const Unobserved quiet;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(machine.failure, sizeof machine.failure, format, args);
+    va_end(args);
+  }
+  if (!machine.running) throw std::logic_error(machine.failure);
   suspend(State::kDone, true);
   std::abort();
 }

@@ -53,19 +53,15 @@ void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const 
   launch(name, grid, block, shared_bytes, [](const void* f) { (*static_cast<const F*>(f))(); }, &body);
 }
 
-// "kl_kernel<float, Prior::kArd, true>": how the compiler spells a function, without namespaces' usual
-// prefix.
+// "kl_kernel<float, Prior::kArd, true>": a function as the compiler spells it, the usual namespaces left out.
+std::string short_name(std::string pretty_function);
+template <auto kFunction>
+std::string pretty_function() {
+  return __PRETTY_FUNCTION__;
+}
 template <auto kFunction>
 const char* name_of() {
-  static const std::string name = [] {
-    std::string text = __PRETTY_FUNCTION__;
-    text = text.substr(text.find("kFunction = ") + 12);
-    text.pop_back();
-    for (const char* prefix : {"vdk::cuda::", "vdk::", "{anonymous}::"})
-      for (size_t at; (at = text.find(prefix)) != std::string::npos;)
-        text.erase(at, std::string(prefix).size());
-    return text;
-  }();
+  static const std::string name = short_name(pretty_function<kFunction>());
   return name.c_str();
 }
 

@@ -1,5 +1,6 @@
-// checks SCHEDULES [--unordered]           every registered check under that many schedules; one line each
-// checks SCHEDULES [--unordered] MUTANT    one kernel of mutants.cuh: exit code 0 if nothing was noticed
+// checks                              list what there is: "check NAME" and "mutant NAME"
+// checks NAME SCHEDULES [unordered]   run one; exit code 0 if nothing was noticed. `unordered`: blocks may
+// race
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -10,54 +11,42 @@
 
 namespace {
 
-int run_mutant(const char* name, int schedules) {
-  for (const mutants::Mutant& mutant : mutants::all()) {
-    if (strcmp(mutant.name, name) != 0) continue;
-    for (int seed = 0; seed < schedules; ++seed) {
-      emu::options().seed = uint64_t(seed);
-      try {
-        const double error = mutant.error();
-        if (error == 0) continue;
-        printf("wrong by %g under schedule %d\n", error, seed);
-      } catch (const std::exception& e) {
-        printf("%s\n", e.what());
-      }
-      return 1;
-    }
-    return 0;
-  }
-  fprintf(stderr, "no mutant is called '%s'\n", name);
-  return 2;
+int list() {
+  for (const emu::Check::Entry& entry : emu::Check::all()) printf("check %s\n", entry.name);
+  for (const mutants::Mutant& mutant : mutants::all()) printf("mutant %s\n", mutant.name);
+  return 0;
 }
 
-int run_checks(int schedules) {
-  int failed = 0;
-  for (const emu::Check::Entry& entry : emu::Check::all()) {
-    std::string problem;
-    for (int seed = 0; seed < schedules && problem.empty(); ++seed) {
-      emu::options().seed = uint64_t(seed);
-      emu::options().tensor_core = seed % 2 ? emu::Rounding::kTruncate : emu::Rounding::kNearest;
-      try {
-        entry.run();
-      } catch (const std::exception& e) {
-        problem = e.what();
-      }
-    }
-    printf("%s\t%s\n", entry.name, problem.empty() ? "ok" : problem.c_str());
-    fflush(stdout);
-    failed += !problem.empty();
+// False and a line on stdout if something is wrong.
+bool passes(const char* name) {
+  for (const mutants::Mutant& mutant : mutants::all()) {
+    if (strcmp(mutant.name, name) != 0) continue;
+    const double error = mutant.error();
+    if (error != 0) printf("wrong by %g\n", error);
+    return error == 0;
   }
-  return failed != 0;
+  for (const emu::Check::Entry& entry : emu::Check::all()) {
+    if (strcmp(entry.name, name) != 0) continue;
+    entry.run();
+    return true;
+  }
+  throw std::invalid_argument(std::string("nothing is called ") + name);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  int at = 1;
-  const int schedules = argc > at ? atoi(argv[at++]) : 1;
-  if (argc > at && strcmp(argv[at], "--unordered") == 0) {
-    emu::options().unordered_blocks = true;
-    ++at;
+  if (argc < 3) return list();
+  emu::options().unordered_blocks = argc > 3;
+  try {
+    for (int schedule = 0; schedule < atoi(argv[2]); ++schedule) {
+      emu::options().seed = uint64_t(schedule);
+      emu::options().tensor_core = schedule % 2 ? emu::Rounding::kTruncate : emu::Rounding::kNearest;
+      if (!passes(argv[1])) return 1;
+    }
+  } catch (const std::exception& e) {
+    printf("%s\n", e.what());
+    return 1;
   }
-  return argc > at ? run_mutant(argv[at], schedules) : run_checks(schedules);
+  return 0;
 }
