@@ -25,7 +25,9 @@ class Carver {
 };
 
 int64_t size_of(Number type) { return type == Number::kFloat ? 4 : 2; }
-bool is_aligned(const void* p, int64_t bytes) { return reinterpret_cast<uintptr_t>(p) % uintptr_t(bytes) == 0; }
+bool is_aligned(const void* p, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(p) % uintptr_t(bytes) == 0;
+}
 bool is_full(const LrtWeights& w, const LrtShape& s) { return w.log_rows == s.out && w.log_cols == s.in; }
 
 // Rows of 128 where that fills the GPU without much padding, else of 64.
@@ -52,9 +54,11 @@ int64_t partial_bytes(const Plan& plan) {
 template <class P>
 void launch(const ProductArgs& args, void* stream) {
   const int64_t tiles = args.plan.tiles_m * args.plan.tiles_n;
-  VDK_LAUNCH(lrt_product<P>, (Grid{tiles, args.plan.parts}), P::kThreads, SharedLayout<P>::kBytes, stream, args);
+  VDK_LAUNCH(lrt_product<P>, (Grid{tiles, args.plan.parts}), P::kThreads, SharedLayout<P>::kBytes, stream,
+             args);
   if (args.plan.parts > 1)
-    VDK_LAUNCH(lrt_finish<P>, Grid{tiles}, P::kThreads, P::kBlockM * kResultPitch * sizeof(float), stream, args);
+    VDK_LAUNCH(lrt_finish<P>, Grid{tiles}, P::kThreads, P::kBlockM * kResultPitch * sizeof(float), stream,
+               args);
 }
 template <class Math, Pass kPass>
 void launch(const ProductArgs& args, void* stream) {
@@ -130,7 +134,8 @@ struct BackwardPlan {
     Carver carver(workspace);
     g_v = carver.take(b.dx || b.dmu ? s.batch * s.out * size_of(s.type) : 0);
     bias_sums = static_cast<float*>(carver.take(b.dbias ? row_blocks * s.out * 4 : 0));
-    const int64_t input_bytes = b.dx ? partial_bytes(input) : 0, weight_bytes = b.dmu ? partial_bytes(weights) : 0;
+    const int64_t input_bytes = b.dx ? partial_bytes(input) : 0,
+                  weight_bytes = b.dmu ? partial_bytes(weights) : 0;
     input.partial = weights.partial =  // one after the other
         static_cast<float*>(carver.take(input_bytes > weight_bytes ? input_bytes : weight_bytes));
     log_sums = static_cast<float*>(carver.take(b.dmu && !is_full(b.w, s) ? 4 * sum_count(b.w) : 0));
@@ -154,8 +159,15 @@ void reduce(const LrtShape& shape, const SumRowsArgs& args, void* stream) {
 void noise_gradient(const LrtBackward& b, const BackwardPlan& plan, void* stream) {
   const LrtShape& s = b.shape;
   const bool whole = s.out % 4 == 0 && is_aligned(b.dy, 4 * size_of(s.type)) && is_aligned(b.std, 16);
-  const NoiseGradientArgs args{b.dy,  b.std,    b.seed, s.batch, s.out, plan.rows_per_block, whole,
-                               b.dx || b.dmu ? plan.g_v : nullptr, b.dbias ? plan.bias_sums : nullptr};
+  const NoiseGradientArgs args{b.dy,
+                               b.std,
+                               b.seed,
+                               s.batch,
+                               s.out,
+                               plan.rows_per_block,
+                               whole,
+                               b.dx || b.dmu ? plan.g_v : nullptr,
+                               b.dbias ? plan.bias_sums : nullptr};
   const Grid grid{ceil_div(s.out, 4 * kGradientCols), plan.row_blocks};
   if (s.type == Number::kFloat)
     VDK_LAUNCH(lrt_noise_gradient<float>, grid, kGradientThreads, 0, stream, args);
@@ -199,7 +211,8 @@ void weight_gradient(const LrtBackward& b, const BackwardPlan& plan, void* strea
   args.kl_scale = b.kl_scale;
   launch<Pass::kWeights>(s, args, stream);
   if (!full)
-    reduce(s, {plan.log_sums, plan.sum_rows(b.w), b.w.log_rows * b.w.log_cols, b.dlog, b.w.log_is_float}, stream);
+    reduce(s, {plan.log_sums, plan.sum_rows(b.w), b.w.log_rows * b.w.log_cols, b.dlog, b.w.log_is_float},
+           stream);
 }
 
 }  // namespace

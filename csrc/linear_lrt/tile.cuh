@@ -6,15 +6,16 @@ namespace vdk {
 namespace cuda {
 
 constexpr int kBlockN = 64;
-constexpr int kResultPitch = kBlockN + 8;  // of finished tiles: rows 8 banks apart, so pairs meet every bank once
-constexpr int kStepBytes = 64;             // of a tile's row along the reduction
+constexpr int kResultPitch =
+    kBlockN + 8;                // of finished tiles: rows 8 banks apart, so pairs meet every bank once
+constexpr int kStepBytes = 64;  // of a tile's row along the reduction
 template <class E>
 constexpr int kBlockK = kStepBytes / int(sizeof(E));
 
 enum class Along { kDepth, kRows };  // what is contiguous in a tile: the reduction, or its rows
 
-// A tile of kRows_ by kBlockK, in lines longer than they need be: ldmatrix, and words kPitch apart, then meet every
-// bank once.
+// A tile of kRows_ by kBlockK, in lines longer than they need be: ldmatrix, and words kPitch apart, then meet
+// every bank once.
 template <class E_, int kRows, Along kAlong>
 struct SharedTile {
   using E = E_;
@@ -40,7 +41,8 @@ struct Product {
   using V = Variance<E>;
   static constexpr Pass kPass = kPass_;
   static constexpr int kBlockM = kBlockM_, kThreads = 2 * kBlockM;
-  // of a multiprocessor: what its registers are divided by. Three products for one take their operands' halves too.
+  // of a multiprocessor: what its registers are divided by. Three products for one take their operands'
+  // halves too.
   static constexpr int kBlocks = Math::kLean ? 512 / kThreads : 1;
   static constexpr bool kWeightsB = kPass != Pass::kWeights;  // B is made of mu and log
   // whether the variance's operand is stored, or the square of the mean's
