@@ -28,6 +28,11 @@ if(VDROPKERN_X86_64)
   vdropkern_try_isa(avx2 -mavx2 -mfma -mf16c)
   vdropkern_try_isa(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
                     -mprefer-vector-width=512)
+  # bfloat16 is used by intrinsics alone, in kernels that are picked where the CPU has it
+  check_cxx_compiler_flag(-mavx512bf16 VDROPKERN_HAVE_BF16)
+  if(VDROPKERN_HAVE_AVX512 AND VDROPKERN_HAVE_BF16)
+    list(APPEND VDROPKERN_FLAGS_avx512 -mavx512bf16)
+  endif()
 endif()
 
 # Compile the given sources once per instruction set and add the objects to `target`.
@@ -46,6 +51,9 @@ function(vdropkern_add_isa_kernels target)
     endif()
     string(TOUPPER ${isa} upper)
     target_compile_definitions(${target} PRIVATE VDK_BUILT_${upper})
+    if(isa STREQUAL "avx512" AND VDROPKERN_HAVE_BF16)
+      target_compile_definitions(${target} PRIVATE VDK_BUILT_BF16)
+    endif()
     if(CMAKE_NM AND NOT APPLE)
       add_custom_command(
         TARGET ${target} PRE_LINK

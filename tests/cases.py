@@ -222,6 +222,15 @@ def _linear_extreme() -> Iterator[Case]:
     yield linear("extreme-log_alpha", (8,), 21, 10, log_alpha=(10, 21), fills=grid)
 
 
+def _linear_clip() -> Iterator[Case]:
+    for name, clip in (("some", 2.0), ("all", -20.0), ("none", 20.0)):
+        yield linear(f"clip-{name}", (5,), 37, 11, op="linear_lrt_kl", clip_log_alpha=clip)
+    yield linear("clip-blocked", (67,), 515, 259, clip_log_alpha=2.0)
+    for shape in ((11, 37), (37,), (11,)):
+        name = "x".join(map(str, shape))
+        yield linear(f"clip-log_alpha[{name}]", (5,), 37, 11, log_alpha=shape, clip_log_alpha=-3.0)
+
+
 def kl_case(name: str, shape: tuple[int, ...], prior: str, *, free: bool = False, fills: str = "") -> Case:
     """A case of `kl` with mu and log_sigma2 of `shape`, or with a free log_alpha."""
     if free:
@@ -257,7 +266,7 @@ def _by_id(cases: Iterator[Case]) -> dict[str, Case]:
 
 
 def _all() -> Iterator[Case]:
-    for family in (_linear_shapes, _linear_log_alpha, _linear_kl, _linear_extreme, _kl):
+    for family in (_linear_shapes, _linear_log_alpha, _linear_kl, _linear_extreme, _linear_clip, _kl):
         yield from family()
 
 

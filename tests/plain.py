@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import dawsn
 from torch import Tensor
 
 from vdropkern.ops.philox_normal.reference import philox_normal
@@ -34,6 +33,8 @@ class Truth(NamedTuple):
 
 def _exact_value(u: np.ndarray) -> np.ndarray:
     """2 int_0^sqrt(u) Dawson(t) dt by Gauss-Legendre, in t up to 1 and in ln t above."""
+    from scipy.special import dawsn
+
     node, weight = np.polynomial.legendre.leggauss(200)
     node, weight = (node + 1) / 2, weight / 2
     root = np.sqrt(u)[..., None]
@@ -50,6 +51,8 @@ class _Exact(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        from scipy.special import dawsn
+
         root = np.sqrt(0.5 * np.exp(-ctx.saved_tensors[0].numpy()))
         return -grad * torch.from_numpy(root * dawsn(root))
 
@@ -79,12 +82,23 @@ def _alpha_2d(la: Tensor, mu: Tensor) -> Tensor:
     return la.exp().expand(mu.shape)
 
 
-def linear_lrt(tensors: Mapping[str, Tensor], noise: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(y, std) of y = x mu^T + b + sqrt(x^2 S^T + eps) e, with S = exp(log_sigma2) or alpha mu^2."""
-    x, mu = tensors["x"], tensors["mu"]
+def linear_lrt(
+    tensors: Mapping[str, Tensor], noise: Tensor, eps: float, clip: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """(y, std) of y = x M^T + b + sqrt(x^2 S^T + eps) e, with S = exp(log_sigma2) or alpha mu^2.
+
+    M is mu, without the weights of log_alpha >= clip.
+    """
+    x, mean = tensors["x"], tensors["mu"]
     sigma2 = sigma2_of(tensors)
     std = torch.sqrt(x**2 @ sigma2.T + eps)
-    y = x @ mu.T + std * noise.reshape(std.shape)
+    if clip is not None:
+        with torch.no_grad():
+            alpha = (
+                sigma2 / (mean**2 + EPS) if "log_sigma2" in tensors else _alpha_2d(tensors["log_alpha"], mean)
+            )
+        mean = mean * (alpha.log() < clip)
+    y = x @ mean.T + std * noise.reshape(std.shape)
     return (y + tensors["bias"] if "bias" in tensors else y), std
 
 
@@ -107,7 +121,9 @@ def truth(case: Case, tensors: Mapping[str, Tensor], grads: tuple[Tensor, ...]) 
     if case.noisy:
         rows, out = exact["x"].shape[:-1].numel(), exact["mu"].shape[0]
         noise = philox_normal(seed, rows, out, torch.float64)
-        outputs["y"], std = linear_lrt(exact, noise, case.options.get("eps", 1e-8))
+        outputs["y"], std = linear_lrt(
+            exact, noise, case.options.get("eps", 1e-8), case.options.get("clip_log_alpha")
+        )
     if case.op != "linear_lrt":
         outputs["kl"] = kl_terms(log_alpha(exact), prior).sum()
     d = torch.autograd.grad(list(outputs.values()), list(exact.values()), upstream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ OPCHECK_CASES = (
     "linear_lrt-log_alpha[37]",
     "linear_lrt_kl-leading",
     "linear_lrt_kl-log_alpha-ard",
+    "linear_lrt_kl-clip-some",
 )
 
 
@@ -37,7 +39,7 @@ def op_arguments(case: Case, tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
     prior = case.options.get("prior", "log-uniform") if case.op == "linear_lrt_kl" else "none"
     return (
         tensors["x"], tensors["mu"], tensors.get("log_sigma2"), la, tensors.get("bias"),
-        torch.tensor(SEED), prior, 1e-8,
+        torch.tensor(SEED), prior, 1e-8, case.options.get("clip_log_alpha", math.inf),
     )  # fmt: skip
 
 
@@ -49,14 +51,14 @@ def test_opcheck_linear_lrt(name: str, dtypes: str, layout: str) -> None:
     dtype, noise_dtype = DTYPES[dtypes]
     tensors = {k: lay_out(t, layout) for k, t in case.make(dtype, noise_dtype=noise_dtype).items()}
     arguments = op_arguments(case, tensors)
-    x, mu, log_sigma2, log_alpha, _, seed, prior, _ = arguments
+    x, mu, log_sigma2, log_alpha, _, seed, prior, _, clip = arguments
     torch.library.opcheck(torch.ops.vdropkern.linear_lrt.default, arguments)
     y, std, kl = torch.ops.vdropkern.linear_lrt(*arguments)
     upstream = (lay_out(torch.ones_like(y), layout), torch.ones_like(kl) if prior != "none" else None)
     needs = (True, True, True) if layout == "contiguous" else (False, True, False)
     torch.library.opcheck(
         torch.ops.vdropkern.linear_lrt_backward.default,
-        (*upstream, x, mu, log_sigma2, log_alpha, std, seed, prior, *needs),
+        (*upstream, x, mu, log_sigma2, log_alpha, std, seed, prior, clip, *needs),
     )
 
 

@@ -109,6 +109,11 @@ class Method:
         """Weights with log_alpha at or above this are pruned; None: the method prunes nothing."""
         return None
 
+    @property
+    def clip_at(self) -> float | None:
+        """In training, weights with log_alpha at or above this count with mean 0; None: none do."""
+        return None
+
     def _check_number(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,6 +49,15 @@ def check_rows_cols(rows: int, cols: int, where: str) -> None:
 def check_prior(prior: str, where: str) -> None:
     if prior not in PRIORS:
         raise ValueError(f"{where}: unknown prior {prior!r}; accepted: {', '.join(PRIORS)}")
+
+
+def check_clip(clip_log_alpha: float | None, where: str) -> float:
+    """The op's number: infinite where nothing is clipped."""
+    if clip_log_alpha is None:
+        return math.inf
+    if not isinstance(clip_log_alpha, (int, float)) or clip_log_alpha != clip_log_alpha:
+        raise ValueError(f"{where}: clip_log_alpha must be a number or None, got {clip_log_alpha!r}")
+    return float(clip_log_alpha)
 
 
 def check_kl(

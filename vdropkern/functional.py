@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._validate import as_seed, check_kl, check_prior, check_rows_cols, check_spmm, new_seed, prepare_linear
+from ._validate import (
+    as_seed,
+    check_clip,
+    check_kl,
+    check_prior,
+    check_rows_cols,
+    check_spmm,
+    new_seed,
+    prepare_linear,
+)
 from .ops.kl import PRIORS
 from .ops.kl import kl as _kl
 from .ops.kl import kl_grad as _kl_grad
@@ -148,6 +157,7 @@ def linear_lrt(
     log_alpha: Tensor | None = None,
     seed: Tensor | int | None = None,
     eps: float = LRT_EPS,
+    clip_log_alpha: float | None = None,
 ) -> Tensor:
     """Linear layer with weights N(mu, sigma^2), sampled by local reparameterisation.
 
@@ -164,6 +174,9 @@ def linear_lrt(
         log_alpha: instead of log_sigma2, a scalar, [I] or [1, I], [O] or [O, 1], or [O, I].
         seed: int, int64 tensor of one element, or None: drawn from torch's generator.
         eps: added to the variance inside the square root, so that gradients at x = 0 are finite.
+        clip_log_alpha: weights whose log_alpha is at or above it take part with mean 0 and their full
+            variance; their mu gets no gradient from the mean. So a net trains as it will be pruned
+            (`train_clip` of Molchanov et al. 2017's code). None: no weight.
 
     Returns:
         [*, O], of x's dtype; differentiable once in every tensor but the seed.
@@ -172,7 +185,7 @@ def linear_lrt(
         ValueError: shapes, dtypes or the combination of arguments are wrong; the message names them.
     """
     args = prepare_linear(x, mu, log_sigma2, bias, log_alpha, seed, "linear_lrt")
-    return _linear_lrt(*args, "none", eps)[0]
+    return _linear_lrt(*args, "none", eps, check_clip(clip_log_alpha, "linear_lrt"))[0]
 
 
 def linear_lrt_kl(
@@ -185,6 +198,7 @@ def linear_lrt_kl(
     prior: str = "log-uniform",
     seed: Tensor | int | None = None,
     eps: float = LRT_EPS,
+    clip_log_alpha: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`linear_lrt` and `kl` of its weights in one op.
 
@@ -192,7 +206,8 @@ def linear_lrt_kl(
     weight gradient is written: no pass over the weights is spent on it.
 
     Args:
-        x, mu, log_sigma2, bias, log_alpha, seed, eps: as in `linear_lrt`; log_alpha must be [O, I] here.
+        x, mu, log_sigma2, bias, log_alpha, seed, eps, clip_log_alpha: as in `linear_lrt`; log_alpha must be
+            [O, I] here. The KL is that of the weights as they are, clipped or not.
         prior: one of `PRIORS`.
 
     Returns:
@@ -208,7 +223,7 @@ def linear_lrt_kl(
             f"linear_lrt_kl: log_alpha must be [O, I] = {tuple(mu.shape)}, got {tuple(args[3].shape)}; "
             "for shared log_alpha use linear_lrt and kl"
         )
-    return _linear_lrt(*args, prior, eps)
+    return _linear_lrt(*args, prior, eps, check_clip(clip_log_alpha, "linear_lrt_kl"))
 
 
 def spmm(

@@ -15,7 +15,7 @@ Layers, KL, conversion and files read these attributes and nothing else, so a ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
@@ -154,6 +154,7 @@ class _Additive(Method):
 
     init_log_sigma2: float = -10.0
     threshold: float = 3.0
+    train_clip: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,6 +173,10 @@ class _Additive(Method):
     def prune_at(self) -> float:
         return self.threshold
 
+    @property
+    def clip_at(self) -> float | None:
+        return self.threshold if self.train_clip else None
+
 
 @dataclass(frozen=True)
 class SparseVD(_Additive):
@@ -187,6 +192,8 @@ class SparseVD(_Additive):
             suits a deep pretrained net, -8 to -5 a very small one.
         threshold: weights with log_alpha at or above it are pruned. 3 is the authors': a dropout rate
             alpha / (1 + alpha) above 0.95.
+        train_clip: whether weights that would be pruned already train with mean 0 (their noise stays), as
+            in the authors' LeNet scripts: the net gets used to their absence, and more of them go.
         prior: ``log-uniform``, the approximation of equation 14 (error <= 0.007 nats a weight), or
             ``log-uniform-exact``.
 
@@ -217,7 +224,7 @@ class ARD(_Additive):
     at most 0.636 nats a weight, so its nets come out close to SparseVD's.
 
     Args:
-        init_log_sigma2, threshold: as `SparseVD`.
+        init_log_sigma2, threshold, train_clip: as `SparseVD`.
 
     Raises:
         ValueError: an argument out of range.
@@ -235,7 +242,7 @@ class HierarchicalVD(_Additive):
     maximised out its KL is term for term that of `ARD`; what this method adds is the choice of parameter.
 
     Args:
-        init_log_sigma2, threshold: as `SparseVD`.
+        init_log_sigma2, threshold, train_clip: as `SparseVD`.
         parameterisation: ``log_sigma2`` (default: noise of its own, whose gradients vary less) or
             ``log_alpha`` (the noise is alpha mu^2 and vanishes with mu).
         init_log_alpha: first log_alpha, in [-20, 20]. -4 is what log_sigma2 = -10 means for a weight of

@@ -7,6 +7,7 @@
 // panels of B ([k][kCols]). A block of results stays in L2 while k runs; weights, where they are an operand,
 // are packed block by block and never as a whole.
 #pragma once
+#include "pairs.h"
 #include "parallel.h"
 #include "simd.h"
 #include "workspace.h"
@@ -25,15 +26,15 @@ VDK_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / u
 VDK_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 VDK_INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// c[kRows][kVectors vectors] (+)= a[kRows rows of stride lda][k] * b[k][kCols]
-template <class T, int kVectors>
-__attribute__((noinline)) void microkernel(int64_t k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc,
+// c[kRows][kVectors vectors] (+)= a[kRows rows of stride lda][k] * b[k][kCols], in elements of V (pairs.h)
+template <class T, int kVectors, class V>
+__attribute__((noinline)) void microkernel(int64_t k, const V* a, int64_t lda, const V* b, T* c, int64_t ldc,
                                            bool accumulate) {
   constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols, kStep = 8;
   Vec<T> acc[kRows][kVectors];
   for (int i = 0; i < kRows; ++i)
     for (int j = 0; j < kVectors; ++j) acc[i][j] = accumulate ? load(c + i * ldc + j * kLanes<T>) : Vec<T>{};
-  const T* row[kRows];
+  const V* row[kRows];
   for (int i = 0; i < kRows; ++i) {
     row[i] = a + i * lda;
     // one register a row: unless the rows look unrelated, the compiler recomputes and spills addresses
@@ -41,10 +42,10 @@ __attribute__((noinline)) void microkernel(int64_t k, const T* a, int64_t lda, c
   }
   const auto step = [&](int u) __attribute__((always_inline)) {
     Vec<T> bv[kVectors];
-    for (int j = 0; j < kVectors; ++j) bv[j] = load(b + u * kCols + j * kLanes<T>);
+    for (int j = 0; j < kVectors; ++j) bv[j] = load_panel(b + u * kCols + j * kLanes<T>);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < kVectors; ++j) acc[i][j] += row[i][u] * bv[j];
+      for (int j = 0; j < kVectors; ++j) multiply_add(acc[i][j], row[i] + u, bv[j]);
   };
   for (; k >= kStep; k -= kStep) {
 #pragma GCC unroll 8
@@ -61,17 +62,18 @@ __attribute__((noinline)) void microkernel(int64_t k, const T* a, int64_t lda, c
     for (int j = 0; j < kVectors; ++j) store(c + i * ldc + j * kLanes<T>, acc[i][j]);
 }
 
-// A packed block. Rows: `stride` between rows. Panels: `stride` between panels.
-template <class T>
+// A packed block. Rows: `stride` between rows. Panels: `stride` between panels. In elements of `mean`.
+template <class T, class V>
 struct Packed {
   const T* mean;
-  const T* variance;
+  const V* variance;
   int64_t stride;
 };
 
 // k in chunks of one depth (the last may be shorter).
 struct Chunks {
-  static constexpr int64_t kUnit = 16;  // no vector of packed elements straddles chunks
+  static constexpr int64_t kUnit = 32;  // no vector of packed elements straddles chunks
+  static constexpr int64_t kMaxDepth = 512;
   int64_t total, depth, count;
   Chunks(int64_t total, int64_t target) : total(total) {
     count = at_least((total + target / 2) / target, 1);
@@ -123,34 +125,43 @@ Grid make_grid(int64_t m, int64_t n, int64_t threads, OnTheFly packed) {
   return best;
 }
 
+// One of the two products of a block, over one chunk of k.
+template <class T, class V>
+VDK_INLINE void chunk_product(int64_t k, const V* a, int64_t a_stride, const V* b, int64_t n_rows, bool half,
+                              T* c, int64_t ldc, bool accumulate) {
+  const auto kernel = half ? microkernel<T, 1, V> : microkernel<T, Tile<T>::kVectors, V>;
+  k = (k + kPerElement<V> - 1) / kPerElement<V>;
+  a_stride /= kPerElement<V>;
+  for (int64_t i = 0; i < n_rows; i += Tile<T>::kRows)
+    kernel(k, a + i * a_stride, a_stride, b, c + i * ldc, ldc, accumulate);
+}
+
 // One block of results: all of k.
-template <class T, class A, class B>
+template <class T, class V, class A, class B>
 VDK_INLINE void block_product(const Chunks& chunks, const A& a, const B& b, int64_t i0, int64_t n_rows,
                               int64_t j0, int64_t n_cols, T* a_scratch, T* b_scratch, T* const c[2],
                               int64_t ldc) {
-  constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols, kL2Rows = 96;
+  constexpr int kCols = Tile<T>::kCols, kL2Rows = 96, kPer = kPerElement<V>;
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
     const int64_t k = chunks.length(chunk);
-    const Packed<T> rows = a.rows(i0, n_rows, chunk, a_scratch, j0 == 0);
-    const Packed<T> panels = b.panels(j0, n_cols, chunk, b_scratch);
-    for (int64_t i1 = 0; i1 < n_rows; i1 += kL2Rows)
+    const Packed<T, V> rows = a.rows(i0, n_rows, chunk, a_scratch, j0 == 0);
+    const Packed<T, V> panels = b.panels(j0, n_cols, chunk, b_scratch);
+    for (int64_t i = 0; i < n_rows; i += kL2Rows)
       for (int64_t j = 0; j < n_cols; j += kCols) {
         const bool half = n_cols - j <= kLanes<T>;
-        for (int part = 0; part < 2; ++part) {
-          const T* const pa = part ? rows.variance : rows.mean;
-          const T* const pb = (part ? panels.variance : panels.mean) + j / kCols * panels.stride;
-          for (int64_t i = i1; i < at_most(i1 + kL2Rows, n_rows); i += kRows) {
-            const auto kernel = half ? microkernel<T, 1> : microkernel<T, Tile<T>::kVectors>;
-            kernel(k, pa + i * rows.stride, rows.stride, pb, c[part] + i * ldc + j, ldc, chunk > 0);
-          }
-        }
+        const int64_t n = at_most(kL2Rows, n_rows - i), a_at = i * rows.stride, c_at = i * ldc + j;
+        const int64_t b_at = j / kCols * panels.stride;
+        chunk_product<T>(k, rows.mean + a_at, rows.stride, panels.mean + b_at, n, half, c[0] + c_at, ldc,
+                         chunk > 0);
+        chunk_product<T>(k, rows.variance + a_at / kPer, rows.stride, panels.variance + b_at / kPer, n, half,
+                         c[1] + c_at, ldc, chunk > 0);
       }
   }
 }
 
 // `finish(i0, rows, j0, cols, mean, variance, ldc, cell)` gets each finished block; `cell` is the thread's
 // place in the grid.
-template <class T, class A, class B, class Finish>
+template <class T, class V, class A, class B, class Finish>
 void dual_gemm(int64_t m, int64_t n, const Blocking& blocking, const Grid& grid, const A& a, const B& b,
                const Finish& finish, const Parallel& parallel) {
   constexpr int kCols = Tile<T>::kCols;
@@ -173,7 +184,7 @@ void dual_gemm(int64_t m, int64_t n, const Blocking& blocking, const Grid& grid,
     for (int64_t j0 = js.begin; j0 < js.end; j0 += block_cols)
       for (int64_t i0 = is.begin; i0 < is.end; i0 += block_rows) {
         const int64_t rows = at_most(block_rows, is.end - i0), cols = at_most(block_cols, js.end - j0);
-        block_product<T>(blocking.chunks, a, b, i0, rows, j0, cols, pa, pb, c, ldc);
+        block_product<T, V>(blocking.chunks, a, b, i0, rows, j0, cols, pa, pb, c, ldc);
         finish(i0, rows, j0, cols, c[0], c[1], ldc, cell);
       }
   });

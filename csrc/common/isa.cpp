@@ -56,6 +56,21 @@ bool select_isa(Isa isa) {
   return true;
 }
 
+bool has_bf16() {
+#if defined(VDK_BUILT_AVX512) && defined(VDK_BUILT_BF16)
+  static const bool cpu_has = __builtin_cpu_supports("avx512bf16");
+  return cpu_has && active_isa() == Isa::kAvx512;
+#else
+  return false;
+#endif
+}
+
+namespace {
+std::atomic<bool> bf16_allowed{false};
+}
+void allow_bf16_variance(bool allowed) { bf16_allowed.store(allowed, std::memory_order_relaxed); }
+bool bf16_variance() { return bf16_allowed.load(std::memory_order_relaxed) && has_bf16(); }
+
 unsigned built_isas() { return built(); }
 unsigned supported_isas() { return supported(); }
 

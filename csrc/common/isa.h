@@ -15,6 +15,11 @@ bool select_isa(Isa isa);  // false if it is not built in or this CPU lacks it
 unsigned built_isas();     // bit i = Isa(i)
 unsigned supported_isas();
 
+// Whether variance products may be computed of bfloat16. Kernels that cannot ignore it, which is more exact.
+bool bf16_variance();
+void allow_bf16_variance(bool allowed);
+bool has_bf16();  // whether the instruction set in use multiplies bfloat16
+
 }  // namespace vdk
 
 #ifdef VDK_BUILT_AVX2

@@ -7,40 +7,50 @@ namespace vdk {
 namespace VDK_ISA {
 
 // A matrix and its variance-side twin, packed whole: [chunk][unit][...], units being row tiles or panels.
-template <class T>
+template <class T, class V>
 struct Resident {
   Chunks chunks;
-  T *mean, *variance;
+  T* mean;
+  V* variance;
   int64_t units;      // padded rows, or panels
   int64_t unit_size;  // elements a unit has in a chunk
 
-  T* unit(T* part, int64_t chunk, int64_t u) const { return part + (chunk * units + u) * unit_size; }
+  template <class E>
+  E* unit(E* part, int64_t chunk, int64_t u) const {
+    return part + (chunk * units + u) * unit_size / kPerElement<E>;
+  }
+  // Memory of both parts.
+  void carve(Carver& carver) {
+    mean = carver.take<T>(size());
+    variance = carver.take<V>(size() / kPerElement<V>);
+  }
   int64_t size() const { return chunks.count * units * unit_size; }
 
-  VDK_INLINE Packed<T> rows(int64_t i0, int64_t, int64_t chunk, T*, bool) const {
+  VDK_INLINE Packed<T, V> rows(int64_t i0, int64_t, int64_t chunk, T*, bool) const {
     return {unit(mean, chunk, i0), unit(variance, chunk, i0), unit_size};
   }
-  VDK_INLINE Packed<T> panels(int64_t j0, int64_t, int64_t chunk, T*) const {
+  VDK_INLINE Packed<T, V> panels(int64_t j0, int64_t, int64_t chunk, T*) const {
     const int64_t p = j0 / Tile<T>::kCols;
     return {unit(mean, chunk, p), unit(variance, chunk, p), unit_size};
   }
 };
-template <class T>
-Resident<T> resident_rows(const Chunks& chunks, int64_t n) {
+template <class T, class V>
+Resident<T, V> resident_rows(const Chunks& chunks, int64_t n) {
   return {chunks, nullptr, nullptr, round_up(n, Tile<T>::kRows), chunks.depth};
 }
-template <class T>
-Resident<T> resident_panels(const Chunks& chunks, int64_t n) {
+template <class T, class V>
+Resident<T, V> resident_panels(const Chunks& chunks, int64_t n) {
   return {chunks, nullptr, nullptr, (n + Tile<T>::kCols - 1) / Tile<T>::kCols, chunks.depth * Tile<T>::kCols};
 }
 
 // x [batch, in] -> panels with lanes along the batch, reduction along the inputs: transposed in registers.
-template <class T>
-void pack_transposed_panel(const T* x, int64_t batch, int64_t in, const Resident<T>& to, int64_t chunk,
+template <class T, class V>
+void pack_transposed_panel(const T* x, int64_t batch, int64_t in, const Resident<T, V>& to, int64_t chunk,
                            int64_t panel) {
   constexpr int kL = kLanes<T>, kCols = Tile<T>::kCols;
   const int64_t k0 = chunk * to.chunks.depth, k = to.chunks.length(chunk);
-  T *const mean = to.unit(to.mean, chunk, panel), *const variance = to.unit(to.variance, chunk, panel);
+  T* const mean = to.unit(to.mean, chunk, panel);
+  V* const variance = to.unit(to.variance, chunk, panel);
   for (int half = 0; half < Tile<T>::kVectors; ++half) {
     const int64_t row0 = panel * kCols + half * kL;
     for (int64_t j = 0; j < k; j += kL) {
@@ -48,36 +58,39 @@ void pack_transposed_panel(const T* x, int64_t batch, int64_t in, const Resident
       for (int i = 0; i < kL; ++i)
         r[i] = row0 + i < batch ? load_first(x + (row0 + i) * in + k0 + j, k - j) : Vec<T>{};
       transpose<T>(r);
-      for (int64_t t = 0; t < kL && j + t < to.chunks.depth; ++t) {
-        store(mean + (j + t) * kCols + half * kL, r[t]);
-        store(variance + (j + t) * kCols + half * kL, r[t] * r[t]);
+      for (int64_t t = 0; t < kL; t += 2) {
+        store_two(mean, j + t, kCols, half * kL, r[t], r[t + 1]);
+        store_two(variance, j + t, kCols, half * kL, r[t] * r[t], r[t + 1] * r[t + 1]);
       }
     }
   }
 }
 
 // x [batch, in] -> panels with lanes along the inputs, reduction along the batch.
-template <class T>
-void pack_panel(const T* x, int64_t in, const Resident<T>& to, int64_t chunk, int64_t panel) {
+template <class T, class V>
+void pack_panel(const T* x, int64_t in, const Resident<T, V>& to, int64_t chunk, int64_t panel) {
   constexpr int kCols = Tile<T>::kCols;
   const int64_t m0 = chunk * to.chunks.depth, k = to.chunks.length(chunk), left = in - panel * kCols;
-  T *const mean = to.unit(to.mean, chunk, panel), *const variance = to.unit(to.variance, chunk, panel);
-  for (int64_t m = 0; m < k; ++m)
+  T* const mean = to.unit(to.mean, chunk, panel);
+  V* const variance = to.unit(to.variance, chunk, panel);
+  for (int64_t m = 0; m < k; m += 2)
     for (int j = 0; j < kCols; j += kLanes<T>) {
-      const Vec<T> v = left > j ? load_first(x + (m0 + m) * in + panel * kCols + j, left - j) : Vec<T>{};
-      store(mean + m * kCols + j, v);
-      store(variance + m * kCols + j, v * v);
+      const T* const p = x + (m0 + m) * in + panel * kCols + j;
+      const Vec<T> even = left > j ? load_first(p, left - j) : Vec<T>{};
+      const Vec<T> odd = left > j && m + 1 < k ? load_first(p + in, left - j) : Vec<T>{};
+      store_two(mean, m, kCols, j, even, odd);
+      store_two(variance, m, kCols, j, even * even, odd * odd);
     }
 }
 
 // dy, std [batch, out] -> dy and g2 as rows along the outputs (for dx) and as rows along the batch (for the
 // weight gradients), each where its pointer is set. One square of kLanes x kLanes elements at a time.
-template <class T>
+template <class T, class V>
 struct GradientPacker {
   const T *dy, *std;
   int64_t batch, out, row_offset;  // row_offset: of this part of the batch in the noise grid
   const NoiseGrid& grid;
-  const Resident<T>&by_batch, &by_out;  // rows = batch; rows = out
+  const Resident<T, V>&by_batch, &by_out;  // rows = batch; rows = out
 
   void operator()(int64_t m0, int64_t n0) const {
     constexpr int kL = kLanes<T>;
@@ -108,11 +121,12 @@ struct GradientPacker {
     }
   }
 
-  VDK_INLINE static void store_rows(const Resident<T>& to, T* part, int64_t row, int64_t k, int64_t rows,
+  template <class E>
+  VDK_INLINE static void store_rows(const Resident<T, V>& to, E* part, int64_t row, int64_t k, int64_t rows,
                                     const Vec<T>* r) {
     const int64_t chunk = k / to.chunks.depth, at = k % to.chunks.depth;
     for (int i = 0; i < kLanes<T> && row + i < rows; ++i)
-      store_first(to.unit(part, chunk, row + i) + at, r[i], to.chunks.depth - at);
+      store_along(to.unit(part, chunk, row + i), at, r[i], to.chunks.depth);
   }
 };
 

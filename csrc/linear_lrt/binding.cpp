@@ -1,5 +1,7 @@
 #include "linear_lrt.h"
 
+#include <cmath>
+
 #include "../common/binding.h"
 
 namespace vdk {
@@ -16,12 +18,14 @@ using Backward = void (*)(const LinearLrtBackward<T>&, const Parallel&);
 struct Weights {
   Tensor mu, log;
   bool is_alpha;
+  double clip;
 
-  Weights(const Tensor& mu, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha,
+  Weights(const Tensor& mu, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha, double clip,
           ScalarType type)
       : mu(prepared(mu, type)),
         log(prepared(log_alpha ? *log_alpha : *log_sigma2, type)),
-        is_alpha(log_alpha) {
+        is_alpha(log_alpha),
+        clip(std::exp(clip)) {
     STD_TORCH_CHECK(mu.dim() == 2 && log.dim() == 2, "linear_lrt: mu and its noise parameter must be 2-D");
     for (int64_t d = 0; d < 2; ++d)
       STD_TORCH_CHECK(log.size(d) == mu.size(d) || (is_alpha && log.size(d) == 1),
@@ -29,7 +33,8 @@ struct Weights {
   }
   template <class T>
   LrtWeights<T> get() const {
-    return {pointer<T>(mu), pointer<T>(log), is_alpha, log.size(0), log.size(1), mu.size(0), mu.size(1)};
+    return {pointer<T>(mu), pointer<T>(log), is_alpha,   log.size(0),
+            log.size(1),    mu.size(0),      mu.size(1), T(clip)};
   }
 };
 
@@ -42,11 +47,11 @@ int64_t rows_of(const Tensor& x) {
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu,
                                            const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha,
                                            const OptionalTensor& bias, const Tensor& seed,
-                                           const std::string& prior, double eps) {
+                                           const std::string& prior, double eps, double clip) {
   STD_TORCH_CHECK(log_sigma2.has_value() != log_alpha.has_value(),
                   "linear_lrt: give one of log_sigma2, log_alpha");
   const ScalarType type = compute_type(OptionalTensor(x), OptionalTensor(mu), log_sigma2, log_alpha);
-  const Weights weights(mu, log_sigma2, log_alpha, type);
+  const Weights weights(mu, log_sigma2, log_alpha, clip, type);
   const Tensor input = prepared(x, type);
   const OptionalTensor b = prepared(bias, type);
   STD_TORCH_CHECK(x.dim() > 0 && x.size(x.dim() - 1) == mu.size(1), "linear_lrt: x must be [*, I]");
@@ -56,9 +61,9 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu,
   const Tensor y = empty(sizes, type), std = empty(sizes, type);
   const Tensor kl = with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
-    const LinearLrtForward<T> args{pointer<T>(input), weights.get<T>(), pointer<T>(b),
-                                   output<T>(y),      output<T>(std),   rows_of(x),
-                                   seed_of(seed),     T(eps),           prior_of(prior)};
+    const LinearLrtForward<T> args{pointer<T>(input), weights.get<T>(), pointer<T>(b), output<T>(y),
+                                   output<T>(std),    rows_of(x),       seed_of(seed), T(eps),
+                                   prior_of(prior),   bf16_variance()};
     return scalar<T>(VDK_SELECT_AS(Forward<T>, linear_lrt_forward)(args, torch_parallel()), type);
   });
   return {returned(y, x.scalar_type()), std, kl};
@@ -68,10 +73,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const 
                                                     const Tensor& x, const Tensor& mu,
                                                     const OptionalTensor& log_sigma2,
                                                     const OptionalTensor& log_alpha, const Tensor& std,
-                                                    const Tensor& seed, const std::string& prior,
+                                                    const Tensor& seed, const std::string& prior, double clip,
                                                     bool needs_x, bool needs_weight, bool needs_bias) {
   const ScalarType type = std.scalar_type();
-  const Weights weights(mu, log_sigma2, log_alpha, type);
+  const Weights weights(mu, log_sigma2, log_alpha, clip, type);
   const Tensor dy = prepared(grad_y, type), input = prepared(x, type), deviation = prepared(std, type);
   const auto none = [&] { return empty({0}, type); };  // one each: results must not alias
   const Tensor dx = needs_x ? empty_like(x, type) : none();
@@ -93,7 +98,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const 
                                     rows_of(x),
                                     seed_of(seed),
                                     with_kl ? prior_of(prior) : Prior::kNone,
-                                    kl_scale};
+                                    kl_scale,
+                                    bf16_variance()};
     VDK_SELECT_AS(Backward<T>, linear_lrt_backward)(args, torch_parallel());
   });
   const Tensor& noise = log_alpha ? *log_alpha : *log_sigma2;

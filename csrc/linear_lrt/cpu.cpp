@@ -62,18 +62,17 @@ struct SampleBlock {
   }
 };
 
-template <class T, Form kForm>
+template <class T, Form kForm, class V>
 double forward(const LinearLrtForward<T>& a, const Parallel& all) {
   const LrtWeights<T>& w = a.w;
   const NoiseGrid noise(a.seed, w.out);
   const int64_t part = batch_part(a.batch, 2 * w.in * int64_t(sizeof(T)));
   const Parallel parallel = limited(all, 4 * part * w.out * w.in);
   const Chunks chunks(w.in, VDK_VECTOR_BYTES == 64 ? 256 : 320);
-  Resident<T> x = resident_panels<T>(chunks, part);
+  Resident<T, V> x = resident_panels<T, V>(chunks, part);
   double* kl_of_row;
   const auto carve = [&](Carver carver) {
-    x.mean = carver.take<T>(x.size());
-    x.variance = carver.take<T>(x.size());
+    x.carve(carver);
     kl_of_row = carver.take<double>(w.out);
     return carver.used();
   };
@@ -86,9 +85,9 @@ double forward(const LinearLrtForward<T>& a, const Parallel& all) {
       share(chunks.count * panels, task, parallel.threads,
             [&](int64_t i) { pack_transposed_panel(a.x + b0 * w.in, n, w.in, x, i / panels, i % panels); });
     });
-    const WeightRows<T, kForm> rows{w, chunks, b0 == 0 ? a.prior : Prior::kNone, kl_of_row};
-    dual_gemm<T>(w.out, n, blocking, make_grid<T>(w.out, n, parallel.threads, OnTheFly::kRows), rows, x,
-                 SampleBlock<T>{a, noise, b0}, parallel);
+    const WeightRows<T, kForm, V> rows{w, chunks, b0 == 0 ? a.prior : Prior::kNone, kl_of_row};
+    dual_gemm<T, V>(w.out, n, blocking, make_grid<T>(w.out, n, parallel.threads, OnTheFly::kRows), rows, x,
+                    SampleBlock<T>{a, noise, b0}, parallel);
   }
   if (a.batch == 0 && a.prior != Prior::kNone)
     for (int64_t o = 0; o < w.out; ++o) {
@@ -137,7 +136,7 @@ struct WeightGradientBlock {
       row.prefetch(1, i0 + i);
       const Vec<T> gv = load(variance + i), mu = row.mean(i0 + i, left);
       const Vec<T> e = with_kl ? load(exp_log + i) : row.exp_log(i0 + i, left);
-      Vec<T> dm = load(mean + i), dl = gv * row.variance(mu, e) * T(0.5);
+      Vec<T> dm = row.unless_clipped(load(mean + i), mu, e), dl = gv * row.variance(mu, e) * T(0.5);
       if constexpr (!kSigma2) dm += gv * e * mu;
       if (with_kl) {
         const Vec<T> s = load(slope + i) * a.kl_scale;
@@ -194,7 +193,7 @@ void bias_gradient(const LinearLrtBackward<T>& a, int64_t vector) {
   store_first(a.dbias + o, total, left);
 }
 
-template <class T, Form kForm>
+template <class T, Form kForm, class V>
 void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
   constexpr int kL = kLanes<T>, kCols = Tile<T>::kCols;
   const LrtWeights<T>& w = a.w;
@@ -204,22 +203,18 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
   const int64_t part = batch_part(a.batch, row_bytes);
   const Parallel parallel = limited(all, 4 * part * w.out * w.in);
   const Chunks over_out(w.out, 256), over_batch(part, 256);
-  Resident<T> by_batch = resident_rows<T>(over_out, part), by_out = resident_rows<T>(over_batch, w.out);
-  Resident<T> x = resident_panels<T>(over_batch, w.in);
+  Resident<T, V> by_batch = resident_rows<T, V>(over_out, part),
+                 by_out = resident_rows<T, V>(over_batch, w.out);
+  Resident<T, V> x = resident_panels<T, V>(over_batch, w.in);
   const Grid weight_grid = make_grid<T>(w.out, w.in, parallel.threads, OnTheFly::kNothing);
   const bool shared = a.dlog && !is_full(w);
   T* column_sums = nullptr;
   double* row_sums = nullptr;
   const auto carve = [&](Carver carver) {
-    if (a.dx) {
-      by_batch.mean = carver.take<T>(by_batch.size());
-      by_batch.variance = carver.take<T>(by_batch.size());
-    }
+    if (a.dx) by_batch.carve(carver);
     if (a.dlog) {
-      by_out.mean = carver.take<T>(by_out.size());
-      by_out.variance = carver.take<T>(by_out.size());
-      x.mean = carver.take<T>(x.size());
-      x.variance = carver.take<T>(x.size());
+      by_out.carve(carver);
+      x.carve(carver);
     }
     if (shared) {
       column_sums = carver.take<T>(weight_grid.rows * w.in);
@@ -241,7 +236,7 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
   do {  // once even for an empty batch: the KL's gradient is still due
     const int64_t n = at_most(part, a.batch - b0);
     const T* const xb = a.x + b0 * w.in;
-    const GradientPacker<T> pack{
+    const GradientPacker<T, V> pack{
         a.dy + b0 * w.out, a.std + b0 * w.out, n, w.out, b0, noise, by_batch, by_out};
     const int64_t down = (n + kL - 1) / kL, across = (w.out + kL - 1) / kL,
                   panels = (w.in + kCols - 1) / kCols;
@@ -267,42 +262,54 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
             store_first(a.dx + b0 * w.in + at, dx, left);
           }
       };
-      dual_gemm<T>(n, w.in, blocking, make_grid<T>(n, w.in, parallel.threads, OnTheFly::kPanels), by_batch,
-                   WeightPanels<T, kForm>{w, over_out}, finish, parallel);
+      dual_gemm<T, V>(n, w.in, blocking, make_grid<T>(n, w.in, parallel.threads, OnTheFly::kPanels), by_batch,
+                      WeightPanels<T, kForm, V>{w, over_out}, finish, parallel);
     }
     if (a.dlog) {
       const int64_t cols = at_least(kL2Bytes / int64_t(2 * sizeof(T)) / at_least(n, 1) / kCols, 4) * kCols;
       const Blocking blocking{kRowUnit, at_most(cols, 1024), x.chunks};
-      dual_gemm<T>(w.out, w.in, blocking, weight_grid, by_out, x,
-                   WeightGradientBlock<T, kForm>{a, b0 > 0, b0 + n >= a.batch, column_sums, row_sums},
-                   parallel);
+      dual_gemm<T, V>(w.out, w.in, blocking, weight_grid, by_out, x,
+                      WeightGradientBlock<T, kForm>{a, b0 > 0, b0 + n >= a.batch, column_sums, row_sums},
+                      parallel);
     }
     b0 += n;
   } while (b0 < a.batch);
   if (shared) reduce_shared(a, weight_grid, column_sums, row_sums);
 }
 
+// f(form, element of the packed variance operands), the form as a constant.
+template <class V, class T, class F>
+auto with_form(const LrtWeights<T>& w, F&& f) {
+  switch (form_of(w)) {
+    case Form::kLogSigma2:
+      return f(FormConstant<Form::kLogSigma2>{}, V{});
+    case Form::kLogAlpha:
+      return f(FormConstant<Form::kLogAlpha>{}, V{});
+    default:
+      return f(FormConstant<Form::kLogAlphaOfRow>{}, V{});
+  }
+}
+template <class T, class F>
+auto with_instance(const LrtWeights<T>& w, bool pairs, F&& f) {
+#ifdef VDK_HAS_PAIRS
+  if constexpr (sizeof(T) == 4)
+    if (pairs) return with_form<Pair>(w, f);
+#endif
+  (void)pairs;
+  return with_form<T>(w, f);
+}
+
 template <class T>
 double forward_any(const LinearLrtForward<T>& a, const Parallel& parallel) {
-  switch (form_of(a.w)) {
-    case Form::kLogSigma2:
-      return forward<T, Form::kLogSigma2>(a, parallel);
-    case Form::kLogAlpha:
-      return forward<T, Form::kLogAlpha>(a, parallel);
-    default:
-      return forward<T, Form::kLogAlphaOfRow>(a, parallel);
-  }
+  return with_instance(a.w, a.variance_in_pairs, [&](auto form, auto element) {
+    return forward<T, decltype(form)::value, decltype(element)>(a, parallel);
+  });
 }
 template <class T>
 void backward_any(const LinearLrtBackward<T>& a, const Parallel& parallel) {
-  switch (form_of(a.w)) {
-    case Form::kLogSigma2:
-      return backward<T, Form::kLogSigma2>(a, parallel);
-    case Form::kLogAlpha:
-      return backward<T, Form::kLogAlpha>(a, parallel);
-    default:
-      return backward<T, Form::kLogAlphaOfRow>(a, parallel);
-  }
+  with_instance(a.w, a.variance_in_pairs, [&](auto form, auto element) {
+    backward<T, decltype(form)::value, decltype(element)>(a, parallel);
+  });
 }
 
 }  // namespace

@@ -6,7 +6,8 @@
 
 namespace vdk {
 
-// sigma^2 = exp(log) or exp(log) mu^2. `log` is [out, in], or broadcast along rows or columns of it.
+// sigma^2 = exp(log) or exp(log) mu^2. `log` is [out, in], or broadcast along rows or columns of it. In the
+// mean product, but not in sigma^2, mu counts as 0 where alpha >= clip.
 template <class T>
 struct LrtWeights {
   const T* mu;   // [out, in]
@@ -14,6 +15,7 @@ struct LrtWeights {
   bool is_alpha;
   int64_t log_rows, log_cols;  // 1 or out, 1 or in
   int64_t out, in;
+  T clip;  // infinite: no mean is clipped
 };
 
 template <class T>
@@ -27,6 +29,7 @@ struct LinearLrtForward {
   uint64_t seed;
   T eps;
   Prior prior;
+  bool variance_in_pairs;  // the variance product of bfloat16, where the CPU multiplies that
 };
 
 template <class T>
@@ -42,7 +45,8 @@ struct LinearLrtBackward {
   int64_t batch;
   uint64_t seed;
   Prior prior;
-  T kl_scale;  // gradient that reaches the KL
+  T kl_scale;              // gradient that reaches the KL
+  bool variance_in_pairs;  // as in the forward pass, also for the gradients that pass the variance
 };
 
 VDK_DECLARE_KERNEL(

@@ -68,9 +68,17 @@ VDK_HD void box_muller(const U words[4], F z[4]) {
 VDK_HD void box_muller_f64(const uint32_t words[4], double z[4]) {
   for (int pair = 0; pair < 2; ++pair) {
     const double u0 = (words[2 * pair] + 0.5) * 0x1p-32, u1 = (words[2 * pair + 1] + 0.5) * 0x1p-32;
-    const double radius = sqrt(-2 * log(u0)), angle = 6.283185307179586476925286766559 * u1;
-    z[2 * pair] = radius * cos(angle);
-    z[2 * pair + 1] = radius * sin(angle);
+    const double radius = sqrt(-2 * log(u0));
+    double c, s;
+#ifdef __CUDA_ARCH__
+    sincospi(2 * u1, &s, &c);  // needs no reduction of large angles, which would take a stack
+#else
+    const double angle = 6.283185307179586476925286766559 * u1;
+    c = cos(angle);
+    s = sin(angle);
+#endif
+    z[2 * pair] = radius * c;
+    z[2 * pair + 1] = radius * s;
   }
 }
 

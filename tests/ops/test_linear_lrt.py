@@ -160,7 +160,7 @@ def test_fused_equals_separate(case: Case, backend: str) -> None:
     tensors = double(case)
     fused = case.call(tensors)
     prior = case.options.get("prior", "log-uniform")
-    y = functional.linear_lrt(**tensors, seed=SEED)
+    y = functional.linear_lrt(**tensors, seed=SEED, clip_log_alpha=case.options.get("clip_log_alpha"))
     own = {k: tensors[k] for k in ("mu", "log_sigma2", "log_alpha") if k in tensors}
     if "log_alpha" in own:
         del own["mu"]

@@ -80,6 +80,14 @@ KlStart = Annotated[
 KlEnd = Annotated[float | None, _option(SETTINGS, "Part of the run at which the KL weight reaches 1.")]
 LogSigma2 = Annotated[float | None, _option(SETTINGS, "First log variance of each weight.", "--log-sigma2")]
 Threshold = Annotated[float | None, _option(SETTINGS, "Prune weights of log_alpha >= this.")]
+ClipStart = Annotated[
+    float | None,
+    _option(
+        SETTINGS,
+        "Part of the run after which weights past the threshold train with mean 0, their noise kept: "
+        "sparser, a little less accurate the earlier. 1: never.",
+    ),
+]
 Seed = Annotated[int | None, _option(SETTINGS, "Of weights, noise and order of examples.")]
 Data = Annotated[str | None, _option(RUN, DATA_HELP, metavar="PATH")]
 Out = Annotated[Path | None, _option(RUN, "Default: runs/RECIPE-METHOD-seedSEED.", metavar="FOLDER")]
@@ -106,6 +114,7 @@ def train(
     kl_end: KlEnd = None,
     log_sigma2: LogSigma2 = None,
     threshold: Threshold = None,
+    clip_start: ClipStart = None,
     seed: Seed = None,
     data: Data = None,
     out: Out = None,
@@ -125,7 +134,7 @@ def train(
     settings = {
         "method": method, "epochs": epochs, "batch_size": batch_size, "lr": lr, "noise_lr": noise_lr,
         "kl_start": kl_start, "kl_end": kl_end, "log_sigma2": log_sigma2, "threshold": threshold,
-        "seed": seed,
+        "clip_start": clip_start, "seed": seed,
     }  # fmt: skip
     given = {name: value for name, value in settings.items() if value is not None}
     run(recipe, given, data=data, out=out, resume=resume, overwrite=overwrite, threads=threads, device=device)

@@ -113,12 +113,17 @@ class Linear(Variational, torch.nn.Linear):
             dropped = torch.nn.functional.dropout(x, self.method.drop_probability)
             return torch.nn.functional.linear(dropped, self.weight, self.bias)
         log_sigma2, log_alpha = self._noise()
+        clip = self.method.clip_at
         collectors = self._active_collectors()
         if not collectors or not self._fuses_kl(x):
-            return F.linear_lrt(x, self.weight, log_sigma2, self.bias, log_alpha=log_alpha)
+            return F.linear_lrt(
+                x, self.weight, log_sigma2, self.bias, log_alpha=log_alpha, clip_log_alpha=clip
+            )
         prior = self.method.kl_prior
         assert prior is not None
-        y, kl = F.linear_lrt_kl(x, self.weight, log_sigma2, self.bias, log_alpha=log_alpha, prior=prior)
+        y, kl = F.linear_lrt_kl(
+            x, self.weight, log_sigma2, self.bias, log_alpha=log_alpha, prior=prior, clip_log_alpha=clip
+        )
         for collector in collectors:
             collector.report(self, kl)
         return y

@@ -11,19 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._backend import use_reference
+from ..._backend import choose
 from .._register import functorch_active, register, run_backward
 from . import reference
 
 SCHEMA = (
     "linear_lrt(Tensor x, Tensor mu, Tensor? log_sigma2, Tensor? log_alpha, Tensor? bias, Tensor seed,"
-    " str prior, float eps) -> (Tensor, Tensor, Tensor)"
+    " str prior, float eps, float clip) -> (Tensor, Tensor, Tensor)"
 )
 BACKWARD_SCHEMA = (
     "linear_lrt_backward(Tensor grad_y, Tensor? grad_kl, Tensor x, Tensor mu, Tensor? log_sigma2,"
-    " Tensor? log_alpha, Tensor std, Tensor seed, str prior, bool needs_x, bool needs_weight,"
+    " Tensor? log_alpha, Tensor std, Tensor seed, str prior, float clip, bool needs_x, bool needs_weight,"
     " bool needs_bias) -> (Tensor, Tensor, Tensor, Tensor)"
 )
+
+TRITON = f"{__name__}.triton"
 
 
 def _fake(
@@ -35,6 +37,7 @@ def _fake(
     seed: Tensor,
     prior: str,
     eps: float,
+    clip: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     y = x.new_empty((*x.shape[:-1], mu.shape[0]))
     any_double = any(t is not None and t.dtype == torch.float64 for t in (x, mu, log_sigma2, log_alpha))
@@ -52,6 +55,7 @@ def _backward_fake(
     std: Tensor,
     seed: Tensor,
     prior: str,
+    clip: float,
     needs_x: bool,
     needs_weight: bool,
     needs_bias: bool,
@@ -66,16 +70,18 @@ def _backward_fake(
     )
 
 
-_op = register(SCHEMA, reference.linear_lrt, _fake)
-_backward_op = register(BACKWARD_SCHEMA, reference.linear_lrt_backward, _backward_fake)
+_op = register(SCHEMA, reference.linear_lrt, _fake, triton=TRITON)
+_backward_op = register(
+    BACKWARD_SCHEMA, reference.linear_lrt_backward, _backward_fake, of="linear_lrt", triton=TRITON
+)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], std: Tensor) -> None:
-    x, mu, log_sigma2, log_alpha, bias, seed, prior, _ = inputs
+    x, mu, log_sigma2, log_alpha, bias, seed, prior, _, clip = inputs
     ctx.mark_non_differentiable(std)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, mu, log_sigma2, log_alpha, std, seed)
-    ctx.prior = prior
+    ctx.prior, ctx.clip = prior, clip
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
@@ -84,13 +90,13 @@ def _backward(ctx: Any, grad_y: Tensor | None, _: Any, grad_kl: Tensor | None) -
     needs_x, needs_mu, needs_sigma2, needs_alpha, needs_bias = ctx.needs_input_grad[:5]
     if grad_y is None:  # only the KL was used
         if grad_kl is None:
-            return (None,) * 8
+            return (None,) * 9
         grad_y = torch.zeros_like(std)
     prior = ctx.prior if grad_kl is not None else "none"
-    impl = reference.linear_lrt_backward if use_reference("linear_lrt", x) else _backward_op
+    impl = choose(_backward_op, x, (std,))
     dx, dmu, dlog, dbias = run_backward(
         "linear_lrt", impl, grad_y, grad_kl, x, mu, log_sigma2, log_alpha, std, seed,
-        prior, needs_x, needs_mu or needs_sigma2 or needs_alpha, needs_bias,
+        prior, ctx.clip, needs_x, needs_mu or needs_sigma2 or needs_alpha, needs_bias,
     )  # fmt: skip
     return (
         dx if needs_x else None,
@@ -101,14 +107,14 @@ def _backward(ctx: Any, grad_y: Tensor | None, _: Any, grad_kl: Tensor | None) -
         None,
         None,
         None,
+        None,
     )
 
 
 class _LinearLRT(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        impl = reference.linear_lrt if use_reference("linear_lrt", inputs[0]) else _op
-        y, std, kl = impl(*inputs)
+        y, std, kl = choose(_op, inputs[0], inputs)(*inputs)
         _save(ctx, inputs, std)
         return y, std, kl
 
@@ -120,8 +126,8 @@ class _LinearLRTFunctorch(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        impl = reference.linear_lrt if use_reference("linear_lrt", inputs[0]) else _op
-        return impl(*inputs)
+        result: tuple[Tensor, Tensor, Tensor] = choose(_op, inputs[0], inputs)(*inputs)
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -139,8 +145,9 @@ def linear_lrt(
     seed: Tensor,  # int64 scalar
     prior: str,
     eps: float,
+    clip: float,
 ) -> tuple[Tensor, Tensor]:
     """(y [*, O], kl scalar); differentiable in everything but the seed."""
     function = _LinearLRTFunctorch if functorch_active() else _LinearLRT
-    y, _, kl = function.apply(x, mu, log_sigma2, log_alpha, bias, seed, prior, eps)
+    y, _, kl = function.apply(x, mu, log_sigma2, log_alpha, bias, seed, prior, eps, clip)
     return y, kl

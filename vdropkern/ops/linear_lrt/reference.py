@@ -35,6 +35,16 @@ def _sigma2(mu: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None) -> 
     return log_alpha.to(mu.dtype).exp() * mu**2  # [O, I]
 
 
+def _clipped(
+    of: Tensor, mu: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, clip: float
+) -> Tensor:
+    """`of` [O, I], and 0 where log_alpha >= clip: what train_clip leaves of the means and their gradients."""
+    if log_alpha is None:
+        assert log_sigma2 is not None
+        log_alpha = log_sigma2.to(mu.dtype) - torch.log(mu**2 + kl_reference.EPS)
+    return torch.where(log_alpha >= clip, 0.0, of)
+
+
 @_without_autocast
 def linear_lrt(
     x: Tensor,  # [*, I]
@@ -45,14 +55,16 @@ def linear_lrt(
     seed: Tensor,  # int64 scalar
     prior: str,
     eps: float,
+    clip: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y = x mu^T + bias + sqrt(x^2 (sigma^2)^T + eps) * e, its standard deviation, and KL of the weights.
+    """y = x mean^T + bias + sqrt(x^2 (sigma^2)^T + eps) * e, its standard deviation, and KL of the weights.
 
-    sigma^2 = exp(log_sigma2) or exp(log_alpha) mu^2. KL is 0 with prior "none".
+    sigma^2 = exp(log_sigma2) or exp(log_alpha) mu^2; mean = mu where log_alpha < clip, else 0. KL is 0 with
+    prior "none".
     """
     dtype = kl_reference.compute_dtype(x, mu, log_sigma2, log_alpha)
     x2d, m = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype), mu.to(dtype)
-    mean = x2d @ m.T  # [B, O]
+    mean = x2d @ _clipped(m, m, log_sigma2, log_alpha, clip).T  # [B, O]
     std = torch.sqrt(x2d**2 @ _sigma2(m, log_sigma2, log_alpha).T + eps)  # [B, O]
     y = mean + std * philox_normal(seed, x2d.shape[0], mu.shape[0], dtype)
     if bias is not None:
@@ -75,13 +87,14 @@ def linear_lrt_backward(
     std: Tensor,  # [*, O]
     seed: Tensor,
     prior: str,
+    clip: float,
     needs_x: bool,
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, mu, the noise parameter and bias; those not needed are empty.
 
-    With g_v = dy e / (2 std): dx = dy mu + 2 x (g_v sigma^2), dmu = dy^T x,
+    With g_v = dy e / (2 std): dx = dy mean + 2 x (g_v sigma^2), dmu = dy^T x where log_alpha < clip, else 0,
     dlog = (g_v^T x^2) sigma^2, and for log_alpha also dmu += 2 (g_v^T x^2) alpha mu.
     """
     dtype = std.dtype
@@ -94,10 +107,14 @@ def linear_lrt_backward(
     assert noise is not None
     dx, dmu, dlog, dbias = (t.new_empty(0) for t in (x, mu, noise, std))
     if needs_x:
-        dx = (dy @ m + 2 * x2d * (g_v @ sigma2)).reshape(x.shape).to(x.dtype)
+        dx = (
+            (dy @ _clipped(m, m, log_sigma2, log_alpha, clip) + 2 * x2d * (g_v @ sigma2))
+            .reshape(x.shape)
+            .to(x.dtype)
+        )
     if needs_weight:
         dv = g_v.T @ x2d**2  # [O, I]
-        dmu, dlog = dy.T @ x2d, dv * sigma2
+        dmu, dlog = _clipped(dy.T @ x2d, m, log_sigma2, log_alpha, clip), dv * sigma2
         if log_alpha is not None:
             dmu = dmu + 2 * dv * log_alpha.to(dtype).exp() * m
             dlog = dlog.sum_to_size(log_alpha.shape)

@@ -1,0 +1,18 @@
+// What vmath.h offers, for one float or double of a GPU's thread. In float the special function units do the
+// work; their relative error in exp grows with |x|, as that of the rounded x itself does.
+#pragma once
+#include "../common/elementary.h"
+#include "simt.cuh"
+
+namespace vdk {
+
+VDK_DEVICE float vexp(float x) { return approx_exp2(x * 1.44269504f); }
+VDK_DEVICE float vlog(float x) { return approx_log2(x) * 0.693147181f; }
+VDK_DEVICE float vlog1p_unit(float x) { return log1p_unit(x); }
+VDK_DEVICE float reciprocal(float x) { return approx_rcp(x); }
+VDK_DEVICE double vexp(double x) { return exp(x); }
+VDK_DEVICE double vlog(double x) { return log(x); }
+VDK_DEVICE double vlog1p_unit(double x) { return log1p(x); }
+VDK_DEVICE double reciprocal(double x) { return 1.0 / x; }
+
+}  // namespace vdk

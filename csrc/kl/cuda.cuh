@@ -1,0 +1,76 @@
+// Memory-bound: mu and log are read once, gradients written once, 16 bytes at a time. A block sums one tile
+// of fixed size, so the value does not depend on the device.
+#pragma once
+#include "../cuda/reduce.cuh"
+#include "../cuda/vector.cuh"
+#include "cuda.h"
+#include "formulas.h"
+
+namespace vdk {
+namespace cuda {
+
+constexpr int kKlThreads = 256;
+constexpr int kKlVectors = 2;  // of each operand in flight a thread
+template <class T>
+constexpr int64_t kKlTile = int64_t(kKlThreads) * kKlVectors * kPer16<T>;
+
+template <class T>
+struct KlKernelArgs {
+  KlArgs<T> of;
+  bool wide;
+  T* partial;  // [blocks]
+};
+
+// KL and dKL/dla of one weight. `mean`: a = mu^2 + eps, else 1 and log is log_alpha.
+template <class T, Prior kPrior>
+VDK_DEVICE KlTerms<T> kl_of_weight(T a, T log, bool mean) {
+  const Weight<T> w{a, vexp(log), mean ? log - vlog(a) : log};
+  KlTerms<T> terms = kl_terms<T, kPrior>(w);
+  if constexpr (kPrior == Prior::kLogUniform) {
+    const KlTerms<T> bump = kl_bump<T>(w.la);
+    terms.value += bump.value;
+    terms.slope += bump.slope;
+  }
+  return terms;
+}
+
+template <class T, Prior kPrior, bool kGrad>
+VDK_KERNEL void __launch_bounds__(kKlThreads) kl_kernel(KlKernelArgs<T> args) {
+  constexpr int kVector = kPer16<T>;
+  const KlArgs<T>& of = args.of;
+  const bool mean = of.mu != nullptr;
+  const int64_t first = int64_t(blockIdx.x) * kKlTile<T> + int64_t(threadIdx.x) * kVector;
+  constexpr int64_t kStride = int64_t(kKlThreads) * kVector;
+  T mu[kKlVectors][kVector], log[kKlVectors][kVector];
+  VDK_UNROLL
+  for (int v = 0; v < kKlVectors; ++v) {
+    load_vector(log[v], of.log, first + v * kStride, of.n, args.wide, T(0));
+    if (mean) load_vector(mu[v], of.mu, first + v * kStride, of.n, args.wide, T(1));
+  }
+  T scale = 0;
+  if constexpr (kGrad) scale = load_global<T>(of.grad);
+  T sum = 0;
+  VDK_UNROLL
+  for (int v = 0; v < kKlVectors; ++v) {
+    const int64_t i = first + v * kStride;
+    VDK_UNROLL
+    for (int j = 0; j < kVector; ++j) {
+      const T m = mean ? mu[v][j] : T(0), a = mean ? m * m + T(kKlEps) : T(1);
+      const KlTerms<T> terms = kl_of_weight<T, kPrior>(a, log[v][j], mean);
+      if (i + j < of.n) sum += terms.value;
+      if constexpr (kGrad) {
+        log[v][j] = scale * terms.slope;
+        mu[v][j] = log[v][j] * (m * T(-2) * reciprocal(a));
+      }
+    }
+    if constexpr (kGrad) {
+      store_vector(of.dlog, log[v], i, of.n, args.wide);
+      if (mean) store_vector(of.dmu, mu[v], i, of.n, args.wide);
+    }
+  }
+  sum = block_sum<kKlThreads>(sum);
+  if (threadIdx.x == 0) store_global(args.partial + blockIdx.x, sum);
+}
+
+}  // namespace cuda
+}  // namespace vdk

@@ -1,0 +1,339 @@
+// The kernels of linear_lrt: one dual product for the forward pass and both gradients, and what runs around it.
+#pragma once
+#include "epilogue.cuh"
+#include "mma.cuh"
+
+namespace vdk {
+namespace cuda {
+
+// Tiles in shared memory: of three steps where they are used as they came, of two where they are converted.
+constexpr int kPlainSlots = 3, kWeightSlots = 2;
+
+// Shared memory of a product's kernel: the operands in flight, later the finished tile.
+template <class P>
+struct SharedLayout {
+  static constexpr int kElement = int(sizeof(typename P::E));
+  static constexpr int kA = P::A::kSize * (P::kPairA ? 2 : 1), kB = P::B::kSize * (P::kPairB ? 2 : 1);
+  static constexpr int kBSlots = P::kWeightsB ? kWeightSlots : kPlainSlots;
+  static constexpr int kBufferAt = (kPlainSlots * kA + kBSlots * kB) * kElement;
+  static constexpr int kOperands = kBufferAt + (P::kWeightsB ? kWeightSlots * WeightStage<P>::kBytes : 0);
+  static constexpr int kResult = 2 * P::kBlockM * kResultPitch * int(sizeof(float));
+  static constexpr int kBytes = kOperands > kResult ? kOperands : kResult;
+
+  VDK_DEVICE static OperandsOf<P> operands(unsigned char* shared, int a_slot, int b_slot) {
+    auto* const a = reinterpret_cast<typename P::E*>(shared) + a_slot * kA;
+    auto* const b = reinterpret_cast<typename P::E*>(shared) + kPlainSlots * kA + b_slot * kB;
+    return {a, reinterpret_cast<typename P::V*>(a + P::A::kSize), b,
+            reinterpret_cast<typename P::V*>(b + P::B::kSize)};
+  }
+};
+
+// The tile of a block. Blocks that run at one time form a rectangle of tiles, not a row: they share more operands
+// in L2.
+struct TilePlace {
+  int64_t m, n;
+
+  VDK_DEVICE explicit TilePlace(const Plan& plan) {
+    constexpr int64_t kGroup = 8;
+    const int64_t tile = blockIdx.x, per_group = kGroup * plan.tiles_n, first = tile / per_group * kGroup;
+    const int64_t rows = plan.tiles_m - first < kGroup ? plan.tiles_m - first : kGroup;
+    m = first + tile % per_group % rows;
+    n = tile % per_group / rows;
+  }
+};
+
+// The operands of a tile on their way, from step `begin` of the reduction on. Slots are counted from there.
+template <class P>
+struct Feed {
+  using E = typename P::E;
+  using Layout = SharedLayout<P>;
+  using A = Window<typename P::A, P::kThreads>;
+  using B = Window<typename P::B, P::kThreads>;
+  const ProductArgs& args;
+  unsigned char* shared;
+  A a;
+  B b;
+
+  // rows of an operand are lines where the reduction is contiguous
+  template <class W, class Tile>
+  VDK_DEVICE static W window(int64_t rows, int64_t depth, int64_t row0, int64_t k0) {
+    return Tile::kDeep ? W(rows, depth, row0, k0) : W(depth, rows, k0, row0);
+  }
+  VDK_DEVICE Feed(const ProductArgs& args, unsigned char* shared, const TilePlace& tile, int64_t begin)
+      : args(args),
+        shared(shared),
+        a(window<A, typename P::A>(args.plan.m, args.plan.k, tile.m * P::kBlockM, begin * kBlockK<E>)),
+        b(window<B, typename P::B>(args.plan.n, args.plan.k, tile.n * kBlockN, begin * kBlockK<E>)) {}
+
+  VDK_DEVICE WeightStage<P> weights(int slot) const {
+    return {reinterpret_cast<Words4*>(shared + Layout::kBufferAt + slot * WeightStage<P>::kBytes), args};
+  }
+  // Starts the copies of a step. What they overwrite was last read before the barrier, or by this thread alone.
+  VDK_DEVICE void fetch(int plain_slot, int weight_slot) const {
+    const OperandsOf<P> to = Layout::operands(shared, plain_slot, plain_slot);
+    VDK_UNROLL
+    for (int i = 0; i < A::C::kCount; ++i) {
+      copy_chunk<E>(to.a + A::C::in_tile(i), args.a, args.whole_a, a, i);
+      if constexpr (P::kPairA)
+        copy_chunk<typename P::V>(to.a2 + A::C::in_tile(i), args.a2, args.whole_a, a, i);
+    }
+    if constexpr (P::kWeightsB) {
+      weights(weight_slot).fetch(b);
+    } else {
+      VDK_UNROLL
+      for (int i = 0; i < B::C::kCount; ++i)
+        copy_chunk<E>(to.b + B::C::in_tile(i), args.b, args.whole_b, b, i);
+    }
+  }
+  VDK_DEVICE void advance() {
+    a.advance();
+    b.advance();
+  }
+  // Weights that have landed become operands.
+  VDK_DEVICE void convert(int slot) const {
+    if constexpr (P::kWeightsB) {
+      const OperandsOf<P> to = Layout::operands(shared, 0, slot);
+      weights(slot).convert(to.b, to.b2);
+    }
+  }
+};
+
+// Blocks of one column of tiles see the same weights; they take turns at the KL, each step's in one of them.
+template <class P>
+struct KlTurn {
+  bool on;
+  int wait, turns;
+  float sum = 0;
+
+  VDK_DEVICE KlTurn(const ProductArgs& args, const TilePlace& tile, int64_t begin)
+      : on(P::kPass == Pass::kForward && args.kl_sums), turns(int(args.plan.tiles_m)) {
+    wait = int((tile.m - begin % turns + turns) % turns);
+  }
+  VDK_DEVICE void step(const Feed<P>& feed, int slot) {
+    if (!on) return;
+    if (wait-- > 0) return;
+    wait = turns - 1;
+    if constexpr (P::kPass == Pass::kForward) sum += feed.weights(slot).kl(feed.b);
+  }
+};
+
+// One barrier a step: while a tile is multiplied, the weights of the next are converted and the one after is on
+// its way.
+template <class P>
+VDK_DEVICE void multiply(Feed<P>& feed, Accumulators<P, typename P::Math>& sums, KlTurn<P>& kl, int steps) {
+  for (int step = 0; step < 2; ++step) {
+    if (step < steps) feed.fetch(step, step);
+    feed.advance();
+    cp_async_commit();
+  }
+  const auto next_slot = [](int slot) { return slot == kPlainSlots - 1 ? 0 : slot + 1; };
+  const auto prepare = [&](int slot) {
+    cp_async_wait<1>();
+    feed.convert(slot);
+    kl.step(feed, slot);
+  };
+  if (steps) prepare(0);
+  __syncthreads();
+  int to = 2, from = 0;
+  VDK_ROLLED
+  for (int step = 0; step < steps; ++step) {
+    if (step + 2 < steps) feed.fetch(to, step % 2);
+    feed.advance();
+    cp_async_commit();
+    sums.step(SharedLayout<P>::operands(feed.shared, from, P::kWeightsB ? step % 2 : from));
+    if (step + 1 < steps) prepare((step + 1) % 2);
+    to = next_slot(to);
+    from = next_slot(from);
+    __syncthreads();
+  }
+  cp_async_wait<0>();
+}
+
+// The gradient of a log that is broadcast is summed over its tile here and over tiles by lrt_sum_rows: sums are
+// [tiles_m, in], [tiles_n, out] or, of a scalar, [tiles].
+template <class P>
+VDK_DEVICE void sum_log_gradient(const ProductArgs& args, const TilePlace& tile, float* gradient) {
+  const Plan& plan = args.plan;
+  const int thread = threadIdx.x;
+  __syncthreads();
+  if (args.w.log_cols != 1) {
+    const int64_t col = tile.n * kBlockN + thread;
+    if (thread < kBlockN && col < plan.n) {
+      float sum = 0;
+      for (int row = 0; row < P::kBlockM; ++row) sum += gradient[row * kResultPitch + thread];
+      store_global(args.log_sums + tile.m * plan.n + col, sum);
+    }
+    return;
+  }
+  const int64_t row = tile.m * P::kBlockM + thread;
+  float sum = 0;
+  if (thread < P::kBlockM) {
+    for (int col = 0; col < kBlockN; ++col) sum += gradient[thread * kResultPitch + col];
+    if (args.w.log_rows != 1 && row < plan.m) store_global(args.log_sums + tile.n * plan.m + row, sum);
+  }
+  if (args.w.log_rows != 1) return;
+  __syncthreads();
+  if (thread < P::kBlockM) gradient[thread * kResultPitch] = sum;
+  __syncthreads();
+  if (thread == 0) {
+    float total = 0;
+    for (int r = 0; r < P::kBlockM; ++r) total += gradient[r * kResultPitch];
+    store_global(args.log_sums + tile.m * plan.tiles_n + tile.n, total);
+  }
+}
+
+// Calls the epilogue for a tile; four(row, col, mean, variance), within the tile, brings its sums. A rolled loop: the
+// epilogue is long, and there is one copy of it.
+template <class P, class Four>
+VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, float* gradient, Four&& four) {
+  const Plan& plan = args.plan;
+  const Epilogue<P> epilogue(args);
+    VDK_ROLLED
+  for (int i = threadIdx.x; i < P::kBlockM * (kBlockN / 4); i += P::kThreads) {
+    const int r = i / (kBlockN / 4), c = i % (kBlockN / 4) * 4;
+    const int64_t row = tile.m * P::kBlockM + r, col = tile.n * kBlockN + c;
+    float mean[4], variance[4] = {};
+    const bool inside = row < plan.m && col < plan.n;
+    const int valid = !inside ? 0 : plan.n - col < 4 ? int(plan.n - col) : 4;
+    if (inside) {
+      four(r, c, mean, variance);
+      epilogue(row, col, valid, mean, variance);
+    }
+    if (P::kPass == Pass::kWeights && args.log_sums)
+    VDK_UNROLL
+      for (int j = 0; j < 4; ++j) gradient[r * kResultPitch + c + j] = j < valid ? variance[j] : 0.0f;
+  }
+  if (P::kPass == Pass::kWeights && args.log_sums) sum_log_gradient<P>(args, tile, gradient);
+}
+
+// A block: one tile, one part of the reduction.
+template <class P>
+VDK_KERNEL void __launch_bounds__(P::kThreads, P::kBlocks) lrt_product(ProductArgs args) {
+  VDK_SHARED(unsigned char, shared);
+  const Plan& plan = args.plan;
+  const TilePlace tile(plan);
+  const int64_t all_steps = (plan.k + kBlockK<typename P::E> - 1) / kBlockK<typename P::E>;
+  const int64_t begin = blockIdx.y * plan.steps_per_part;
+  const int64_t end = begin + plan.steps_per_part < all_steps ? begin + plan.steps_per_part : all_steps;
+  float *const means = reinterpret_cast<float*>(shared), *const variances = means + P::kBlockM * kResultPitch;
+  KlTurn<P> kl(args, tile, begin);
+  {
+    Feed<P> feed(args, shared, tile, begin);
+    Accumulators<P, typename P::Math> sums;
+    multiply(feed, sums, kl, int(end - begin));
+    sums.store(means, variances);
+  }
+  if (kl.on) {
+    const float sum = block_sum<P::kThreads>(kl.sum);
+    if (threadIdx.x == 0) store_global(args.kl_sums + blockIdx.y * gridDim.x + blockIdx.x, sum);
+  }
+  __syncthreads();
+  const auto from_shared = [&](int row, int col, float (&mean)[4], float (&variance)[4]) {
+    const int at = row * kResultPitch + col;
+    widen_all<float>(load_shared<Words4>(means + at).w, mean);
+    widen_all<float>(load_shared<Words4>(variances + at).w, variance);
+  };
+  if (plan.parts == 1) {
+    finish_tile<P>(args, tile, variances, from_shared);
+    return;
+  }
+  const int64_t size = plan.m * plan.padded_n();
+  float* const partial = plan.partial + blockIdx.y * 2 * size;
+    VDK_ROLLED
+  for (int i = threadIdx.x; i < P::kBlockM * (kBlockN / 4); i += P::kThreads) {
+    const int r = i / (kBlockN / 4), c = i % (kBlockN / 4) * 4;
+    const int64_t row = tile.m * P::kBlockM + r, col = tile.n * kBlockN + c;
+    if (row >= plan.m || col >= plan.n) continue;
+    const int64_t at = row * plan.padded_n() + col;
+    store_global(partial + at, load_shared<Words4>(means + r * kResultPitch + c));
+    store_global(partial + size + at, load_shared<Words4>(variances + r * kResultPitch + c));
+  }
+}
+
+// The second stage of a reduction in parts.
+template <class P>
+VDK_KERNEL void __launch_bounds__(P::kThreads) lrt_finish(ProductArgs args) {
+  VDK_SHARED(float, gradient);
+  const Plan& plan = args.plan;
+  const TilePlace tile(plan);
+  const int64_t size = plan.m * plan.padded_n();
+  finish_tile<P>(args, tile, gradient, [&](int r, int c, float (&mean)[4], float (&variance)[4]) {
+    const float* from = plan.partial + (tile.m * P::kBlockM + r) * plan.padded_n() + tile.n * kBlockN + c;
+    VDK_UNROLL
+    for (int i = 0; i < 4; ++i) mean[i] = variance[i] = 0;
+    for (int64_t part = 0; part < plan.parts; ++part, from += 2 * size) {
+      const Words4 m = load_global<Words4>(from), v = load_global<Words4>(from + size);
+    VDK_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        mean[i] += as_float(m.w[i]);
+        variance[i] += as_float(v.w[i]);
+      }
+    }
+  });
+}
+
+constexpr int kGradientThreads = 256, kGradientCols = 32;  // columns in groups of four
+
+// A block takes kGradientCols groups of columns and some rows; a warp a row of it.
+template <class E>
+VDK_KERNEL void __launch_bounds__(kGradientThreads) lrt_noise_gradient(NoiseGradientArgs args) {
+  constexpr int kRowsAtOnce = kGradientThreads / kGradientCols;
+  VDK_SHARED_ARRAY(Words4, sums, kGradientThreads);
+  const int64_t group = blockIdx.x * int64_t(kGradientCols) + threadIdx.x % kGradientCols, col = 4 * group;
+  const int64_t begin = blockIdx.y * args.rows_per_block;
+  const int64_t end = begin + args.rows_per_block < args.batch ? begin + args.rows_per_block : args.batch;
+  const int valid = col >= args.out ? 0 : args.out - col < 4 ? int(args.out - col) : 4;
+  const NoiseKey key = noise_key(args.seed);
+  float sum[4] = {};
+  if (valid)
+    for (int64_t row = begin + threadIdx.x / kGradientCols; row < end; row += kRowsAtOnce) {
+      const int64_t at = row * args.out + col;
+      float dy[4];
+      load_four(static_cast<const E*>(args.dy) + at, valid, args.whole, dy);
+    VDK_UNROLL
+      for (int i = 0; i < 4; ++i) sum[i] += dy[i];
+      if (!args.g_v) continue;
+      float std[4], z[4];
+      load_four(args.std + at, valid, args.whole, std);
+      noise_normals(key, uint64_t(row * groups_of(args.out) + group), z);
+    VDK_UNROLL
+      for (int i = 0; i < 4; ++i) z[i] = dy[i] * z[i] / (2 * std[i]);
+      store_four(static_cast<Variance<E>*>(args.g_v) + at, valid, args.whole, z);
+    }
+  if (!args.bias_sums) return;
+  narrow_all<float>(sum, sums[threadIdx.x].w);
+  __syncthreads();
+  if (threadIdx.x >= kGradientCols || !valid) return;
+  for (int i = kGradientCols; i < kGradientThreads; i += kGradientCols) {
+    float other[4];
+    widen_all<float>(sums[threadIdx.x + i].w, other);
+    VDK_UNROLL
+    for (int j = 0; j < 4; ++j) sum[j] += other[j];
+  }
+  store_four(args.bias_sums + blockIdx.y * args.out + col, valid, false, sum);
+}
+
+// Thirty-two columns a block, or one where there is but one; rows in a fixed order.
+template <class E>
+VDK_KERNEL void __launch_bounds__(256) lrt_sum_rows(SumRowsArgs args) {
+  VDK_SHARED_ARRAY(float, sums, 256);
+  const int width = args.cols == 1 ? 1 : 32, x = threadIdx.x % width;
+  const int64_t col = blockIdx.x * int64_t(width) + x;
+  float sum = 0;
+  if (col < args.cols)
+    for (int64_t row = threadIdx.x / width; row < args.rows; row += 256 / width)
+      sum += load_global<float>(args.sums + row * args.cols + col);
+  sums[threadIdx.x] = sum;
+  for (int half = 128; half >= width; half /= 2) {
+    __syncthreads();
+    if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+  }
+  if (int(threadIdx.x) >= width || col >= args.cols) return;
+  if (args.result_is_float)
+    store_global(static_cast<float*>(args.result) + col, sums[threadIdx.x]);
+  else
+    store_global(static_cast<E*>(args.result) + col, narrow<E>(sums[threadIdx.x]));
+}
+
+}  // namespace cuda
+}  // namespace vdk

@@ -1,0 +1,99 @@
+// From sums to results, four columns of a row at a time: one call of Philox draws their noise.
+#pragma once
+#include "../random/noise.cuh"
+#include "args.cuh"
+#include "stage.cuh"
+
+namespace vdk {
+namespace cuda {
+
+// What becomes of mean[4] and variance[4] at (row, col); `valid` of the columns exist. What it leaves in variance
+// is summed where log is broadcast.
+template <class P>
+struct Epilogue;
+
+template <class Math, int kBlockM>
+struct Epilogue<Product<Math, Pass::kForward, kBlockM>> {
+  using E = typename Math::E;
+  const ProductArgs& args;
+  NoiseKey key;
+
+  VDK_DEVICE explicit Epilogue(const ProductArgs& a) : args(a), key(noise_key(a.seed)) {}
+
+  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4], float (&variance)[4]) const {
+    float z[4], std[4];
+    noise_normals(key, uint64_t(row * groups_of(args.plan.n) + col / 4), z);
+    VDK_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      std[i] = square_root(variance[i] + args.eps);
+      mean[i] += std[i] * z[i];
+      if (args.bias && i < valid) mean[i] += load_global<float>(args.bias + col + i);
+    }
+    const int64_t at = row * args.plan.n + col;
+    store_four(static_cast<E*>(args.result) + at, valid, args.whole_result, mean);
+    store_four(args.std + at, valid, args.whole_result, std);
+  }
+};
+
+template <class Math, int kBlockM>
+struct Epilogue<Product<Math, Pass::kInput, kBlockM>> {
+  using E = typename Math::E;
+  const ProductArgs& args;
+
+  VDK_DEVICE explicit Epilogue(const ProductArgs& a) : args(a) {}
+
+  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4], float (&variance)[4]) const {
+    const int64_t at = row * args.plan.n + col;
+    float x[4];
+    load_four(static_cast<const E*>(args.x) + at, valid, args.whole_result, x);
+    VDK_UNROLL
+    for (int i = 0; i < 4; ++i) mean[i] += 2 * x[i] * variance[i];
+    store_four(static_cast<E*>(args.result) + at, valid, args.whole_result, mean);
+  }
+};
+
+template <class Math, int kBlockM>
+struct Epilogue<Product<Math, Pass::kWeights, kBlockM>> {
+  using E = typename Math::E;
+  const ProductArgs& args;
+  float kl_scale;
+
+  VDK_DEVICE explicit Epilogue(const ProductArgs& a)
+      : args(a), kl_scale(a.prior == Prior::kNone ? 0.0f : load_global<float>(a.kl_scale)) {}
+
+  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4], float (&variance)[4]) const {
+    const LrtWeights& w = args.w;
+    const int64_t at = row * args.plan.n + col;
+    float mu[4], log[4];
+    load_four(static_cast<const E*>(w.mu) + at, valid, args.whole_result, mu);
+    if (args.log_sums) {
+    VDK_UNROLL
+      for (int i = 0; i < 4; ++i) log[i] = i < valid ? log_at<E>(w, row, col + i) : 0.0f;
+    } else if (w.log_is_float) {
+      load_four(static_cast<const float*>(w.log) + at, valid, args.whole_result, log);
+    } else {
+      load_four(static_cast<const E*>(w.log) + at, valid, args.whole_result, log);
+    }
+    VDK_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float e = exp_f32(log[i]);
+      if (is_clipped(w, mu[i], e)) mean[i] = 0;
+      if (w.is_alpha) mean[i] += 2 * variance[i] * e * mu[i];
+      variance[i] *= w.is_alpha ? e * mu[i] * mu[i] : e;
+      if (args.prior != Prior::kNone) {
+        const float slope = kl_scale * kl_of(args.prior, w.is_alpha, mu[i], log[i]).slope;
+        variance[i] += slope;
+        if (!w.is_alpha) mean[i] += slope * log_alpha_by_mu<float>(mu[i]);
+      }
+    }
+    store_four(static_cast<E*>(args.result) + at, valid, args.whole_result, mean);
+    if (args.log_sums) return;
+    if (w.log_is_float)
+      store_four(static_cast<float*>(args.log_result) + at, valid, args.whole_result, variance);
+    else
+      store_four(static_cast<E*>(args.log_result) + at, valid, args.whole_result, variance);
+  }
+};
+
+}  // namespace cuda
+}  // namespace vdk

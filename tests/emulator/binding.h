@@ -1,0 +1,34 @@
+// What the op bindings of the test module share. An op's launchers are bound in bind_<op>.cpp, found by
+// CMake.
+#pragma once
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "machine.h"
+
+namespace emu {
+
+namespace py = pybind11;
+
+struct Binding {
+  using Define = void (*)(py::module_&);
+  explicit Binding(Define define) { all().push_back(define); }
+  static std::vector<Define>& all() {
+    static std::vector<Define> defines;
+    return defines;
+  }
+};
+
+// VDK_BINDING(kl, m) { m.def(...); }
+#define VDK_BINDING(op, module)            \
+  static void bind_##op(py::module_&);     \
+  static Binding binding_##op(&bind_##op); \
+  static void bind_##op(py::module_& module)
+
+// A registered buffer's memory, or null for None.
+template <class T>
+T* pointer(const Buffer* buffer) {
+  return buffer ? const_cast<T*>(reinterpret_cast<const T*>(buffer->base)) : nullptr;
+}
+
+}  // namespace emu

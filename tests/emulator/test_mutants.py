@@ -1,0 +1,66 @@
+"""Kernels with known mistakes: the emulator must notice each one, and nothing in the same kernels without.
+
+`tests/emulator/run.py` does the same under the sanitizers, which see more; here the emulator stands alone.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from . import emulated
+
+gpu = emulated()
+SCHEDULES = range(6)
+# what only the thread sanitizer sees, with blocks unordered
+BEYOND = {"lost atomic, uncounted"}
+RIGHT = {"product", "sum"}
+TOLD = {
+    "wait one group too late": "cp.async in flight",
+    "shared memory a row short": "not inside of shared memory",
+    "row bound missing": "out of bounds",
+    "store bound missing": "out of bounds",
+    "ldmatrix of the wrong row": "not inside of shared memory",
+    "ldmatrix by half a warp": "lanes of one mask are in different places",
+    "copy misaligned": "misaligned|out of bounds",
+    "copy left in flight": "cp.async in flight",
+    "divergent barrier": "divergent __syncthreads",
+    "exit before barrier": "takes no part|this one has ended",
+    "divergent shuffle": "never come",
+    "shuffle outside mask": "takes no part",
+    "lost atomic": "but block .* wrote it",
+    "shared index off by one": "past the end of 'of_warp'",
+    "load bound missing": "out of bounds",
+    "too many threads": "at most 1024",
+    "too much shared memory": "at most 232448",
+}
+SHOWN_BY_VALUES = {"no barrier after wait", "no barrier at loop end", "no barrier before read"}
+
+
+def test_every_mutant_is_listed() -> None:
+    assert set(gpu.mutants()) == RIGHT | BEYOND | SHOWN_BY_VALUES | TOLD.keys()
+
+
+@pytest.mark.parametrize("name", sorted(RIGHT))
+def test_right_kernels_pass(name: str) -> None:
+    for seed in SCHEDULES:
+        gpu.configure(seed)
+        assert gpu.run_mutant(name) == 0
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_mistake_is_named(name: str) -> None:
+    gpu.configure(0)
+    with pytest.raises(RuntimeError, match=TOLD[name]):
+        gpu.run_mutant(name)
+    assert gpu.run_mutant("sum") == 0, "the launch after a failed one starts from nothing"
+
+
+@pytest.mark.parametrize("name", sorted(SHOWN_BY_VALUES))
+def test_mistake_changes_values(name: str) -> None:
+    """Under most schedules; no single one has to show a race."""
+
+    def error(seed: int) -> float:
+        gpu.configure(seed)
+        return float(gpu.run_mutant(name))
+
+    assert sum(error(seed) != 0 for seed in SCHEDULES) >= 2
