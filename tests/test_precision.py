@@ -51,7 +51,9 @@ def test_one_choice_leaves_the_other() -> None:
     assert vdropkern.get_precision() == ("ieee", "bf16")
 
 
-@pytest.mark.parametrize("given, message", [({"mean": "bf16"}, "mean 'bf16'"), ({"variance": "fp8"}, "variance 'fp8'")])
+@pytest.mark.parametrize(
+    "given, message", [({"mean": "bf16"}, "mean 'bf16'"), ({"variance": "fp8"}, "variance 'fp8'")]
+)
 def test_unknown_names(given: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=f"unknown {message}; accepted: "):
         vdropkern.set_precision(**given)

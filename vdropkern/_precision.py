@@ -63,7 +63,9 @@ def set_precision(mean: str | None = None, variance: str | None = None) -> None:
         ValueError: unknown name; nothing is changed.
     """
     global _chosen
-    new = Precision(_chosen.mean if mean is None else mean, _chosen.variance if variance is None else variance)
+    new = Precision(
+        _chosen.mean if mean is None else mean, _chosen.variance if variance is None else variance
+    )
     for what, name, accepted in (("mean", new.mean, MEANS), ("variance", new.variance, VARIANCES)):
         if name not in accepted:
             raise ValueError(f"set_precision: unknown {what} {name!r}; accepted: {', '.join(accepted)}")

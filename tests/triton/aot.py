@@ -33,7 +33,14 @@ from vdropkern.ops.linear_lrt import triton_kernels as kernels
 from vdropkern.ops.philox_normal import triton as philox_normal
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-SHARED_LIMIT = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # KiB a block
+SHARED_LIMIT = {
+    "sm_80": 163,
+    "sm_86": 99,
+    "sm_89": 99,
+    "sm_90": 227,
+    "sm_100": 227,
+    "sm_120": 99,
+}  # KiB a block
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # arithmetic -> what it is run with: dtype of x, precisions
 RUNS = {
@@ -93,7 +100,9 @@ class Compiled:
         if self.shared > SHARED_LIMIT[self.architecture] << 10:
             found.append(f"{self.shared} bytes of shared memory")
         if self.shared > self.expected_shared:
-            found.append(f"{self.shared} bytes of shared memory where {self.expected_shared} were reckoned with")
+            found.append(
+                f"{self.shared} bytes of shared memory where {self.expected_shared} were reckoned with"
+            )
         return found
 
     def line(self) -> dict[str, Any]:
@@ -142,10 +151,17 @@ def _epilogue(product: str, form: int = 0, prior: str = "log-uniform") -> dict[s
 
 
 def product_build(
-    product: str, tile: tiles.Tile, x: str, precision: Precision, split: int = 1, **epilogue: Any
+    architecture: str,
+    product: str,
+    tile: tiles.Tile,
+    x: str,
+    precision: Precision,
+    split: int = 1,
+    **epilogue: Any,
 ) -> Build:
     g2 = "*bf16" if precision.variance == "bf16" else "*fp32"
-    options = linear_lrt.launch_options(tile, split, precision, align=16)
+    capability = divmod(int(architecture.removeprefix("sm_")), 10)
+    options = linear_lrt.launch_options(product, tile, split, precision, 16, capability)
     launch = {key: options.pop(key) for key in ("num_warps", "num_stages")}
     constants = {**options, "stride_in": 1, **_epilogue(product, **epilogue)}
     extra = "".join(f"-{k}{v}" for k, v in epilogue.items()) + (f"-split{split}" if split > 1 else "")
@@ -164,16 +180,20 @@ def _products(architecture: str) -> Iterator[Build]:
         for arithmetic, runs in RUNS.items():
             for tile in dict.fromkeys(entry.tile for entry in table[product][arithmetic]):
                 for x, precision in runs:
-                    yield product_build(product, tile, x, precision)
+                    yield product_build(architecture, product, tile, x, precision)
         largest = table[product]["tf32"][-1].tile
-        yield product_build(product, largest, "*fp32", Precision("tf32", "bf16"))
-        yield product_build(product, largest, "*fp32", Precision("tf32", "tf32"), split=4)
+        yield product_build(architecture, product, largest, "*fp32", Precision("tf32", "bf16"))
+        yield product_build(architecture, product, largest, "*fp32", Precision("tf32", "tf32"), split=4)
         for form in (1, 2, 3):
             prior = {"prior": "log-uniform" if form == 1 else "none"} if product == "weight_gradient" else {}
-            yield product_build(product, largest, "*fp32", Precision("tf32", "tf32"), form=form, **prior)
+            yield product_build(
+                architecture, product, largest, "*fp32", Precision("tf32", "tf32"), form=form, **prior
+            )
         if product == "weight_gradient":
             for prior in PRIORS[1:]:
-                yield product_build(product, largest, "*fp32", Precision("tf32", "tf32"), prior=prior)
+                yield product_build(
+                    architecture, product, largest, "*fp32", Precision("tf32", "tf32"), prior=prior
+                )
 
 
 def _others() -> Iterator[Build]:
@@ -199,12 +219,23 @@ def _others() -> Iterator[Build]:
         constants = {"BITS": bits, "ROWS": 1, "GROUPS": philox_normal.GROUPS, "rows": 1}
         noise_types = {k: v for k, v in _types(types.format(out)).items() if k != "rows"}
         yield Build(
-            name, philox_normal.noise_kernel, noise_types, constants, {"num_warps": 4}, 4 * philox_normal.GROUPS
+            name,
+            philox_normal.noise_kernel,
+            noise_types,
+            constants,
+            {"num_warps": 4},
+            4 * philox_normal.GROUPS,
         )
     types = "mu *fp32, log_parameter *fp32, grad *fp32, dmu *fp32, dlog *fp32, partial *fp32, n i32"
     for prior in PRIORS:
         for grad in (False, True):
-            constants = {"PRIOR": prior, "IS_ALPHA": False, "GRAD": grad, "BLOCK": kl.BLOCK, "STEPS": kl.STEPS}
+            constants = {
+                "PRIOR": prior,
+                "IS_ALPHA": False,
+                "GRAD": grad,
+                "BLOCK": kl.BLOCK,
+                "STEPS": kl.STEPS,
+            }
             name = f"kl{'_grad' if grad else ''}-{prior}"
             yield Build(name, kl.kl_kernel, _types(types), constants, {"num_warps": 4}, kl.BLOCK)
     sum_types = _types("partial *fp32, out *fp32, n i32")

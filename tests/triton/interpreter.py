@@ -188,7 +188,9 @@ def _locate(pointers: np.ndarray, itemsize: int, kind: str, program: int) -> lis
         mine = (left >= np.uint64(buffer.begin)) & (left + np.uint64(itemsize) <= np.uint64(buffer.end))
         if mine.any():
             buffer.open(itemsize)
-            found.append((buffer, ((left[mine] - np.uint64(buffer.begin)) // np.uint64(itemsize)).astype(np.int64)))
+            found.append(
+                (buffer, ((left[mine] - np.uint64(buffer.begin)) // np.uint64(itemsize)).astype(np.int64))
+            )
             left = left[~mine]
             if not left.size:
                 return found
@@ -200,7 +202,9 @@ def _locate(pointers: np.ndarray, itemsize: int, kind: str, program: int) -> lis
 def _active(pointers: Any, mask: Any) -> tuple[np.ndarray, int]:
     itemsize = stock._get_np_dtype(pointers.get_element_ty()).itemsize
     shape = np.broadcast_shapes(pointers.data.shape, mask.data.shape)
-    return np.broadcast_to(pointers.data, shape)[np.broadcast_to(mask.data.astype(bool), shape)].ravel(), itemsize
+    return np.broadcast_to(pointers.data, shape)[
+        np.broadcast_to(mask.data.astype(bool), shape)
+    ].ravel(), itemsize
 
 
 def _program(builder: Any) -> int:

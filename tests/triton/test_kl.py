@@ -49,9 +49,7 @@ def test_value_and_gradients(case: Case, dtype: torch.dtype, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("prior", PRIORS)
-def test_traffic_is_the_minimum(
-    prior: str, launches: list[Launch], report: Callable[..., None]
-) -> None:
+def test_traffic_is_the_minimum(prior: str, launches: list[Launch], report: Callable[..., None]) -> None:
     n = 3 * kernels.BLOCK * kernels.STEPS + 17
     mu, log_sigma2 = torch.randn(n) * 0.05, torch.rand(n) - 5
     kernels.kl_grad(torch.tensor(1.0), mu, log_sigma2, None, prior)

@@ -100,7 +100,10 @@ def test_arithmetic(dtype: str, mean: str, variance: str, report: Callable[..., 
     roundoff = max(ROUNDOFF[name] for name in precision)
     worst = check(ODD, tensors, found, dy, roundoff)
     report(kernel="linear_lrt", check="error", dtype=dtype, precision=precision, worst=worst)
-    if precision.variance in ("tf32", "bf16"):  # the model did round: std is off by less than u, more than u / 50
+    if precision.variance in (
+        "tf32",
+        "bf16",
+    ):  # the model did round: std is off by less than u, more than u / 50
         exact = truth(ODD, tensors, (dy.double(), torch.tensor(GRAD_KL).double()))
         assert exact  # the inputs are finite
         x, s2 = tensors["x"].double(), tensors["log_sigma2"].double().exp()
@@ -181,7 +184,12 @@ def test_shipped_tiles(
 @pytest.mark.parametrize("form", ["log_sigma2", "log_alpha", "log_alpha_of_output", "log_alpha_of_input"])
 def test_clip(form: str) -> None:
     """Weights with log_alpha >= clip lose their mean, in values and gradients, and keep their variance."""
-    shapes = {"log_sigma2": None, "log_alpha": (9, 14), "log_alpha_of_output": (9, 1), "log_alpha_of_input": (14,)}
+    shapes = {
+        "log_sigma2": None,
+        "log_alpha": (9, 14),
+        "log_alpha_of_output": (9, 1),
+        "log_alpha_of_input": (14,),
+    }
     case = linear("clip", (6,), 14, 9, log_alpha=shapes[form], bias=False)
     tensors = case.make()
     clip = 1.0 if form == "log_sigma2" else -3.0

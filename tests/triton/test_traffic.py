@@ -50,7 +50,19 @@ def test_backward(launches: list[Launch]) -> None:
     dy, std = torch.randn(batch, out), torch.rand(batch, out) + 1
     with tiles.force_tile("input_gradient", TILE), tiles.force_tile("weight_gradient", TILE):
         kernels.linear_lrt_backward(
-            dy, torch.tensor(1.0), x, mu, log, None, std, torch.tensor(SEED), "ard", math.inf, True, True, True
+            dy,
+            torch.tensor(1.0),
+            x,
+            mu,
+            log,
+            None,
+            std,
+            torch.tensor(SEED),
+            "ard",
+            math.inf,
+            True,
+            True,
+            True,
         )
     first = of(launches, "output_gradient_kernel")
     assert first.loaded == F * 2 * dy.numel() + 8 * first.programs

@@ -197,7 +197,9 @@ def bench(
     epilog="[bold]Example[/bold]\n\nvdropkern tune --problem 128x784x300 --arithmetic tf32 --out tiles"
 )
 def tune(
-    out: Annotated[Path, typer.Option(help="Folder for the file, which is named after the GPU, as sm_90.json.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the file, which is named after the GPU, as sm_90.json.")
+    ],
     problem: Annotated[
         list[str] | None,
         typer.Option(

@@ -83,7 +83,9 @@ def exp(x, EXACT: tl.constexpr):
 def _minus_two_log(bits):
     """-2 ln((bits + 1/2) 2^-32). Near 1 the distance to 1 is taken from the complement, where it is exact."""
     exponent, f = split_log(bits.to(tl.float32) + 0.5)
-    to_one = ((bits ^ 0xFFFFFFFF).to(tl.int32, bitcast=True).to(tl.float32) + 0.5) * -2.3283064365386963e-10  # 2^-32
+    to_one = (
+        (bits ^ 0xFFFFFFFF).to(tl.int32, bitcast=True).to(tl.float32) + 0.5
+    ) * -2.3283064365386963e-10  # 2^-32
     near_one = bits >= 0xB504F334  # sqrt(1/2) 2^32
     f = tl.where(near_one, to_one, f)
     exponent = tl.where(near_one, 0.0, exponent - 32.0)
@@ -159,7 +161,9 @@ def operand(x, PRECISION: tl.constexpr):
     terms, would be too small by up to 2^-9.
     """
     if PRECISION == "tf32":
-        return tl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [x.to(tl.float32)], tl.float32, True, 1)
+        return tl.inline_asm_elementwise(
+            "cvt.rna.tf32.f32 $0, $1;", "=r,r", [x.to(tl.float32)], tl.float32, True, 1
+        )
     elif PRECISION == "bf16":
         return x.to(tl.bfloat16)
     elif PRECISION == "native":

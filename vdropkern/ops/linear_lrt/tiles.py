@@ -80,7 +80,7 @@ def shared_bytes(product: str, tile: Tile, sizes: Mapping[str, int]) -> int:
     """Shared memory of a tile, from above; tests hold it against what the compiler takes.
 
     What is loaded is there once a stage, but the last stage only where tensor cores read it as it lies (half
-    operands that are not squared); operands made on the way pass through buffers of their own.
+    operands); operands made on the way pass through buffers of their own.
 
     Args:
         sizes: bytes of an element of ``x`` (and mu, dy), ``log`` and ``g2``.
@@ -92,7 +92,7 @@ def shared_bytes(product: str, tile: Tile, sizes: Mapping[str, int]) -> int:
         "input_gradient": m * k * (x + g2) + n * k * (x + log),
         "weight_gradient": m * k * (x + g2) + n * k * x,
     }[product]
-    direct = 0 if product == "forward" else m * k * sum(size for size in (x, g2) if size == 2)
+    direct = m * k * sum(size for size in ((x,) if product == "forward" else (x, g2)) if size == 2)
     made = n * k * (4 if x == g2 == 2 else 16)
     return max((tile.stages - 1) * staged + direct + made, m * n * 4)
 
@@ -236,9 +236,13 @@ def _entry(item: Any, where: str) -> Entry:
     try:
         shape, tile = tuple(item["shape"]), Tile(**item["tile"])
     except (TypeError, KeyError) as err:
-        raise ConfigError(f"{where}: must have 'shape' and 'tile' with m, n, k, warps, stages, group ({err})") from err
+        raise ConfigError(
+            f"{where}: must have 'shape' and 'tile' with m, n, k, warps, stages, group ({err})"
+        ) from err
     if len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
-        raise ConfigError(f"{where}: 'shape' must be three positive ints [rows, columns, depth], got {list(shape)}")
+        raise ConfigError(
+            f"{where}: 'shape' must be three positive ints [rows, columns, depth], got {list(shape)}"
+        )
     tile.check(where)
     return Entry(shape, tile)
 

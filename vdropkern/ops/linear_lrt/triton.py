@@ -59,11 +59,18 @@ class Plan:
     """One product: its tiles, its split and the buffer for the parts."""
 
     def __init__(
-        self, product: str, shape: tuple[int, int, int], x: Tensor, log: Tensor, precision: Precision, align: int
+        self,
+        product: str,
+        shape: tuple[int, int, int],
+        x: Tensor,
+        log: Tensor,
+        precision: Precision,
+        align: int,
     ) -> None:
         g2_bytes = 2 if precision.variance == "bf16" else 4
         sizes = (x.element_size(), log.element_size(), g2_bytes)
-        tile, self.split = choose(product, arithmetic_of(*precision), shape, sizes, device_of(x))
+        device = device_of(x)
+        tile, self.split = choose(product, arithmetic_of(*precision), shape, sizes, device)
         rows, columns, _ = shape
         self.grid = (triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n), self.split)
         self.finish_grid = (triton.cdiv(rows, FINISH[0]) * triton.cdiv(columns, FINISH[1]),)
@@ -72,17 +79,24 @@ class Plan:
             self.ends = (triton.cdiv(rows, FINISH[0]), triton.cdiv(columns, FINISH[1]))
         else:
             self.ends = (triton.cdiv(rows, tile.m), 2 * triton.cdiv(columns, tile.n))
-        self.partial = x.new_empty((self.split, 2, rows, columns) if self.split > 1 else 1, dtype=torch.float32)
-        self.options = launch_options(tile, self.split, precision, align)
+        self.partial = x.new_empty(
+            (self.split, 2, rows, columns) if self.split > 1 else 1, dtype=torch.float32
+        )
+        self.options = launch_options(product, tile, self.split, precision, align, device.capability)
 
 
-def launch_options(tile: Tile, split: int, precision: Precision, align: int) -> dict[str, Any]:
-    """Compile-time arguments that all three products share."""
-    return {
+def launch_options(
+    product: str, tile: Tile, split: int, precision: Precision, align: int, capability: tuple[int, int]
+) -> dict[str, Any]:
+    """Compile-time arguments of a product."""
+    options = {
         "MEAN": precision.mean, "VARIANCE": precision.variance, "ALIGN": align, "SPLIT": split,
         "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "GROUP": tile.group,
         "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
+    if product != "weight_gradient":  # tensor cores of sm_90 and sm_100 read the weights from shared memory
+        options["ONCE"] = capability[0] in (8, 12)
+    return options
 
 
 FINISH_OPTIONS = {"BLOCK_M": FINISH[0], "BLOCK_N": FINISH[1], "num_warps": 4}
@@ -116,7 +130,15 @@ def linear_lrt(
         )  # fmt: skip
         if plan.split > 1:
             kernels.finish_forward_kernel[plan.finish_grid](
-                plan.partial, *ends, rows, out, w.strides[0], eps, SPLIT=plan.split, **epilogue, **FINISH_OPTIONS
+                plan.partial,
+                *ends,
+                rows,
+                out,
+                w.strides[0],
+                eps,
+                SPLIT=plan.split,
+                **epilogue,
+                **FINISH_OPTIONS,
             )
     return y, std, kl
 
@@ -212,7 +234,9 @@ def linear_lrt_backward(
         if dx.numel():
             _input_gradient(dx, dy, g2, xc, m, w, precision)
         if dmu.numel():
-            _weight_gradient(dmu, dlog, dy, g2, xc, m, w, grad_kl, prior if grad_kl is not None else "none", precision)
+            _weight_gradient(
+                dmu, dlog, dy, g2, xc, m, w, grad_kl, prior if grad_kl is not None else "none", precision
+            )
         elif needs_weight:
             dlog.zero_()
     return dx, dmu, dlog, dbias

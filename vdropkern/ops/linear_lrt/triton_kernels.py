@@ -48,15 +48,17 @@ def depth_of(K, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr):
 
 
 @triton.jit
-def scale_of(log_parameter, VARIANCE: tl.constexpr):
+def scale_of(log_parameter, VARIANCE: tl.constexpr, ONCE: tl.constexpr):
     """exp(log_parameter); its last bits matter where the variance is computed in float32.
 
-    The move is nothing to the hardware. But the compiler takes it for something that must happen once, and so
-    computes the exponentials before it lays them out for the tensor cores: on sm_80 it would otherwise
-    compute each of them in every warp that multiplies with it, eight times over.
+    ONCE: the move is nothing to the hardware, but the compiler takes it for something that must happen once,
+    and so computes the exponentials before it lays them out for the tensor cores. Where those read registers,
+    each would else be computed in every warp that multiplies with it, eight times over.
     """
     scale = exp(log_parameter.to(tl.float32), VARIANCE == "ieee" or VARIANCE == "tf32x3")
-    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [scale], tl.float32, False, 1)
+    if ONCE:
+        scale = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [scale], tl.float32, False, 1)
+    return scale
 
 
 @triton.jit
@@ -196,7 +198,7 @@ def forward_kernel(
     x, mu, log, bias, seed, y, std, partial, M, N, K, stride_out, stride_in, eps, exp_clip,
     FORM: tl.constexpr, BIAS: tl.constexpr, CLIP: tl.constexpr, MEAN: tl.constexpr, VARIANCE: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    GROUP: tl.constexpr, SPLIT: tl.constexpr,
+    GROUP: tl.constexpr, SPLIT: tl.constexpr, ONCE: tl.constexpr,
 ):  # fmt: skip
     """y [M, N] from x [M, K] and weights [N, K]; log is read at out * stride_out + in * stride_in."""
     tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP)
@@ -213,7 +215,7 @@ def forward_kernel(
     mean = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     variance = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if FORM == ALPHA_OF_OUTPUT:
-        scale = scale_of(tl.load(log_row, col[None, :] < N, 0.0), VARIANCE)
+        scale = scale_of(tl.load(log_row, col[None, :] < N, 0.0), VARIANCE, ONCE)
     for k0 in range(begin, end, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
         inner = k < aligned(K, ALIGN)
@@ -221,17 +223,35 @@ def forward_kernel(
         weight = inner[:, None] & (col[None, :] < N)
         mu_tile = tl.load(mu_row + k[:, None], weight, 0.0)
         if FORM == ALPHA_OF_INPUT:
-            scale = scale_of(tl.load(log_row + k * stride_in, inner, 0.0)[:, None], VARIANCE)
+            scale = scale_of(tl.load(log_row + k * stride_in, inner, 0.0)[:, None], VARIANCE, ONCE)
         elif FORM != ALPHA_OF_OUTPUT:
-            scale = scale_of(tl.load(log_row + k[:, None], weight, 0.0), VARIANCE)
+            scale = scale_of(tl.load(log_row + k[:, None], weight, 0.0), VARIANCE, ONCE)
         w_mean, w_variance = weights_of(mu_tile, scale, exp_clip, FORM, CLIP, FORM == ALPHA_OF_OUTPUT)
         mean = dot(x_tile, w_mean, mean, MEAN)
         variance = dot(square(x_tile, VARIANCE), w_variance, variance, VARIANCE)
     if SPLIT == 1:
         mean_left, mean_right = halves(mean)
         left, right = halves(variance)
-        sample(mean_left, left, log, bias, seed, y, std, tile_m, 2 * tile_n, M, N, stride_out, eps, FORM, BIAS)
-        sample(mean_right, right, log, bias, seed, y, std, tile_m, 2 * tile_n + 1, M, N, stride_out, eps, FORM, BIAS)
+        sample(
+            mean_left, left, log, bias, seed, y, std, tile_m, 2 * tile_n, M, N, stride_out, eps, FORM, BIAS
+        )
+        sample(
+            mean_right,
+            right,
+            log,
+            bias,
+            seed,
+            y,
+            std,
+            tile_m,
+            2 * tile_n + 1,
+            M,
+            N,
+            stride_out,
+            eps,
+            FORM,
+            BIAS,
+        )
     else:
         store_part(partial, mean, variance, tile_m, tile_n, M, N)
 
@@ -241,7 +261,7 @@ def input_gradient_kernel(
     dy, g2, x, mu, log, dx, partial, M, N, K, stride_out, stride_in, exp_clip,
     FORM: tl.constexpr, CLIP: tl.constexpr, MEAN: tl.constexpr, VARIANCE: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    GROUP: tl.constexpr, SPLIT: tl.constexpr,
+    GROUP: tl.constexpr, SPLIT: tl.constexpr, ONCE: tl.constexpr,
 ):  # fmt: skip
     """dx [M, N] from dy, g2 [M, K] and weights [K, N]: the depth runs over outputs."""
     tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP)
@@ -255,7 +275,7 @@ def input_gradient_kernel(
     mean = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     variance = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if FORM == ALPHA_OF_INPUT:
-        scale = scale_of(tl.load(log + col[None, :] * stride_in, inside_col, 0.0), VARIANCE)
+        scale = scale_of(tl.load(log + col[None, :] * stride_in, inside_col, 0.0), VARIANCE, ONCE)
     for k0 in range(begin, end, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
         inner = (row[:, None] < M) & (k[None, :] < deep)
@@ -265,9 +285,9 @@ def input_gradient_kernel(
         at_weight = k.to(tl.int64)[:, None] * across + col[None, :]
         mu_tile = tl.load(mu + at_weight, weight, 0.0)
         if FORM == ALPHA_OF_OUTPUT:
-            scale = scale_of(tl.load(log + k * stride_out, k < deep, 0.0)[:, None], VARIANCE)
+            scale = scale_of(tl.load(log + k * stride_out, k < deep, 0.0)[:, None], VARIANCE, ONCE)
         elif FORM != ALPHA_OF_INPUT:
-            scale = scale_of(tl.load(log + at_weight, weight, 0.0), VARIANCE)
+            scale = scale_of(tl.load(log + at_weight, weight, 0.0), VARIANCE, ONCE)
         w_mean, w_variance = weights_of(mu_tile, scale, exp_clip, FORM, CLIP, FORM == ALPHA_OF_INPUT)
         mean = dot(dy_tile, w_mean, mean, MEAN)
         variance = dot(g2_tile, w_variance, variance, VARIANCE)

@@ -123,7 +123,10 @@ def measure_on_gpu(product: str, arithmetic: str, problem: Problem, tile: Tile) 
     mu = torch.randn(outputs, inputs, dtype=dtype, device=device)
     log_sigma2 = torch.full((outputs, inputs), -8.0, device=device)
     seed = torch.zeros((), dtype=torch.int64, device=device)
-    dy, std = torch.ones(batch, outputs, dtype=dtype, device=device), torch.ones(batch, outputs, device=device)
+    dy, std = (
+        torch.ones(batch, outputs, dtype=dtype, device=device),
+        torch.ones(batch, outputs, device=device),
+    )
 
     def run() -> None:
         if product == "forward":
@@ -131,7 +134,19 @@ def measure_on_gpu(product: str, arithmetic: str, problem: Problem, tile: Tile) 
         else:
             needs_x = product == "input_gradient"
             kernels.linear_lrt_backward(
-                dy, None, x, mu, log_sigma2, None, std, seed, "none", float("inf"), needs_x, not needs_x, False
+                dy,
+                None,
+                x,
+                mu,
+                log_sigma2,
+                None,
+                std,
+                seed,
+                "none",
+                float("inf"),
+                needs_x,
+                not needs_x,
+                False,
             )
 
     with tiles.force_tile(product, tile), use_precision(mean="torch" if arithmetic == "half" else arithmetic):

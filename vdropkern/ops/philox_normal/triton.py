@@ -14,9 +14,7 @@ GROUPS = 512  # groups of four a program
 
 
 @triton.jit
-def noise_kernel(
-    seed, out, rows, cols, groups, BITS: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr
-):
+def noise_kernel(seed, out, rows, cols, groups, BITS: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr):
     """A tile of ROWS x 4 GROUPS elements; the row's last group may reach beyond its end."""
     across = tl.cdiv(groups, GROUPS)
     tile = tl.program_id(0)
