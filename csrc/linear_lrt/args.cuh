@@ -10,7 +10,7 @@ namespace cuda {
 // there are too few of them to fill the GPU. Parts are summed in a fixed order by a second kernel.
 struct Plan {
   int64_t m, n, k;
-  int64_t tiles_m, tiles_n;
+  int64_t block_m, tiles_m, tiles_n;
   int64_t parts, steps_per_part;  // steps of kBlockK
   float* partial;                 // [parts, 2, m, padded n], or null with one part
 

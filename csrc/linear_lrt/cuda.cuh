@@ -20,6 +20,8 @@ struct SharedLayout {
   static constexpr int kOperands = kBufferAt + (P::kWeightsB ? kWeightSlots * WeightStage<P>::kBytes : 0);
   static constexpr int kResult = 2 * P::kBlockM * kResultPitch * int(sizeof(float));
   static constexpr int kBytes = kOperands > kResult ? kOperands : kResult;
+  // what sm_86 gives a block; products that any GPU runs stay within what sm_75 gives
+  static_assert(kBytes <= (std::is_same_v<typename P::Math, IeeeMath> ? 64 << 10 : 99 << 10));
 
   VDK_DEVICE static OperandsOf<P> operands(unsigned char* shared, int a_slot, int b_slot) {
     auto* const a = reinterpret_cast<typename P::E*>(shared) + a_slot * kA;

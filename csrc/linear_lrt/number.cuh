@@ -1,5 +1,7 @@
 // Elements in memory and in registers: float, bfloat16, half. Arithmetic is always done in float.
 #pragma once
+#include <type_traits>
+
 #include "../cuda/simt.cuh"
 
 // For loops whose body is long and whose registers are few.

@@ -17,7 +17,10 @@ struct Chunks {
 
   VDK_DEVICE static int line() { return int(threadIdx.x) / kPerLine; }
   VDK_DEVICE static int at() { return int(threadIdx.x) % kPerLine * kWidth; }
-  VDK_DEVICE static int in_tile(int i) { return (line() + i * kLinesAtOnce) * Tile::kPitch + at(); }
+  VDK_DEVICE static int in_tile(int i) {
+    const int at_line = line() + i * kLinesAtOnce;
+    return Tile::kDeep ? Tile::at(at_line, at()) : Tile::at(at(), at_line);
+  }
 };
 
 // Where a thread's chunks of a tile lie in a dense row-major matrix, and how much of the matrix is left from

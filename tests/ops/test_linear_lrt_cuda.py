@@ -124,7 +124,9 @@ def run(
         _, workspace = m.output("backward workspace", (size // 4,), torch.float32)
         gpu.linear_lrt_backward(arguments, multiprocessors, workspace)
         traffic = m.traffic()
-        backward = {k: (b - forward.get(k, (0, 0))[0], s - forward.get(k, (0, 0))[1]) for k, (b, s) in traffic.items()}
+        backward = {
+            k: (b - forward.get(k, (0, 0))[0], s - forward.get(k, (0, 0))[1]) for k, (b, s) in traffic.items()
+        }
     outputs = {"y": y.reshape(*lead, out)}
     if with_kl:
         outputs["kl"] = kl[0]
@@ -247,6 +249,37 @@ def test_truncating_tensor_cores() -> None:
             check(CASES["linear_lrt_kl-odd-log-uniform"], MATHS[name])
     finally:
         gpu.configure(0)
+
+
+@pytest.mark.parametrize("name", ["ieee", "tf32", "bf16"])
+def test_traffic(name: str) -> None:
+    """What tiles of 128 (ieee: 64) by 64 demand, to the byte: an operand once for every tile that needs it, a
+    result once. The KL costs nothing, and so does its gradient."""
+    batch, out, inp = 256, 128, 192
+    math_ = MATHS[name]
+    case = linear("traffic", (batch,), inp, out, op="linear_lrt_kl", prior="ard")
+    result = check(case, math_, multiprocessors=1)
+    rows = 64 if name == "ieee" else 128
+    size = math_.dtype.itemsize
+    x, w, y = batch * inp, out * inp, batch * out  # elements
+    row_tiles, across_out, across_inp, out_tiles = batch // rows, out // 64, inp // 64, out // rows
+    got = result.forward
+    assert got["x"] == (across_out * x * size, 0)
+    assert got["mu"] == (row_tiles * w * size, 0)
+    assert got["log"] == (row_tiles * w * 4, 0)
+    assert (got["y"], got["std"]) == ((0, y * size), (0, y * 4))
+    got = result.backward
+    # g_v: dy and std once; dx: dy for every column of tiles; dmu, dlog: the same
+    assert got["dy"] == ((1 + 2 * across_inp) * y * size, 0)
+    assert got["std"] == (y * 4, 0)
+    # dx: each row of tiles reads the weights; dmu, dlog: the epilogue reads them once
+    assert got["mu"] == ((row_tiles + 1) * w * size, 0)
+    assert got["log"] == ((row_tiles + 1) * w * 4, 0)
+    assert got["x"] == ((1 + out_tiles) * x * size, 0)
+    assert (got["dx"], got["dmu"], got["dlog"]) == ((0, x * size), (0, w * size), (0, w * 4))
+    loaded, stored = got["backward workspace"]
+    sums = loaded - 2 * across_inp * y * size  # what is not g_v: sums of dy over parts of the batch
+    assert stored == y * size + sums and 0 < sums < 0.1 * y * size + 4 * batch * 4
 
 
 @pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True)])
