@@ -20,7 +20,7 @@ VARIANCES = ("auto", "ieee", "tf32x3", "tf32", "bf16")
 
 
 class Precision(NamedTuple):
-    """Arithmetic of one product pair: ``ieee``, ``tf32x3``, ``tf32``, ``bf16``; ``native`` for half inputs."""
+    """Arithmetic of a pair of products: ``ieee``, ``tf32x3``, ``tf32``, ``bf16``; ``native``: half inputs."""
 
     mean: str
     variance: str
@@ -51,7 +51,8 @@ def set_precision(mean: str | None = None, variance: str | None = None) -> None:
 
     Args:
         mean: of the mean products of float32 inputs. ``torch`` (the default) takes tf32 where
-            `torch.backends.cuda.matmul.fp32_precision` is "tf32", else ieee. Half inputs multiply as they are.
+            `torch.backends.cuda.matmul.fp32_precision` is "tf32", else ieee. Half inputs multiply as they
+            are.
         variance: of the variance products. ``auto`` (the default): as the mean for float32 inputs, bf16 for
             half inputs. float16 could not hold them: x^2 sigma^2 is often below its range.
 

@@ -1,9 +1,9 @@
 """Triton's interpreter, made to compute what the hardware computes and to catch what it forgives.
 
 As it comes, it multiplies bfloat16 bit patterns as integers, ignores `input_precision`, knows no inline
-assembly, reads past the end of tensors and runs programs one after another, so that races never show. `install`
-repairs that for the versions in `SUPPORTED`, whose private names it replaces; tests/triton/test_interpreter.py
-holds it to account. Every launch is logged in `launches` with the bytes it asked of global memory.
+assembly, reads past the end of tensors and runs programs one after another, so that races never show.
+`install` repairs that for the versions in `SUPPORTED`, whose private names it replaces; test_interpreter.py
+beside it holds it to account. Every launch is logged in `launches` with the bytes it asked of global memory.
 
 Import it before any kernel: decoration decides whether a kernel is interpreted.
 """
@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-assert os.environ.get("TRITON_INTERPRET") == "1", "set TRITON_INTERPRET=1 before Triton is imported"
-
 import triton
 import triton.language as tl
 import triton.runtime.interpreter as stock
+
+assert os.environ.get("TRITON_INTERPRET") == "1", "set TRITON_INTERPRET=1 before Triton is imported"
 
 # 3.6 interprets a range() of tensors only with numpy before 2.4
 SUPPORTED = ("3.6", "3.7", "3.8")

@@ -1,4 +1,4 @@
-"""`linear_lrt` in Triton against the float64 truth: every case, arithmetic, form of the noise, and shipped tile."""
+"""`linear_lrt` in Triton against the float64 truth: every case, arithmetic, noise form and shipped tile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .interpreter import Launch
 EPS = 1e-8
 GRAD_KL = 0.3
 # half a unit in the last place of a product's operand
-ROUNDOFF = {"ieee": 0.0, "tf32x3": 2.0**-21, "tf32": 2.0**-11, "bf16": 2.0**-9, "native": 0.0}
+ROUNDOFF = {"ieee": 0.0, "tf32x3": 2.0**-21, "tf32": 2.0**-11, "bf16": 2.0**-8, "native": 0.0}
 ARCHITECTURES = sorted(path.stem for path in tiles.SHIPPED.glob("sm_*.json"))
 
 
@@ -114,7 +114,7 @@ def test_arithmetic(dtype: str, mean: str, variance: str, report: Callable[..., 
 
 
 def test_hardware_that_cuts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Operands are rounded before tensor cores see them, so results do not depend on what those do with the rest."""
+    """Operands are rounded before tensor cores see them: what those do with the rest does not matter."""
     tensors = ODD.make()
     dy = gradient(ODD, tensors)
     with vdropkern.use_precision(mean="tf32"):

@@ -1,4 +1,4 @@
-"""Noise of the Triton kernels: the same integers as everywhere, normals to a few ulp, each element written once."""
+"""Noise of the Triton kernels: the integers of every backend, normals to a few ulp, each written once."""
 
 from __future__ import annotations
 

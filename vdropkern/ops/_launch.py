@@ -36,7 +36,8 @@ INTERPRETED = Device(capability=(8, 0), processors=4, shared=163 << 10)
 @functools.cache
 def _cuda_device(index: int) -> Device:
     p = torch.cuda.get_device_properties(index)
-    return Device((p.major, p.minor), p.multi_processor_count, p.shared_memory_per_block_optin)
+    shared: int = p.shared_memory_per_block_optin  # type: ignore[attr-defined]  # missing from torch's stubs
+    return Device((p.major, p.minor), p.multi_processor_count, shared)
 
 
 def device_of(like: Tensor) -> Device:

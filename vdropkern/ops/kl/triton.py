@@ -86,7 +86,7 @@ def kl(mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, p
 def kl_grad(
     grad: Tensor, mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(KL, grad dKL/dmu, grad dKL/dlog_sigma2) or (KL, empty, grad dKL/dlog_alpha); `grad` stays on the GPU."""
+    """(KL, grad dKL/dmu, grad dKL/dlog_sigma2) or (KL, empty, grad dKL/dlog_alpha)."""
     if log_alpha is not None:
         return _run(None, log_alpha, True, prior, grad)
     assert mu is not None and log_sigma2 is not None

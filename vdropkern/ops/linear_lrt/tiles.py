@@ -1,8 +1,8 @@
-"""Which tiles the Triton kernels of `linear_lrt` run with: files of configurations, and the choice among them.
+"""Which tiles the Triton kernels of `linear_lrt` run with: files of them, and the choice.
 
-A file ``configs/sm_90.json`` holds, for each product and arithmetic, the tiles meant for some shapes. A problem
-takes those of the nearest shape, made to fit the device's shared memory. Nothing is measured at run time;
-`vdropkern tune` measures and writes such a file, `use_tiles` takes it.
+A file ``configs/sm_90.json`` holds, for each product and arithmetic, the tiles meant for some shapes. A
+problem takes those of the nearest shape, made to fit the device's shared memory. Nothing is measured at run
+time; `vdropkern tune` measures and writes such a file, `use_tiles` takes it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_SPLIT = 16
 
 
 class ConfigError(ValueError):
-    """A file of configurations is not what it should be; the message names file, place and what is accepted."""
+    """A file of tiles is not what it should be; the message names file, place and what is accepted."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def fit(product: str, tile: Tile, sizes: Mapping[str, int], limit: int) -> Tile:
 
 
 def split_of(shape: tuple[int, int, int], tile: Tile, processors: int) -> int:
-    """Into how many parts to cut the depth: as many as fill the processors once, four blocks each at least."""
+    """Into how many parts to cut the depth: as many as fill the processors, four blocks each at least."""
     rows, columns, depth = shape
     tiles = math.ceil(rows / tile.m) * math.ceil(columns / tile.n)
     blocks = math.ceil(depth / tile.k)
@@ -216,7 +216,8 @@ def read(path: Path) -> Table:
         raise ConfigError(f"{path}: 'format' must be {FORMAT}; write the file anew with `vdropkern tune`")
     if content.get("architecture") != path.stem:
         raise ConfigError(
-            f"{path}: 'architecture' must be the file's name, {path.stem!r}, got {content.get('architecture')!r}"
+            f"{path}: 'architecture' must be the file's name, {path.stem!r}, "
+            f"got {content.get('architecture')!r}"
         )
     products = content.get("products")
     if not isinstance(products, dict):
@@ -248,7 +249,7 @@ def _entry(item: Any, where: str) -> Entry:
 
 
 def dump(architecture: str, found: Table, measured: Mapping[str, Any] | None) -> bytes:
-    """The content of a file, an entry a line; `measured` tells device and versions, None: nothing was measured."""
+    """The content of a file, an entry a line; `measured` tells device and versions, or is None."""
     lines = [
         "{",
         f' "format": {FORMAT},',

@@ -36,7 +36,6 @@ class Weights(NamedTuple):
 
     @classmethod
     def of(cls, mu: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, clip: float) -> Weights:
-        out, inp = mu.shape
         log = log_sigma2 if log_sigma2 is not None else log_alpha
         assert log is not None
         strides = (0 if log.shape[0] == 1 else log.shape[1], 0 if log.shape[1] == 1 else 1)

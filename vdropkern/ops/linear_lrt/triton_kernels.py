@@ -1,7 +1,7 @@
 """The three products of `linear_lrt` in Triton, each a pair of accumulators over one load of its operands.
 
-Mean and variance share a tile: x feeds x mu^T and, squared in registers, x^2 (sigma^2)^T; sigma^2 is made from
-its parameter on the way and never stored. M, N, K are rows, columns and depth of the product at hand. A
+Mean and variance share a tile: x feeds x mu^T and, squared in registers, x^2 (sigma^2)^T; sigma^2 is made
+from its parameter on the way and never stored. M, N, K are rows, columns and depth of the product at hand. A
 product with too few tiles to fill the GPU is split along K: parts go to a buffer, `finish_*` adds them in
 order. Bounds are masks; offsets of rows are 64 bits wide.
 """
@@ -115,7 +115,7 @@ def sample(
 @triton.jit
 def finish_input(mean, variance, log, x, dx, tile_m, tile_n, M, N, stride_in, FORM: tl.constexpr):
     """dx = mean + x variance, where the variance side is g2 sigma^2."""
-    row, col, at, inside = place(tile_m, tile_n, M, N, mean.shape[0], mean.shape[1])
+    _, col, at, inside = place(tile_m, tile_n, M, N, mean.shape[0], mean.shape[1])
     if FORM == ALPHA_OF_INPUT:
         variance *= exp(tl.load(log + col * stride_in, col < N, 0.0).to(tl.float32), True)[None, :]
     x_tile = tl.load(x + at, inside, 0.0).to(tl.float32)
@@ -129,8 +129,8 @@ def finish_weight(
 ):  # fmt: skip
     """Gradients of mu and of its noise parameter, with the KL's; the variance side is g2^T x^2.
 
-    Of a shared log_alpha `dlog` is a buffer of partial sums: [tiles of inputs, outputs], or [tiles of outputs,
-    inputs].
+    Of a shared log_alpha `dlog` is a buffer of partial sums: [tiles of inputs, outputs], or
+    [tiles of outputs, inputs].
     """
     row, col, at, inside = place(tile_m, tile_n, M, N, mean.shape[0], mean.shape[1])
     m = tl.load(mu + at, inside, 0.0).to(tl.float32)
@@ -327,12 +327,12 @@ def weight_gradient_kernel(
         mean_left, mean_right = halves(mean)
         left, right = halves(variance)
         finish_weight(
-            mean_left, left, mu, log, grad_kl, dmu, dlog, tile_m, 2 * tile_n, M, N, stride_out, stride_in,
-            exp_clip, FORM, CLIP, PRIOR,
+            mean_left, left, mu, log, grad_kl, dmu, dlog, tile_m, 2 * tile_n, M, N, stride_out,
+            stride_in, exp_clip, FORM, CLIP, PRIOR,
         )  # fmt: skip
         finish_weight(
-            mean_right, right, mu, log, grad_kl, dmu, dlog, tile_m, 2 * tile_n + 1, M, N, stride_out, stride_in,
-            exp_clip, FORM, CLIP, PRIOR,
+            mean_right, right, mu, log, grad_kl, dmu, dlog, tile_m, 2 * tile_n + 1, M, N, stride_out,
+            stride_in, exp_clip, FORM, CLIP, PRIOR,
         )  # fmt: skip
     else:
         store_part(partial, mean, variance, tile_m, tile_n, M, N)
