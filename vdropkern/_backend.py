@@ -127,7 +127,8 @@ def choose(op: Op, like: Tensor, others: Sequence[Any] = ()) -> Callable[..., An
     if like.is_meta:  # shapes alone: the dispatcher calls the fake kernel
         return op.native
     device = like.device
-    double = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in (like, *others))
+    double = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in others)
+    double = double or like.dtype == torch.float64
     kind = _implementation(op.name, device.type, device.index, double, _backend)
     if kind == "triton":
         assert op.triton is not None
