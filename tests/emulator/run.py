@@ -47,7 +47,7 @@ CAUGHT_BY = {
     # by no means but that blocks are not ordered
     "lost atomic, uncounted": {"unordered"},
 }
-TIMEOUT = 300
+TIMEOUT = 600
 
 
 def build_file(compiler: str) -> str:
