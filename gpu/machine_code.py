@@ -34,7 +34,8 @@ def dynamic_shared() -> dict[str, int]:
     """Dynamic shared memory by kernel: the launchers' own constants, compiled for the host."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "shared_bytes")
-        sources = [ROOT / "gpu/shared_bytes.cpp", ROOT / "tests/emulator/machine.cpp"]
+        emulator = ROOT / "tests/emulator"
+        sources = [ROOT / "gpu/shared_bytes.cpp", emulator / "machine.cpp", emulator / "memory.cpp"]
         includes = [f"-I{ROOT}/tests", f"-I{ROOT}/csrc"]
         command = [
             os.environ.get("CXX", "c++"),
