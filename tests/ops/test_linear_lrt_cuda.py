@@ -92,13 +92,14 @@ def run(
         shared = {
             "batch": rows, "out": out, "inp": inp, "type": TYPES[math_.dtype], "precision": math_.precision,
             "log_rows": log_rows, "log_cols": log_cols, "is_alpha": name == "log_alpha",
-            "log_is_float": log.dtype == torch.float32, "exp_clip": math.inf if clip is None else math.exp(clip),
+            "log_is_float": log.dtype == torch.float32,
+            "exp_clip": math.inf if clip is None else math.exp(clip),
             "prior": PRIORS.index(case.options.get("prior", "log-uniform")) if with_kl else -1,
             "mu": given("mu", mu), "log": given("log", log), "x": given("x", x),
             "seed": m.input("seed", torch.tensor(case.options.get("seed", SEED))),
         }  # fmt: skip
         y, to_y = m.output("y", (rows, out), math_.dtype, offset)
-        std, to_std = m.output("std", (rows, out), torch.float32, offset)
+        _, to_std = m.output("std", (rows, out), torch.float32, offset)
         kl, to_kl = m.output("kl", (1,), torch.float32)
         bias = m.input("bias", tensors["bias"].float()) if "bias" in tensors else None
         arguments = shared | {
