@@ -28,6 +28,8 @@ class Result:
     kernel: str
     row: Row
     wrong: list[str] = field(default_factory=list)
+    blocks: int = 1  # that a multiprocessor holds at once
+    traffic: float | None = None  # bytes moved over the least, where they are counted
 
 
 def dynamic_shared() -> dict[str, int]:
@@ -66,7 +68,8 @@ def nvcc(library: Path, architectures: tuple[str, ...] = ()) -> list[Result]:
         wrong = [*gates.problems(kernel)]
         if held == 0 and not too_large(kernel.architecture, shared):
             wrong.append("cannot be launched")
-        results.append(Result("nvcc", kernel.architecture, kernel.name, row, wrong))
+        blocks = occupancy.blocks(kernel.architecture, kernel.threads, kernel.registers, shared)
+        results.append(Result("nvcc", kernel.architecture, kernel.name, row, wrong, blocks))
     return results
 
 
