@@ -24,7 +24,7 @@ VDK_HD F exp_f32(F x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  return as_float(as_int(p) + (as_int(n_bits) << 23));
+  return as_float(as_uint(p) + (as_uint(n_bits) << 23));
 }
 
 // ln(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1], exact relative to f near 0.
