@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def main(
         print(f"   {'pass' if passed else 'FAIL'} in {outcome[-1][3]:.0f} s: {said}", flush=True)
 
     for rung in () if only_machine_code else RUNGS:
-        note(rung.number, rung.title, lambda rung=rung: run_rung(rung))
+        note(rung.number, rung.title, functools.partial(run_rung, rung))
 
     def machine() -> tuple[bool, str]:
         results = run_machine_code(architectures, library, update, with_triton)
