@@ -7,6 +7,9 @@ VENV ?= .venv
 # finds, which on Linux may be a CUDA build of several GB: make test TORCH=torch
 TORCH ?= torch==2.13.0
 ARGS ?=
+# make wheel CUDA=13.0: with CUDA kernels, by the nvcc of that release; CUDA_ARCHS="80 90" for some GPUs only
+CUDA ?=
+CUDA_ARCHS ?=
 
 comma := ,
 
@@ -24,6 +27,7 @@ PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench bench-quick lint format typecheck wheel kernels clean distclean
+.PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,8 +61,28 @@ format: $(PREFIX)-lint ## let ruff and clang-format rewrite the sources
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
 
-wheel: $(BASE) ## build the wheel into dist/
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+wheel: $(BASE) ## build the wheel into dist/; with CUDA kernels: make wheel CUDA=13.0
+	VDROPKERN_CUDA="$(CUDA)" VDROPKERN_CUDA_ARCHS="$(CUDA_ARCHS)" $(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+verify-gpu: $(PREFIX)-verify cuda-kernels ## hold the GPU kernels right and lean, without a GPU (about 25 minutes)
+	$(PY) -m gpu verify $(ARGS)
+
+cuda-kernels: $(BASE)
+	VDROPKERN_CUDA="$(or $(CUDA),13.0)" VDROPKERN_CUDA_ARCHS="$(CUDA_ARCHS)" $(PY) setup.py build_ext --inplace
+
+gpu-check: ## on a machine with a GPU: its tests and a benchmark, with $(PYTHON) as it is, no network
+	$(PYTHON) -m gpu check $(ARGS)
+
+audit-wheel: $(PREFIX)-verify ## look over what make wheel CUDA=13.0 left in dist/, and install it in a clean environment
+	$(PY) -m gpu audit dist/*+cu*.whl
+	$(PY) -m pytest tests/test_cuda_wheel.py $(ARGS)
+
+# 5.5 GB: for a nightly run
+nightly-cuda: $(PY) ## load the wheel in dist/ in a torch with CUDA
+	rm -rf $(VENV)-cuda && $(PYTHON) -m venv $(VENV)-cuda
+	$(VENV)-cuda/bin/pip install torch==2.14.1 numpy pytest dist/*+cu*.whl
+	cd / && $(abspath $(VENV))-cuda/bin/python -m vdropkern
+	$(VENV)-cuda/bin/python -m pytest tests/test_cuda_wheel.py -k here --rootdir=tests -c /dev/null
 
 kernels: $(KERNELS) ## compile csrc/ in place
 
@@ -96,5 +120,6 @@ $$(PREFIX)-$(1): $$(BASE) pyproject.toml | $$(KERNELS)
 endef
 $(eval $(call environment,demo,recipes))
 $(eval $(call environment,test,test))
+$(eval $(call environment,verify,test$(comma)gpu-verify))
 $(eval $(call environment,lint,test$(comma)lint))
 $(eval $(call environment,bench,bench$(comma)peers,$$(PIP) install --no-deps $(PEERS_WITHOUT_DEPENDENCIES)))

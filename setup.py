@@ -2,6 +2,9 @@
 
 Without torch, CMake, Ninja or a C++ compiler the package is built in pure Python, says so, and runs on its
 reference; ``VDROPKERN_REQUIRE_KERNELS=1`` makes that an error, ``=0`` asks for it. torch is never imported.
+
+CUDA kernels are built where torch has CUDA and nvcc is found; ``VDROPKERN_CUDA=13.0`` asks for them whatever
+torch is there (no GPU is needed), ``VDROPKERN_CUDA=0`` does without.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "_C.abi3.so"
 REQUIRE = os.environ.get("VDROPKERN_REQUIRE_KERNELS", "")
+CUDA = os.environ.get("VDROPKERN_CUDA", "")
+CUDA_ARCHS = os.environ.get("VDROPKERN_CUDA_ARCHS") or "80 86 89 90 100 120"
 NO_KERNELS = """
 ********************************************************************************
  vdropkern is being built WITHOUT its compiled kernels: {reason}.
@@ -57,6 +62,38 @@ def find_tool(*names: str) -> str | None:
     """A program on PATH, or beside this Python (a virtual environment that was not activated)."""
     paths = (os.environ.get("PATH", ""), sysconfig.get_path("scripts"))
     return next((t for path in paths for name in names if (t := shutil.which(name, path=path))), None)
+
+
+def find_nvcc() -> tuple[str, str] | None:
+    """(nvcc, its version as 13.0): of the version asked for, else of CUDA_HOME, PATH or /usr/local/cuda."""
+    found = [f"{os.environ[home]}/bin/nvcc" for home in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(home)]
+    found += [str(shutil.which("nvcc")), f"/usr/local/cuda-{CUDA}/bin/nvcc", "/usr/local/cuda/bin/nvcc"]
+    for nvcc in filter(os.path.exists, found):
+        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+        if (match := re.search(r"release (\d+\.\d+)", said)) and CUDA in ("", match[1]):
+            return nvcc, match[1]
+    return None
+
+
+def find_cuda() -> tuple[str, str] | None:
+    """nvcc and its version where CUDA kernels are to be built, else None; leaves where that cannot be."""
+    match = re.search(r"^cuda\b.*'(\d+\.\d+)", (TORCH / "version.py").read_text(), re.M) if TORCH else None
+    of_torch = match[1] if match else None
+    if TORCH is None or CUDA == "0" or not (CUDA or of_torch):
+        return None
+    nvcc = find_nvcc()
+    if nvcc is None:
+        if CUDA:
+            sys.exit(
+                f"vdropkern: VDROPKERN_CUDA={CUDA} asks for nvcc {CUDA}, which was not found; set CUDA_HOME"
+            )
+        return None
+    if of_torch is not None and of_torch != nvcc[1]:
+        said = f"vdropkern: nvcc is of CUDA {nvcc[1]}, torch {TORCH_VERSION} of CUDA {of_torch}"
+        if of_torch.split(".")[0] != nvcc[1].split(".")[0]:
+            sys.exit(f"{said}: majors must agree. Set CUDA_HOME to CUDA {of_torch}, or VDROPKERN_CUDA=0")
+        print(f"{said}: good, within one major", file=sys.stderr, flush=True)
+    return nvcc
 
 
 def why_no_kernels() -> str | None:
@@ -122,6 +159,10 @@ class BuildKernels(build_ext):
         options = [f"-DVDROPKERN_TORCH_{name.upper()}={TORCH}/{name}" for name in ("include", "lib")]
         if self.inplace and importlib.util.find_spec("pybind11"):
             options += ["-DVDROPKERN_HOST_MATH=ON", f"-DPython_EXECUTABLE={sys.executable}"]
+        if NVCC is not None:
+            archs = re.findall(r"\d+[a-z]?", CUDA_ARCHS)
+            options += [f"-DVDROPKERN_NVCC={NVCC[0]}", f"-DVDROPKERN_CUDA_ARCHS={';'.join(archs)}"]
+            options += [f"-DVDROPKERN_NVCC_THREADS={max(1, min(jobs() // 4, len(archs)))}"]
         options += [f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}", *shlex.split(os.getenv("CMAKE_ARGS", ""))]
         cmake = str(find_tool("cmake"))
         try:
@@ -130,6 +171,10 @@ class BuildKernels(build_ext):
         except subprocess.CalledProcessError:
             sys.exit("vdropkern: the kernels did not build; VDROPKERN_REQUIRE_KERNELS=0 does without them")
         facts = {"kernels": True, "torch": TORCH_VERSION, "compiler": (build / "compiler.txt").read_text()}
+        if NVCC is not None:
+            newest = max(archs, key=lambda arch: int(arch.rstrip("abcdef")))
+            architectures = [*(f"sm_{arch}" for arch in archs), f"compute_{newest}"]
+            facts |= {"cuda": NVCC[1], "cuda_architectures": architectures}
         replace_file(package / LIBRARY, (build / LIBRARY).read_bytes())
         replace_file(package / "_build.json", json.dumps(facts).encode())
 
@@ -142,8 +187,11 @@ class Wheel(bdist_wheel):
 
 TORCH, TORCH_VERSION = find_torch()
 REASON = why_no_kernels()
+NVCC = None if REASON is not None else find_cuda()
 
 setup(
     ext_modules=[] if REASON is not None else [Extension("vdropkern._C", sources=[], py_limited_api=True)],
+    # wheels with CUDA kernels say of which CUDA: vdropkern-1.2.3+cu130-...
+    options={} if NVCC is None else {"egg_info": {"tag_build": "+cu" + NVCC[1].replace(".", "")}},
     cmdclass={"build_py": BuildPython, "build_ext": BuildKernels, "bdist_wheel": Wheel},
 )

@@ -14,7 +14,7 @@ from vdropkern import nn as vnn
 from vdropkern.methods import SparseVD
 
 from . import peers
-from .cases import Contender, Net
+from .cases import Contender, MissingError, Net
 from .gate import compare
 from .step import KL_SCALE, Step, fill, inputs, mlp
 
@@ -81,6 +81,18 @@ def _fused(net: Net, **options: Any) -> Step:
     return Step(module, *inputs(net), forward, **options)
 
 
+def _bf16(net: Net) -> Callable[[], None]:
+    if not torch.ops.vdropkern.cpu_bf16_variance.default(-1) & 2:
+        raise MissingError("a CPU that multiplies bfloat16 (AVX512_BF16)")
+    step = _fused(net)
+
+    def run() -> None:
+        with vdk.use_precision(variance="bf16"):
+            step()
+
+    return run
+
+
 def _separate(net: Net, **options: Any) -> Step:
     module = _module(net)
     return Step(module, *inputs(net), lambda x: (module(x), vdk.kl_divergence(module)), **options)
@@ -99,6 +111,7 @@ def _reference(net: Net) -> Callable[[], None]:
 CONTENDERS = {
     "dense": Contender("dense torch layer, no KL", _dense, core=True),
     "vdropkern": Contender("vdropkern (KL fused)", _fused, core=True),
+    "vdropkern-bf16": Contender("vdropkern (variance in bf16)", _bf16, core=True),
     "vdropkern-separate": Contender("vdropkern (KL separate)", _separate, core=True),
     "compile": Contender("torch.compile(eager)", lambda net: _eager(net, compiled=True)),
     "eager": Contender("eager formula", _eager),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -25,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail, instead of skipping, where the compiled library is missing",
     )
+    # the tests marked `gpu` on the CPU: they are then known to run before they meet a GPU
+    parser.addoption("--gpu-stand-in", action="store_true", help=argparse.SUPPRESS)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,6 +44,7 @@ def _poison_memory() -> None:
     ``empty_strided``, ``resize_`` and the compiled library's allocations all reach, so nothing has to be
     patched by name: floats become NaN, integers their maximum.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses the next line
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     if sys.platform == "linux":

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import dawsn
 from torch import Tensor
 
 from vdropkern.ops.philox_normal.reference import philox_normal
@@ -34,6 +33,8 @@ class Truth(NamedTuple):
 
 def _exact_value(u: np.ndarray) -> np.ndarray:
     """2 int_0^sqrt(u) Dawson(t) dt by Gauss-Legendre, in t up to 1 and in ln t above."""
+    from scipy.special import dawsn
+
     node, weight = np.polynomial.legendre.leggauss(200)
     node, weight = (node + 1) / 2, weight / 2
     root = np.sqrt(u)[..., None]
@@ -50,6 +51,8 @@ class _Exact(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        from scipy.special import dawsn
+
         root = np.sqrt(0.5 * np.exp(-ctx.saved_tensors[0].numpy()))
         return -grad * torch.from_numpy(root * dawsn(root))
 

@@ -12,6 +12,7 @@ import torch
 
 from vdropkern import _backend, functional
 from vdropkern._backend import BackendUnavailableError
+from vdropkern.ops.kl import _kl_op
 
 HAVE_KERNELS = _backend.library_error() is None
 needs_kernels = pytest.mark.skipif(not HAVE_KERNELS, reason=str(_backend.library_error()))
@@ -172,15 +173,17 @@ def test_forcing_missing_kernels_raises() -> None:
 
 
 @needs_kernels
-def test_forcing_the_cpu_on_another_device_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forcing_the_cpu_on_another_device_raises() -> None:
     class Elsewhere:
         device = torch.device("cuda", 1)
+        dtype = torch.float32
+        is_cpu = is_meta = False
 
     with (
         _backend.use_backend("cpu"),
         pytest.raises(BackendUnavailableError, match="the input is on cuda:1; move it"),
     ):
-        _backend.use_reference("kl", Elsewhere())  # type: ignore[arg-type]
+        _backend.choose(_kl_op, Elsewhere())  # type: ignore[arg-type]
 
 
 @needs_kernels

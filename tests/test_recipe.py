@@ -93,7 +93,8 @@ def test_fewer_steps_than_stairs() -> None:
     [
         {"method": "dropconnect"}, {"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"lr": math.nan},
         {"noise_lr": -1.0}, {"noise_lr": math.inf}, {"kl_start": -0.1}, {"kl_end": 1.1}, {"kl_end": 0.02},
-        {"lr_decay_start": 2.0}, {"threshold": 99.0}, {"log_sigma2": math.nan}, {"seed": -1}, {"seed": 2**63},
+        {"lr_decay_start": 2.0}, {"clip_start": -0.1}, {"threshold": 99.0}, {"log_sigma2": math.nan},
+        {"seed": -1}, {"seed": 2**63},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_named(change: dict[str, Any]) -> None:
@@ -286,6 +287,36 @@ def test_training_reads_no_value_back_between_steps(monkeypatch: pytest.MonkeyPa
     for name in ("item", "__float__", "__bool__", "tolist"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     trainer._step(torch.arange(25))
+
+
+@pytest.mark.parametrize(
+    "clip_start, expected", [(0.0, [1, 1, 1, 1]), (0.5, [0, 0, 1, 1]), (1.0, [0, 0, 0, 0])]
+)
+def test_clip_start(clip_start: float, expected: list[int]) -> None:
+    """From that part of the run on weights past the threshold have no say in the mean, and not before."""
+    trainer = Trainer(LENET, config(epochs=1, clip_start=clip_start), digits(train=100))
+    with torch.no_grad():
+        for layer in trainer.clipped_layers:
+            layer.log_sigma2.fill_(4.0)  # of every weight: past any threshold
+    clipped = []
+    for step in range(trainer.steps):
+        trainer._step(torch.arange(25))
+        layer = trainer.clipped_layers[0]
+        layer.zero_grad()
+        torch.manual_seed(0)
+        layer(trainer.train_x[:5]).sum().backward()
+        # the mean's part of the gradient is the sum of the inputs
+        plain = torch.autograd.grad(
+            torch.nn.functional.linear(trainer.train_x[:5], layer.weight).sum(), layer.weight
+        )
+        clipped.append(int(not torch.allclose(layer.weight.grad, plain[0])))
+        assert clipped[-1] == 0 or not layer.weight.grad.any()
+        trainer.step = step + 1
+    assert clipped == expected
+
+
+def test_methods_that_prune_nothing_are_not_clipped() -> None:
+    assert not Trainer(LENET, config(method="gaussian-w", clip_start=0.0), digits()).clipped_layers
 
 
 def test_layer_states_and_restored_models_are_those_of_the_run(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from . import functional, kl, methods, nn, sparse
 from ._backend import explain, use_backend
+from ._precision import get_precision, set_precision, use_precision
 from ._version import __version__
 from .convert import convert, load_dense_state_dict, plan_conversion
 from .kl import collect_kl, kl_divergence
 from .nn import attach_projection, mc_predict, parameter_groups, project_, use_eval_mode
+from .ops.linear_lrt.tiles import use_tiles
 from .sparse import describe, load, plan_sparsification, save, sparsify, sparsity
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "describe",
     "explain",
     "functional",
+    "get_precision",
     "kl",
     "kl_divergence",
     "load",
@@ -28,9 +31,12 @@ __all__ = [
     "plan_sparsification",
     "project_",
     "save",
+    "set_precision",
     "sparse",
     "sparsify",
     "sparsity",
     "use_backend",
     "use_eval_mode",
+    "use_precision",
+    "use_tiles",
 ]

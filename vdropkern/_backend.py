@@ -1,50 +1,69 @@
 """Which implementation runs an op, and why.
 
-Every op has a pure-PyTorch ``reference`` and may have kernels: ``cpu`` (the compiled library
-``_C.abi3.so``), later ``cuda`` and ``triton``. ``auto`` takes the fastest that can run; falling back to
-the reference because the compiled library is missing warns once and says how to get it.
+Every op has a pure-PyTorch ``reference`` and may have kernels: ``cpu`` and ``cuda`` (C++, in the compiled
+library ``_C.abi3.so``) and ``triton``. ``auto`` takes the fastest that can run; falling back to the reference
+because the compiled library is missing warns once and says how to get it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import _devices
+from ._precision import Precision, resolve
+
 ENV_BACKEND = "VDROPKERN_BACKEND"
 ENV_CPU_ISA = "VDROPKERN_CPU_ISA"
-BACKENDS = ("auto", "reference", "cpu")
+BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
 CPU_ISAS = ("portable", "avx2", "avx512")  # order = the codes the compiled library uses
-KERNEL_OPS = ("philox_bits", "philox_normal", "linear_lrt", "kl")
+KERNEL_OPS = ("philox_bits", "philox_normal", "linear_lrt", "kl", "mul_noise")
+OPS = (*KERNEL_OPS, "spmm")
 
-REBUILD_HINT = (
-    "reinstall where torch and a C++ compiler can be found: `pip install --no-build-isolation vdropkern`"
-)
+# On a GPU whose tensor cores take their operands from shared memory (wgmma and later), Triton's products use
+# them and the C++ kernels, on mma.sync, do not. What is bound by memory gains nothing from that.
+_TRITON_FIRST = {"linear_lrt": (9, 0)}
+_FLOAT_ONLY = ("linear_lrt",)  # in CUDA C++; in Triton everything is
+
+# The C++ kernels' names for `_precision.Precision`; a variance cheaper than tf32 is for half types only.
+_PRECISIONS = {("ieee", "ieee"): 0, ("tf32x3", "tf32x3"): 1, ("tf32x3", "tf32"): 2, ("tf32", "tf32"): 3}
 
 
 class BackendUnavailableError(RuntimeError):
     """A backend was forced that cannot run here. The message says why and what to do."""
 
 
-def _load_library() -> str | None:
-    """Load the compiled ops; return None on success, else the reason they are not here."""
-    path = Path(__file__).with_name("_C.abi3.so")
-    if not path.exists():
-        return f"the compiled library {path.name} is not part of this installation"
-    try:
-        torch.ops.load_library(path)
-    except (OSError, RuntimeError) as err:
-        return f"{path.name} did not load with torch {torch.__version__}: {err}"
-    return None
+class Op(NamedTuple):
+    """The implementations of one op, all of one signature."""
+
+    name: str  # of the public op: that of a backward op is its forward's
+    reference: Callable[..., Any]
+    native: Callable[..., Any]  # the dispatcher: the device's compiled kernel, else the reference
+    triton: Callable[..., Any] | None
 
 
-_library_error = _load_library()
+_triton_ops: set[str] = set()  # of which a Triton implementation was registered
 _warned = False
+_told: Precision | None = None
+_backend = "auto"
+_native_on_cpu = False  # what `choose` asks first, since small layers feel every microsecond
+
+
+def has_triton(op: str) -> None:
+    """Note that `op` has an implementation in Triton."""
+    _triton_ops.add(op)
+
+
+def _set_backend(name: str) -> None:
+    global _backend, _native_on_cpu
+    _backend, _native_on_cpu = name, name in ("auto", "cpu") and _devices.library_error is None
 
 
 def _checked(name: str, source: str) -> str:
@@ -53,12 +72,12 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
-_backend = _checked(os.environ.get(ENV_BACKEND, "auto"), f"environment variable {ENV_BACKEND}")
+_set_backend(_checked(os.environ.get(ENV_BACKEND, "auto"), f"environment variable {ENV_BACKEND}"))
 
 
 def library_error() -> str | None:
     """Why the compiled library is not loaded, or None when it is."""
-    return _library_error
+    return _devices.library_error
 
 
 def get_backend() -> str:
@@ -71,47 +90,145 @@ def use_backend(name: str) -> Iterator[None]:
     """Run every op inside the block on one backend.
 
     Args:
-        name: ``auto``, ``reference`` or ``cpu``.
+        name: ``auto``, ``reference``, ``cpu``, ``cuda`` or ``triton``. The last four make an op that has no
+            such kernel, or gets tensors elsewhere, raise; `spmm`, which has none, runs its reference.
 
     Raises:
         ValueError: `name` is no backend.
         BackendUnavailableError: the backend cannot run on this machine.
     """
-    global _backend
-    if _checked(name, "use_backend") == "cpu" and _library_error is not None:
-        raise BackendUnavailableError(f"backend 'cpu' cannot run: {_library_error}; {REBUILD_HINT}")
-    before, _backend = _backend, name
+    reason = None
+    if _checked(name, "use_backend") == "cpu":
+        reason = _devices.why_not_library()
+    elif name == "cuda":
+        reason = _devices.why_not_cuda("philox_bits", None)
+    elif name == "triton":
+        reason = _devices.why_not_triton(None)
+    if reason is not None:
+        raise BackendUnavailableError(f"backend {name!r} cannot run: {reason}")
+    before = _backend
+    _set_backend(name)
     try:
         yield
     finally:
-        _backend = before
+        _set_backend(before)
 
 
-def use_reference(op: str, like: Tensor) -> bool:
-    """True if `op` on a tensor like `like` is to run its reference directly.
+def choose(op: Op, like: Tensor, others: Sequence[Any] = ()) -> Callable[..., Any]:
+    """The implementation of `op` for a tensor like this one, with `others` among its arguments.
 
-    With False the dispatcher decides: the compiled kernel for a CPU tensor, else the reference.
+    Raises:
+        BackendUnavailableError: a backend was forced that cannot run the op on these tensors.
     """
-    global _warned
+    if _native_on_cpu and like.is_cpu:
+        return op.native
     if _backend == "reference":
-        return True
-    if _library_error is None:
-        if _backend == "cpu" and like.device.type not in ("cpu", "meta"):
-            raise BackendUnavailableError(
-                f"{op}: backend 'cpu' was forced, but the input is on {like.device}; "
-                "move it to the CPU or use backend 'auto'"
-            )
-        return False
-    if _backend == "cpu":
-        raise BackendUnavailableError(f"{op}: backend 'cpu' cannot run: {_library_error}; {REBUILD_HINT}")
-    if not _warned and not torch.compiler.is_compiling():
+        return op.reference
+    if like.is_meta:  # shapes alone: the dispatcher calls the fake kernel
+        return op.native
+    device = like.device
+    double = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in others)
+    double = double or like.dtype == torch.float64
+    kind = _implementation(op.name, device.type, device.index, double, _backend)
+    if kind == "triton":
+        assert op.triton is not None
+        return op.triton
+    if not _warned and _backend == "auto" and not torch.compiler.is_compiling():
+        _warn_of_fallback(op.name, device.type, device.index)
+    return op.reference if kind == "reference" else op.native
+
+
+def _warn_of_fallback(op: str, device: str, index: int | None) -> None:
+    """Say once that the reference runs where a kernel could, had something not been missing."""
+    global _warned
+    reason = None
+    if op in KERNEL_OPS and _resolve(op, device, index, False, "auto") == "reference":
+        reason = _devices.why_not_cuda(op, index) if device == "cuda" else _devices.why_not_library()
+    if reason is not None:
         _warned = True
-        warnings.warn(
-            f"vdropkern runs on its slow reference: {_library_error}; {REBUILD_HINT}",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    return False
+        warnings.warn(f"vdropkern runs on its slow reference: {reason}", RuntimeWarning, stacklevel=5)
+
+
+def _implementation(op: str, device: str, index: int | None, double: bool, backend: str) -> str:
+    if device == "cuda":
+        _tell_precision()
+    return _answer(op, device, index, double, backend)
+
+
+# What torch.compiler.assume_constant_result does, which would import Dynamo: traced code asks once, for the
+# arguments it has, and keeps the answer.
+_implementation._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _answer(op: str, device: str, index: int | None, double: bool, backend: str) -> str:
+    """Which member of `Op` to call: ``reference``, ``native`` or ``triton``."""
+    name = _resolve(op, device, index, double, backend)
+    # The dispatcher runs the reference as well, as one node of a graph; not where it has a kernel registered.
+    if name == "reference" and _devices.has_kernel(op, device.upper()):
+        return "reference"
+    return "triton" if name == "triton" else "native"
+
+
+def _tell_precision() -> None:
+    """Pass on to the compiled library in what arithmetic float32 products are to run."""
+    global _told
+    asked = resolve(torch.float32)
+    if asked != _told and _devices.has_kernel("linear_lrt", "CUDA"):
+        mean, variance = asked.mean, "tf32" if asked.variance == "bf16" else asked.variance
+        nearest = _PRECISIONS.get((mean, variance), _PRECISIONS[mean, mean])
+        torch.ops.vdropkern.float32_precision.default(nearest)
+        _told = asked
+
+
+def _resolve(op: str, device: str, index: int | None, double: bool, backend: str) -> str:
+    """The backend that runs `op`; raises where one is forced that cannot."""
+    if op not in KERNEL_OPS or backend == "reference":
+        return "reference"
+    if backend != "auto":
+        if (reason := _why_not(backend, op, device, index, double)) is not None:
+            raise BackendUnavailableError(f"{op}: backend {backend!r} cannot run: {reason}")
+        return backend
+    return next(n for n in _candidates(op, device, index) if _why_not(n, op, device, index, double) is None)
+
+
+def _candidates(op: str, device: str, index: int | None) -> tuple[str, ...]:
+    """The backends, the fastest that may run first."""
+    if device != "cuda":  # on the CPU Triton is interpreted, and never taken unasked
+        return ("cpu", "reference")
+    first = _TRITON_FIRST.get(op)
+    if first is not None and _devices.why_no_gpu() is None and _devices.capability(index) >= first:
+        return ("triton", "cuda", "reference")
+    return ("cuda", "triton", "reference")
+
+
+def _why_not(name: str, op: str, device: str, index: int | None, double: bool) -> str | None:
+    """Why a backend cannot run `op` on tensors on `device`, with the remedy, or None."""
+    if name == "reference":
+        return None
+    if op not in KERNEL_OPS:
+        return "no kernel written yet"
+    if name == "cpu":
+        if (reason := _devices.why_not_library()) is not None:
+            return reason
+        if not _devices.has_kernel(op, "CPU"):
+            return "no kernel written yet"
+        elsewhere = f"the input is on {_place(device, index)}; move it to the CPU or use backend 'auto'"
+        return None if device == "cpu" else elsewhere
+    if name == "triton" and op not in _triton_ops:
+        return "no kernel written yet"
+    reason = _devices.why_not_cuda(op, index) if name == "cuda" else _devices.why_not_triton(index)
+    if reason is not None:
+        return reason
+    if device != "cuda" and not (name == "triton" and _devices.interpreted()):
+        return f"the input is on {_place(device, index)}; move it to a GPU or use backend 'auto'"
+    if double and (name == "triton" or op in _FLOAT_ONLY):
+        return f"the {name} kernels compute in float32; use backend 'reference' for float64, or 'auto'"
+    return None
+
+
+def _place(device: str, index: int | None) -> str:
+    return device if index is None else f"{device}:{index}"
 
 
 def explain(op: str, *args: Tensor) -> str:
@@ -119,35 +236,34 @@ def explain(op: str, *args: Tensor) -> str:
 
     Args:
         op: an op's name, as ``linear_lrt``.
-        *args: tensors the op would get; only their device matters. None: a CPU tensor.
+        *args: tensors the op would get; only device and dtype matter. None: a CPU tensor.
 
     Returns:
         one line a backend, the chosen one first.
     """
-    if op not in KERNEL_OPS and op != "spmm":
-        raise ValueError(f"explain: unknown op {op!r}; accepted: {', '.join((*KERNEL_OPS, 'spmm'))}")
-    device = args[0].device.type if args else "cpu"
-    why_not_cpu = _why_not_cpu(op, device)
-    if why_not_cpu is None:
-        reason = "forced" if _backend == "cpu" else "the fastest that can run"
-        lines = [f"{op}: cpu ({cpu_isa()}): {reason}", "  not reference: kept for checking and fallback"]
-    else:
-        reason = "forced" if _backend == "reference" else "nothing faster can run"
-        lines = [f"{op}: reference: {reason}", f"  not cpu: {why_not_cpu}"]
-    lines += [f"  not {name}: this version has no {name} kernels" for name in ("cuda", "triton")]
+    if op not in OPS:
+        raise ValueError(f"explain: unknown op {op!r}; accepted: {', '.join(OPS)}")
+    place = args[0].device if args else torch.device("cpu")
+    return explain_on(op, place.type, place.index, any(t.dtype == torch.float64 for t in args))
+
+
+def explain_on(op: str, device: str, index: int | None = None, double: bool = False) -> str:
+    """`explain` for a device by name, which need not be here."""
+    why_not = {name: _why_not(name, op, device, index, double) for name in BACKENDS[1:]}
+    forced = _backend != "auto"
+    able = [name for name in _candidates(op, device, index) if why_not[name] is None]
+    chosen = _backend if forced and why_not[_backend] is None else "reference" if forced else able[0]
+    reason = "the fastest that can run" if chosen != "reference" else "nothing faster can run"
+    if forced:
+        reason = "forced" if chosen == _backend else f"backend {_backend!r} was forced and cannot run it"
+    shown = f"{chosen} ({cpu_isa()})" if chosen == "cpu" else chosen
+    lines = [f"{op}: {shown}: {reason}"]
+    for name in sorted(why_not, key=lambda name: (*_candidates(op, device, index), *BACKENDS).index(name)):
+        if name != chosen:
+            idle = "kept for checking and fallback" if name == "reference" else f"{chosen} is preferred"
+            asked = f"backend {_backend!r} was asked for" if forced else None
+            lines.append(f"  not {name}: {asked or why_not[name] or idle}")
     return "\n".join(lines)
-
-
-def _why_not_cpu(op: str, device: str) -> str | None:
-    if _backend == "reference":
-        return "backend 'reference' was asked for"
-    if op not in KERNEL_OPS:
-        return "no kernel written yet"
-    if _library_error is not None:
-        return f"{_library_error}; {REBUILD_HINT}"
-    if device != "cpu":
-        return f"the input is on {device}"
-    return None
 
 
 def _isa_bits() -> int:
@@ -156,14 +272,14 @@ def _isa_bits() -> int:
 
 def cpu_isa() -> str | None:
     """The instruction set the CPU kernels run with: portable, avx2 or avx512; None without kernels."""
-    return None if _library_error is not None else CPU_ISAS[_isa_bits() & 0xF]
+    return None if _devices.library_error is not None else CPU_ISAS[_isa_bits() & 0xF]
 
 
 def cpu_isas(kind: str = "supported") -> tuple[str, ...]:
     """Instruction sets ``built`` into the library, or those of them ``supported`` by this CPU."""
     if kind not in ("built", "supported"):
         raise ValueError(f"cpu_isas: kind must be 'built' or 'supported', got {kind!r}")
-    if _library_error is not None:
+    if _devices.library_error is not None:
         return ()
     bits = _isa_bits() >> (4 if kind == "built" else 8)
     return tuple(name for i, name in enumerate(CPU_ISAS) if bits >> i & 1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import _backend
+from . import _backend, _devices
 from ._version import __version__
 
 ENVIRONMENT = {
@@ -19,7 +19,6 @@ ENVIRONMENT = {
     _backend.ENV_CPU_ISA: f"instruction set of the CPU kernels: {', '.join(_backend.CPU_ISAS)}",
     "VDROPKERN_DATA": "folder of IDX files, or a .tgz that holds them, for the recipes",
 }
-OPS = (*_backend.KERNEL_OPS, *(op for op in ("spmm",) if op not in _backend.KERNEL_OPS))
 
 
 def cpu_name() -> str:
@@ -46,8 +45,29 @@ def versions() -> dict[str, str]:
 
 def backends(device: torch.device | str = "cpu") -> dict[str, str]:
     """For each op the backend that it takes for a tensor on `device`, with the reason."""
-    like = torch.empty(0, device=device)
-    return {op: _backend.explain(op, like).splitlines()[0].partition(": ")[2] for op in OPS}
+    return {op: lines[0].partition(": ")[2] for op, lines in _explained(device).items()}
+
+
+def reasons(device: torch.device | str = "cpu") -> dict[str, list[str]]:
+    """Why others are not taken on `device`: ``not cuda: ...``, and the ops of which it is said."""
+    said: dict[str, list[str]] = {}
+    for op, lines in _explained(device).items():
+        for line in lines[1:]:
+            said.setdefault(line.strip(), []).append(op)
+    return said
+
+
+def _explained(device: torch.device | str) -> dict[str, list[str]]:
+    place = torch.device(device)
+    return {op: _backend.explain_on(op, place.type, place.index).splitlines() for op in _backend.OPS}
+
+
+def gpus() -> list[str]:
+    """Name, compute capability and memory of each GPU; asks the driver only where there is one."""
+    if _devices.why_no_gpu() is not None:
+        return []
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [f"{p.name}, sm_{p.major}{p.minor}, {p.total_memory / 2**30:.0f} GiB" for p in found]
 
 
 def build() -> dict[str, Any] | None:
@@ -60,8 +80,9 @@ def build() -> dict[str, Any] | None:
 
 
 def gather() -> dict[str, Any]:
-    """Everything `info` prints, as plain data; initialises no device."""
+    """Everything `info` prints, as plain data. A GPU that is there is asked what it is."""
     error = _backend.library_error()
+    version, architectures = _devices.cuda_build()
     return {
         "versions": versions(),
         "cpu": {"name": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
@@ -73,11 +94,21 @@ def gather() -> dict[str, Any]:
                 "supported": list(_backend.cpu_isas("supported")),
                 "running": _backend.cpu_isa(),
             },
-            "cuda_architectures": [],
+            "cuda": version or None,
+            "cuda_architectures": list(architectures),
             "build": build(),
         },
         "backend": _backend.get_backend(),
+        "gpu": {
+            "why_not": _devices.why_no_gpu(),
+            "found": gpus(),
+            "torch_cuda": torch.version.cuda,
+            "triton": _devices.triton_version(),
+        },
         "ops": backends(),
+        "ops_on_cuda": backends("cuda"),
+        "reasons": reasons(),
+        "reasons_on_cuda": reasons("cuda"),
         "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
         "executable": sys.executable,
     }

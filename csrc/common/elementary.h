@@ -12,7 +12,8 @@ namespace vdk {
 // e^x for x in [-87, 88]; clamped outside, so the result is always normal and finite.
 template <class F>
 VDK_HD F exp_f32(F x) {
-  x = minimum(F{} + 88.0f, maximum(F{} - 87.0f, x));  // bounds first: then NaN stays NaN
+  const F given = x;
+  x = minimum(F{} + 88.0f, maximum(F{} - 87.0f, x));
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
   const F n_bits = x * 1.44269504f + magic;
   const F n = n_bits - magic;
@@ -24,7 +25,8 @@ VDK_HD F exp_f32(F x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  return as_float(as_uint(p) + (as_uint(n_bits) << 23));
+  const F result = as_float(as_int(p) + (as_int(n_bits) << 23));
+  return given == given ? result : given;  // NaN stays NaN
 }
 
 // ln(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1], exact relative to f near 0.

@@ -1,5 +1,6 @@
-// What a packed variance operand is made of: elements of T, or pairs of bfloat16, neighbours along k, which one
-// instruction multiplies and adds at twice the rate of float. Only the scale of the noise passes through it.
+// What a packed variance operand is made of: elements of T, or pairs of bfloat16, neighbours along k, which
+// one instruction multiplies and adds at twice the rate of float. Only the scale of the noise passes through
+// it.
 #pragma once
 #include "simd.h"
 

@@ -35,9 +35,9 @@ class Buffer {
 };
 
 // glibc gives memory at the top of the heap back to the system once it exceeds twice the largest mapped block
-// that was ever freed. The gradients of one layer, freed at every step, exceed it at once, and every step then
-// faults their pages in again (a third of the time of a small net's step). Freeing one untouched block of the
-// largest size that counts moves the limit to 64 MB, as freeing any tensor of that size would.
+// that was ever freed. The gradients of one layer, freed at every step, exceed it at once, and every step
+// then faults their pages in again (a third of the time of a small net's step). Freeing one untouched block
+// of the largest size that counts moves the limit to 64 MB, as freeing any tensor of that size would.
 void keep_freed_memory() {
   constexpr size_t kLargestThatCounts = (size_t{32} << 20) - (64 << 10);
   void* volatile block = std::malloc(kLargestThatCounts);

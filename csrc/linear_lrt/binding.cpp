@@ -33,7 +33,8 @@ struct Weights {
   }
   template <class T>
   LrtWeights<T> get() const {
-    return {pointer<T>(mu), pointer<T>(log), is_alpha, log.size(0), log.size(1), mu.size(0), mu.size(1), T(clip)};
+    return {pointer<T>(mu), pointer<T>(log), is_alpha,   log.size(0),
+            log.size(1),    mu.size(0),      mu.size(1), T(clip)};
   }
 };
 
@@ -60,10 +61,9 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu,
   const Tensor y = empty(sizes, type), std = empty(sizes, type);
   const Tensor kl = with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
-    const LinearLrtForward<T> args{pointer<T>(input), weights.get<T>(), pointer<T>(b),
-                                   output<T>(y),      output<T>(std),   rows_of(x),
-                                   seed_of(seed),     T(eps),           prior_of(prior),
-                                   bf16_variance()};
+    const LinearLrtForward<T> args{pointer<T>(input), weights.get<T>(), pointer<T>(b), output<T>(y),
+                                   output<T>(std),    rows_of(x),       seed_of(seed), T(eps),
+                                   prior_of(prior),   bf16_variance()};
     return scalar<T>(VDK_SELECT_AS(Forward<T>, linear_lrt_forward)(args, torch_parallel()), type);
   });
   return {returned(y, x.scalar_type()), std, kl};

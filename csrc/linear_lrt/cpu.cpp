@@ -87,7 +87,7 @@ double forward(const LinearLrtForward<T>& a, const Parallel& all) {
     });
     const WeightRows<T, kForm, V> rows{w, chunks, b0 == 0 ? a.prior : Prior::kNone, kl_of_row};
     dual_gemm<T, V>(w.out, n, blocking, make_grid<T>(w.out, n, parallel.threads, OnTheFly::kRows), rows, x,
-                 SampleBlock<T>{a, noise, b0}, parallel);
+                    SampleBlock<T>{a, noise, b0}, parallel);
   }
   if (a.batch == 0 && a.prior != Prior::kNone)
     for (int64_t o = 0; o < w.out; ++o) {
@@ -203,7 +203,8 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
   const int64_t part = batch_part(a.batch, row_bytes);
   const Parallel parallel = limited(all, 4 * part * w.out * w.in);
   const Chunks over_out(w.out, 256), over_batch(part, 256);
-  Resident<T, V> by_batch = resident_rows<T, V>(over_out, part), by_out = resident_rows<T, V>(over_batch, w.out);
+  Resident<T, V> by_batch = resident_rows<T, V>(over_out, part),
+                 by_out = resident_rows<T, V>(over_batch, w.out);
   Resident<T, V> x = resident_panels<T, V>(over_batch, w.in);
   const Grid weight_grid = make_grid<T>(w.out, w.in, parallel.threads, OnTheFly::kNothing);
   const bool shared = a.dlog && !is_full(w);
@@ -262,14 +263,14 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
           }
       };
       dual_gemm<T, V>(n, w.in, blocking, make_grid<T>(n, w.in, parallel.threads, OnTheFly::kPanels), by_batch,
-                   WeightPanels<T, kForm, V>{w, over_out}, finish, parallel);
+                      WeightPanels<T, kForm, V>{w, over_out}, finish, parallel);
     }
     if (a.dlog) {
       const int64_t cols = at_least(kL2Bytes / int64_t(2 * sizeof(T)) / at_least(n, 1) / kCols, 4) * kCols;
       const Blocking blocking{kRowUnit, at_most(cols, 1024), x.chunks};
       dual_gemm<T, V>(w.out, w.in, blocking, weight_grid, by_out, x,
-                   WeightGradientBlock<T, kForm>{a, b0 > 0, b0 + n >= a.batch, column_sums, row_sums},
-                   parallel);
+                      WeightGradientBlock<T, kForm>{a, b0 > 0, b0 + n >= a.batch, column_sums, row_sums},
+                      parallel);
     }
     b0 += n;
   } while (b0 < a.batch);

@@ -6,8 +6,8 @@
 
 namespace vdk {
 
-// sigma^2 = exp(log) or exp(log) mu^2. `log` is [out, in], or broadcast along rows or columns of it. In the mean
-// product, but not in sigma^2, mu counts as 0 where alpha >= clip.
+// sigma^2 = exp(log) or exp(log) mu^2. `log` is [out, in], or broadcast along rows or columns of it. In the
+// mean product, but not in sigma^2, mu counts as 0 where alpha >= clip.
 template <class T>
 struct LrtWeights {
   const T* mu;   // [out, in]

@@ -104,8 +104,9 @@ struct WeightRows {
         store(exp_of_row + j, e);
       }
       if (first_cols && prior != Prior::kNone)
-        kl_of_row[o0 + i] += kForm == Form::kLogSigma2 ? kl_value(prior, row.mu + k0, row.log + k0, k, exp_of_row)
-                                                       : kl_value<T>(prior, nullptr, row.log + k0, k);
+        kl_of_row[o0 + i] += kForm == Form::kLogSigma2
+                                 ? kl_value(prior, row.mu + k0, row.log + k0, k, exp_of_row)
+                                 : kl_value<T>(prior, nullptr, row.log + k0, k);
     }
     return {mean, variance, depth};
   }

@@ -80,12 +80,12 @@ KlStart = Annotated[
 KlEnd = Annotated[float | None, _option(SETTINGS, "Part of the run at which the KL weight reaches 1.")]
 LogSigma2 = Annotated[float | None, _option(SETTINGS, "First log variance of each weight.", "--log-sigma2")]
 Threshold = Annotated[float | None, _option(SETTINGS, "Prune weights of log_alpha >= this.")]
-TrainClip = Annotated[
-    bool | None,
+ClipStart = Annotated[
+    float | None,
     _option(
         SETTINGS,
-        "Whether weights past the threshold train with mean 0, their noise kept; sparser. Default: they do.",
-        "--train-clip/--no-train-clip",
+        "Part of the run after which weights past the threshold train with mean 0, their noise kept: "
+        "sparser, a little less accurate the earlier. 1: never.",
     ),
 ]
 Seed = Annotated[int | None, _option(SETTINGS, "Of weights, noise and order of examples.")]
@@ -114,7 +114,7 @@ def train(
     kl_end: KlEnd = None,
     log_sigma2: LogSigma2 = None,
     threshold: Threshold = None,
-    train_clip: TrainClip = None,
+    clip_start: ClipStart = None,
     seed: Seed = None,
     data: Data = None,
     out: Out = None,
@@ -134,7 +134,7 @@ def train(
     settings = {
         "method": method, "epochs": epochs, "batch_size": batch_size, "lr": lr, "noise_lr": noise_lr,
         "kl_start": kl_start, "kl_end": kl_end, "log_sigma2": log_sigma2, "threshold": threshold,
-        "train_clip": train_clip, "seed": seed,
+        "clip_start": clip_start, "seed": seed,
     }  # fmt: skip
     given = {name: value for name, value in settings.items() if value is not None}
     run(recipe, given, data=data, out=out, resume=resume, overwrite=overwrite, threads=threads, device=device)
@@ -191,3 +191,33 @@ def bench(
     from .prune import run_bench
 
     run_bench(model, batch or [1, 100], rounds, threads)
+
+
+@app.command(
+    epilog="[bold]Example[/bold]\n\nvdropkern tune --problem 128x784x300 --arithmetic tf32 --out tiles"
+)
+def tune(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the file, which is named after the GPU, as sm_90.json.")
+    ],
+    problem: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A layer, as BATCHxINPUTSxOUTPUTS; may be repeated. Default: four from small to large.",
+            show_default=False,
+        ),
+    ] = None,
+    arithmetic: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ieee, tf32x3, tf32 or half; may be repeated. Default: tf32 and half.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Measure which tiles the Triton kernels should take on this GPU, and write them to a file.
+
+    vdropkern.use_tiles takes the file. Without one, shipped tiles are used; nothing is measured at run time.
+    """
+    from .tune import DEFAULT_PROBLEMS, run_tune
+
+    run_tune(problem or list(DEFAULT_PROBLEMS), arithmetic or ["tf32", "half"], out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _backend, _info
+from .. import _devices, _info
 
 
 def _join(names: list[str]) -> str:
@@ -16,14 +16,22 @@ def _built(build: dict[str, Any] | None) -> str:
         return "built with: not noted"
     if not build["kernels"]:
         return f"built without it: {build['reason']}"
-    return f"built with: torch {build['torch']}; {build['compiler']}"
+    cuda = f"; CUDA {build['cuda']}" if build.get("cuda") else ""
+    return f"built with: torch {build['torch']}; {build['compiler']}{cuda}"
+
+
+def _reasons(reasons: dict[str, list[str]], n_ops: int) -> list[str]:
+    return [
+        f"    {said}" if len(ops) == n_ops else f"    {said} ({', '.join(ops)})"
+        for said, ops in reasons.items()
+    ]
 
 
 def render(facts: dict[str, Any]) -> str:
     """`gather()` as aligned plain text."""
     v, cpu, library = facts["versions"], facts["cpu"], facts["compiled_library"]
-    isas = library["instruction_sets"]
-    loaded = "loaded" if library["loaded"] else f"not loaded: {library['why_not']}; {_backend.REBUILD_HINT}"
+    isas, gpu = library["instruction_sets"], facts["gpu"]
+    loaded = "loaded" if library["loaded"] else f"not loaded: {library['why_not']}; {_devices.REBUILD_HINT}"
     rows = [
         ("vdropkern", v["vdropkern"]),
         ("torch", v["torch"]),
@@ -36,10 +44,14 @@ def render(facts: dict[str, Any]) -> str:
         ("", f"supported here: {_join(isas['supported'])}"),
         ("", f"running: {isas['running'] or 'none'}"),
         ("CUDA architectures", _join(library["cuda_architectures"])),
+        ("GPU", "; ".join(gpu["found"]) or f"none: {gpu['why_not']}"),
+        ("triton", gpu["triton"] or "not installed"),
     ]
     lines = [f"{name:<20}{value}" for name, value in rows]
-    lines += ["", f"backend of each op on a CPU tensor (asked for: {facts['backend']})"]
-    lines += [f"  {op}: {choice}" for op, choice in facts["ops"].items()]
+    for device, suffix in (("CPU", ""), ("CUDA", "_on_cuda")):
+        lines += ["", f"backend of each op on a {device} tensor (asked for: {facts['backend']})"]
+        lines += [f"  {op}: {choice}" for op, choice in facts[f"ops{suffix}"].items()]
+        lines += _reasons(facts[f"reasons{suffix}"], len(facts["ops"]))
     lines += ["", "environment variables"]
     for name, meaning in _info.ENVIRONMENT.items():
         value = facts["environment"][name]

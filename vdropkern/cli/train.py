@@ -57,11 +57,10 @@ class Plan:
                 k: v for k, v in self.config.as_dict().items() if k not in ("recipe", "lr_decay_start")
             }
             for name, value in settings.items():
-                option = name.replace("_", "-")
-                if isinstance(value, bool):
-                    words.append(f"--{option}" if value else f"--no-{option}")
-                else:
-                    words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+                words += [
+                    f"--{name.replace('_', '-')}",
+                    f"{value:g}" if isinstance(value, float) else str(value),
+                ]
         if self.data is not None:
             words += ["--data", self.data]
         if self.device.type != "cpu":

@@ -2,30 +2,74 @@
 
 Schemas are the contract: pure, positional, tensor results, noise from a seed tensor. The reference is the
 ``CompositeExplicitAutograd`` kernel, so an op works on any device; the compiled library overrides it
-under the ``CPU`` key. Autograd stands outside the op, in a ``torch.autograd.Function`` (about 15 us a
-call, against 70 us and more through ``torch.library.custom_op``).
+under the ``CPU`` and ``CUDA`` keys; a Triton implementation is an op of its own, ``<op>_triton``. Autograd
+stands outside the op, in a ``torch.autograd.Function`` (about 15 us a call, against 70 us and more through
+``torch.library.custom_op``).
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from .._backend import Op, has_triton
+
 LIBRARY = torch.library.Library("vdropkern", "FRAGMENT")
 
 
-def register(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Define an op and return its overload, to be kept in a module constant and called directly."""
+def register(
+    schema: str,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    of: str | None = None,
+    triton: str | None = None,
+) -> Op:
+    """Define an op and return its implementations, among which `_backend.choose` chooses.
+
+    Args:
+        schema: name, arguments, results.
+        reference: the truth, for every device.
+        fake: shapes and dtypes alone.
+        of: the public op that decides for this one, a backward; None: this one.
+        triton: module that holds a function of the op's name and arguments in Triton; imported on first use.
+    """
+    name = schema.partition("(")[0]
+    _define(schema, reference, fake)
+    implementation = None
+    if triton is not None:
+        _define(schema.replace("(", "_triton(", 1), _lazy(triton, name), fake)
+        implementation = getattr(torch.ops.vdropkern, f"{name}_triton").default
+        has_triton(of or name)
+    return Op(of or name, reference, getattr(torch.ops.vdropkern, name).default, implementation)
+
+
+def _define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
     name = schema.partition("(")[0]
     LIBRARY.define(schema)
-    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"vdropkern::{name}", fake, lib=LIBRARY)
-    return getattr(torch.ops.vdropkern, name).default
+
+
+def _lazy(module: str, name: str) -> Callable[..., Any]:
+    """`module.name`, imported when it is first called: Triton is not needed to import this package."""
+    found: Callable[..., Any] | None = None
+
+    def call(*args: Any) -> Any:
+        nonlocal found
+        if found is None:
+            found = getattr(importlib.import_module(module), name)
+        return found(*args)
+
+    return call
 
 
 LIBRARY.define("cpu_isa(int select) -> int")
+LIBRARY.define("cuda_build() -> str")
+LIBRARY.define("float32_precision(int select) -> int")
 LIBRARY.define("cpu_bf16_variance(int select) -> int")
 
 

@@ -36,8 +36,8 @@ class TrainConfig:
         kl_start, kl_end: parts of the run between which the KL weight rises linearly from 0 to 1.
         log_sigma2: where log_sigma2 starts (methods that have one).
         threshold: weights with log_alpha at or above it are pruned.
-        train_clip: whether those weights already train with mean 0 (methods that prune), as in the
-            authors' scripts.
+        clip_start: part of the run in [0, 1] after which such weights already train with mean 0 (methods
+            that prune; `SparseVD.train_clip`); 0: from the start, as in the authors' scripts; 1: never.
         seed: of the weights, the noise and the order of the examples, 0 to 2^63 - 1.
     """
 
@@ -52,7 +52,7 @@ class TrainConfig:
     kl_end: float = 0.1
     log_sigma2: float = -10.0
     threshold: float = 3.0
-    train_clip: bool = True
+    clip_start: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class TrainConfig:
         for name in ("lr", "noise_lr"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}: {getattr(self, name)} given, a positive number accepted")
-        for name in ("lr_decay_start", "kl_start", "kl_end"):
+        for name in ("lr_decay_start", "kl_start", "kl_end", "clip_start"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} given, 0 to 1 (parts of the run) accepted")
         if self.kl_start >= self.kl_end:
@@ -104,6 +104,10 @@ class Schedule:
         left = 1 - position / SCHEDULE_STEPS
         decay = 1 - self.config.lr_decay_start
         return 1.0 if left >= decay else left / decay
+
+    def clips(self, position: int) -> bool:
+        """Whether weights that would be pruned train with mean 0."""
+        return position >= self.config.clip_start * SCHEDULE_STEPS
 
     def kl_weight(self, position: int) -> float:
         """0 up to `kl_start`, 1 from `kl_end` on, a straight line between."""

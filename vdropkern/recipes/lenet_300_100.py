@@ -33,9 +33,7 @@ def default_config(train_size: int) -> TrainConfig:
 
 def _method(config: TrainConfig, first: bool) -> Method:
     cls = METHODS[config.method]
-    given: dict[str, Any] = {
-        "init_log_sigma2": config.log_sigma2, "threshold": config.threshold, "train_clip": config.train_clip
-    }  # fmt: skip
+    given: dict[str, Any] = {"init_log_sigma2": config.log_sigma2, "threshold": config.threshold}
     if cls is Bernoulli and first:
         given["p"] = INPUT_DROPOUT
     fields = {field.name for field in dataclasses.fields(cls)}

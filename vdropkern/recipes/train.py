@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -67,6 +68,10 @@ class Trainer:
         )
         self.train_y, self.test_y = digits.train_y.to(self.device), digits.test_y.to(self.device)
         self.optimizer = self._make_optimizer()
+        # of methods that know of clipping
+        self.clipped_layers: list[Any] = [
+            m for m in self.model.modules() if hasattr(getattr(m, "method", None), "train_clip")
+        ]
         attach_projection(self.optimizer, self.model)
         self.steps = math.ceil(len(self.train_x) / config.batch_size)
         self.schedule = Schedule(config, self.steps * config.epochs)
@@ -137,6 +142,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.schedule.lr_factor(position)
         self.kl_weight = self.schedule.kl_weight(position)
+        self._clip(self.schedule.clips(position))
         self.optimizer.zero_grad(set_to_none=True)
         with collect_kl(self.model) as collected:
             logits = self.model(self.train_x[index])
@@ -147,6 +153,12 @@ class Trainer:
         self.nll_sum.add_(nll.detach(), alpha=len(index))
         self.kl_sum.add_(kl.detach(), alpha=len(index))
         self.seen += len(index)
+
+    def _clip(self, wanted: bool) -> None:
+        """Let weights that would be pruned train with mean 0, or not."""
+        for layer in self.clipped_layers:
+            if layer.method.train_clip != wanted:
+                layer.method = dataclasses.replace(layer.method, train_clip=wanted)
 
     def means(self) -> dict[str, float]:
         """Training NLL, KL (nats) and loss, averaged over the epoch so far."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._backend import use_reference
+from ..._backend import choose
 from .._register import functorch_active, register, run_backward
 from . import reference
 from .reference import EPS, PRIORS
@@ -19,6 +19,8 @@ KL_GRAD_SCHEMA = (
     "kl_grad(Tensor grad, Tensor? mu, Tensor? log_sigma2, Tensor? log_alpha, str prior)"
     " -> (Tensor, Tensor, Tensor)"
 )
+
+TRITON = f"{__name__}.triton"
 
 
 def _value_like(given: Tensor, *others: Tensor | None) -> Tensor:
@@ -40,25 +42,27 @@ def _kl_grad_fake(
     return _value_like(mu, log_sigma2), mu.new_empty(mu.shape), log_sigma2.new_empty(log_sigma2.shape)
 
 
-_kl_op = register(KL_SCHEMA, reference.kl, _kl_fake)
-_kl_grad_op = register(KL_GRAD_SCHEMA, reference.kl_grad, _kl_grad_fake)
+_kl_op = register(KL_SCHEMA, reference.kl, _kl_fake, triton=TRITON)
+_kl_grad_op = register(KL_GRAD_SCHEMA, reference.kl_grad, _kl_grad_fake, of="kl", triton=TRITON)
 
 
 def kl_grad(
     grad: Tensor, mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Value and scaled gradients in one pass over the parameters; see `reference.kl_grad`."""
-    if use_reference("kl", grad):
-        return reference.kl_grad(grad, mu, log_sigma2, log_alpha, prior)
-    return _kl_grad_op(grad, mu, log_sigma2, log_alpha, prior)
+    given = log_alpha if log_alpha is not None else log_sigma2
+    assert given is not None
+    result: tuple[Tensor, Tensor, Tensor] = choose(_kl_grad_op, given, (mu,))(
+        grad, mu, log_sigma2, log_alpha, prior
+    )
+    return result
 
 
 def _forward(mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str) -> Tensor:
     given = log_alpha if log_alpha is not None else log_sigma2
     assert given is not None
-    if use_reference("kl", given):
-        return reference.kl(mu, log_sigma2, log_alpha, prior)
-    return _kl_op(mu, log_sigma2, log_alpha, prior)
+    value: Tensor = choose(_kl_op, given, (mu,))(mu, log_sigma2, log_alpha, prior)
+    return value
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._backend import use_reference
+from ..._backend import choose
 from .._register import functorch_active, register, run_backward
 from . import reference
 
@@ -24,6 +24,8 @@ BACKWARD_SCHEMA = (
     " Tensor? log_alpha, Tensor std, Tensor seed, str prior, float clip, bool needs_x, bool needs_weight,"
     " bool needs_bias) -> (Tensor, Tensor, Tensor, Tensor)"
 )
+
+TRITON = f"{__name__}.triton"
 
 
 def _fake(
@@ -68,8 +70,10 @@ def _backward_fake(
     )
 
 
-_op = register(SCHEMA, reference.linear_lrt, _fake)
-_backward_op = register(BACKWARD_SCHEMA, reference.linear_lrt_backward, _backward_fake)
+_op = register(SCHEMA, reference.linear_lrt, _fake, triton=TRITON)
+_backward_op = register(
+    BACKWARD_SCHEMA, reference.linear_lrt_backward, _backward_fake, of="linear_lrt", triton=TRITON
+)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], std: Tensor) -> None:
@@ -89,7 +93,7 @@ def _backward(ctx: Any, grad_y: Tensor | None, _: Any, grad_kl: Tensor | None) -
             return (None,) * 9
         grad_y = torch.zeros_like(std)
     prior = ctx.prior if grad_kl is not None else "none"
-    impl = reference.linear_lrt_backward if use_reference("linear_lrt", x) else _backward_op
+    impl = choose(_backward_op, x, (std,))
     dx, dmu, dlog, dbias = run_backward(
         "linear_lrt", impl, grad_y, grad_kl, x, mu, log_sigma2, log_alpha, std, seed,
         prior, ctx.clip, needs_x, needs_mu or needs_sigma2 or needs_alpha, needs_bias,
@@ -110,8 +114,7 @@ def _backward(ctx: Any, grad_y: Tensor | None, _: Any, grad_kl: Tensor | None) -
 class _LinearLRT(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        impl = reference.linear_lrt if use_reference("linear_lrt", inputs[0]) else _op
-        y, std, kl = impl(*inputs)
+        y, std, kl = choose(_op, inputs[0], inputs)(*inputs)
         _save(ctx, inputs, std)
         return y, std, kl
 
@@ -123,8 +126,8 @@ class _LinearLRTFunctorch(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        impl = reference.linear_lrt if use_reference("linear_lrt", inputs[0]) else _op
-        return impl(*inputs)
+        result: tuple[Tensor, Tensor, Tensor] = choose(_op, inputs[0], inputs)(*inputs)
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

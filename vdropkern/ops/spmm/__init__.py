@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._backend import use_reference
+from ..._backend import choose
 from .._register import functorch_active, register, run_backward
 from . import reference
 
@@ -44,12 +44,11 @@ def _backward_fake(
 
 
 _op = register(SCHEMA, reference.spmm, _fake)
-_backward_op = register(BACKWARD_SCHEMA, reference.spmm_backward, _backward_fake)
+_backward_op = register(BACKWARD_SCHEMA, reference.spmm_backward, _backward_fake, of="spmm")
 
 
 def _forward(*inputs: Any) -> Tensor:
-    impl = reference.spmm if use_reference("spmm", inputs[0]) else _op
-    y: Tensor = impl(*inputs)
+    y: Tensor = choose(_op, inputs[0])(*inputs)
     return y
 
 
@@ -62,7 +61,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...]) -> None:
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, values, col_indices, row_offsets = ctx.saved_tensors
     needs_x, needs_values, _, _, needs_bias = ctx.needs_input_grad
-    impl = reference.spmm_backward if use_reference("spmm", x) else _backward_op
+    impl = choose(_backward_op, x)
     dx, dvalues, dbias = run_backward(
         "spmm", impl, grad_y, x, values, col_indices, row_offsets, needs_x, needs_values, needs_bias
     )

@@ -1,0 +1,76 @@
+"""What a kernel's machine code must be like, whatever its size: rules that hold for every architecture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .sass import Kernel
+
+LOCAL = r"LDL|STL"  # registers spilled, or an array indexed at run time
+DOUBLE = r"D(ADD|MUL|FMA|SETP|MNMX)\b|MUFU\.\w+64H|[FI]2[FI]\.(\w+\.)*F64|DMMA"
+WIDE_COPY = r"LDGSTS\.\S*128"
+WIDE_LOAD = r"LDG\.\S*128"
+WIDE_STORE = r"STG\.\S*128"
+MATRIX_LOAD = r"LDSM"
+APPROXIMATION = r"MUFU"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Kernels whose name matches `kernels` must have instructions that match each of `must`."""
+
+    kernels: str
+    must: tuple[str, ...]
+
+
+# of csrc/*/cuda.cuh; names as `sass.short` gives them
+RULES = (
+    Rule(r"noise_kernel<", (WIDE_STORE,)),
+    Rule(r"ragged_noise_kernel<", (WIDE_STORE,)),
+    Rule(r"kl_kernel<.*,true>", (WIDE_LOAD, WIDE_STORE)),
+    Rule(r"kl_kernel<.*,false>", (WIDE_LOAD,)),
+    Rule(r"lrt_product<Product<HalfMath", (r"HMMA\.16816\.F32", WIDE_COPY, MATRIX_LOAD, r"MUFU\.EX2")),
+    Rule(r"lrt_product<Product<Tf32Math", (r"HMMA\.1688\.F32\.TF32", WIDE_COPY)),
+    Rule(r"lrt_product<Product<IeeeMath", (r"FFMA", WIDE_COPY)),
+)
+MAIN_LOOP = r"HMMA|HGMMA|UTC\w*MMA"  # what the loop that counts is full of
+
+
+def problems(kernel: Kernel) -> Iterator[str]:
+    """What is wrong with a kernel, whatever the budgets say."""
+    if kernel.stack:
+        yield f"stack of {kernel.stack} bytes"
+    if n := kernel.count(LOCAL):
+        yield f"{n} loads and stores of local memory"
+    if "double" not in kernel.name and (n := kernel.count(DOUBLE)):
+        yield f"{n} float64 instructions"
+    for rule in RULES:
+        if re.match(rule.kernels, kernel.name):
+            for pattern in rule.must:
+                if not kernel.count(pattern):
+                    yield f"no instruction like {pattern}"
+
+
+def cost(kernel: Kernel) -> tuple[str, float]:
+    """(unit, instructions each): the main loop's for one that multiplies, else the whole kernel's."""
+    if kernel.count(MAIN_LOOP):
+        loop = kernel.hot_loop(MAIN_LOOP)
+        products = sum(bool(re.match(MAIN_LOOP, i.name)) for i in loop)
+        return "mma", len(loop) / products
+    if re.match(r"lrt_product<Product<IeeeMath", kernel.name):
+        loop = kernel.hot_loop("FFMA")
+        return "ffma", len(loop) / sum(i.name.startswith("FFMA") for i in loop)
+    outputs = elements(kernel)
+    return ("element" if outputs else "thread"), len(kernel.instructions) / max(outputs, 1)
+
+
+def elements(kernel: Kernel) -> int:
+    """Elements a thread of a kernel without a main loop reads or writes; 0 where that is not fixed."""
+    match = re.match(r"(?:noise|kl)_kernel<(\w+)", kernel.name)
+    per16 = {"double": 2, "float": 4, "long": 2, "Float16": 8, "BFloat16": 8}
+    if match is None:
+        return 0
+    # noise: two units of a Philox call's four, or of 16 bytes where that is more; kl: two vectors
+    return 2 * (max(4, per16[match[1]]) if kernel.name.startswith("noise") else per16[match[1]])

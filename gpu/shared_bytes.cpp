@@ -1,0 +1,37 @@
+// Prints "<kernel> <bytes>" for kernels that take dynamic shared memory: only the launchers know how much.
+#define VDK_EMULATED
+#include <cxxabi.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <typeinfo>
+
+#include "linear_lrt/cuda.cuh"
+
+using namespace vdk::cuda;
+
+template <class P>
+void print() {
+  char* const name = abi::__cxa_demangle(typeid(P).name(), nullptr, nullptr, nullptr);
+  std::printf("lrt_product<%s>\t%zu\n", name, size_t(SharedLayout<P>::kBytes));
+  std::printf("lrt_finish<%s>\t%zu\n", name, size_t(P::kBlockM) * kResultPitch * sizeof(float));
+  std::free(name);
+}
+template <class Math>
+void print_passes() {
+  print<Product<Math, Pass::kForward, 64>>();
+  print<Product<Math, Pass::kForward, 128>>();
+  print<Product<Math, Pass::kInput, 64>>();
+  print<Product<Math, Pass::kInput, 128>>();
+  print<Product<Math, Pass::kWeights, 64>>();
+  print<Product<Math, Pass::kWeights, 128>>();
+}
+
+int main() {
+  print_passes<IeeeMath>();
+  print_passes<Tf32Math<1, 1>>();
+  print_passes<Tf32Math<3, 1>>();
+  print_passes<Tf32Math<3, 3>>();
+  print_passes<HalfMath<vdk::BFloat16>>();
+  print_passes<HalfMath<vdk::Float16>>();
+}

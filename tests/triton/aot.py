@@ -1,0 +1,302 @@
+"""Compile every Triton kernel for GPUs that are not here, and read what came out.
+
+Needs Triton with its bundled assembler and disassembler, no GPU and no driver; must not run in a process that
+interprets kernels. `builds(architecture)` lists kernels as the launches specialise them, with every shipped
+tile; `compile_build` gives registers, stack, shared memory and instruction counts. As a program it prints one
+JSON line a build: ``python -m tests.triton.aot sm_90 sm_80``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from vdropkern._precision import Precision
+from vdropkern.ops.kl import triton as kl
+from vdropkern.ops.linear_lrt import tiles
+from vdropkern.ops.linear_lrt import triton as linear_lrt
+from vdropkern.ops.linear_lrt import triton_kernels as kernels
+from vdropkern.ops.philox_normal import triton as philox_normal
+
+assert os.environ.get("TRITON_INTERPRET") != "1", "compiling and interpreting need a process each"
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+SHARED_LIMIT = {
+    "sm_80": 163,
+    "sm_86": 99,
+    "sm_89": 99,
+    "sm_90": 227,
+    "sm_100": 227,
+    "sm_120": 99,
+}  # KiB a block
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+# arithmetic -> what it is run with: dtype of x, precisions
+RUNS = {
+    "ieee": (("*fp32", Precision("ieee", "ieee")),),
+    "tf32x3": (("*fp32", Precision("tf32x3", "tf32x3")),),
+    "tf32": (("*fp32", Precision("tf32", "tf32")),),
+    "half": (("*bf16", Precision("native", "bf16")), ("*fp16", Precision("native", "bf16"))),
+}
+PRIORS = ("log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard")
+
+
+@dataclass(frozen=True)
+class Build:
+    """A kernel with its specialisation: `types` of run-time arguments, `constants`, launch options."""
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    options: dict[str, int]
+    outputs: int  # elements a program produces, for instructions per output
+    shared: int = 1 << 30  # bytes that the choice of tiles reckons with
+
+
+@dataclass
+class Compiled:
+    """What the assembler made of a build."""
+
+    name: str
+    architecture: str
+    registers: int
+    stack: int
+    local: int
+    shared: int  # dynamic and static, bytes
+    warps: int
+    threads: int
+    instructions: int
+    opcodes: dict[str, int] = field(repr=False)
+    ptx: str = field(repr=False)
+    sass: str = field(repr=False)
+    per_output: float
+    expected_shared: int
+
+    def count(self, pattern: str) -> int:
+        """Instructions whose opcode matches `pattern` from its beginning."""
+        return sum(n for opcode, n in self.opcodes.items() if re.match(pattern, opcode))
+
+    def problems(self) -> list[str]:
+        """What no kernel here may have."""
+        found = []
+        if self.stack or self.local:
+            found.append(f"stack {self.stack}, local {self.local} bytes")
+        if spills := self.count(r"LDL|STL"):
+            found.append(f"{spills} local loads and stores")
+        if self.count(r"D(ADD|MUL|FMA|SETP)\b|MUFU\.RCP64H|F2F\.F64|F2F\.F32\.F64"):
+            found.append("float64 arithmetic")
+        if self.shared > SHARED_LIMIT[self.architecture] << 10:
+            found.append(f"{self.shared} bytes of shared memory")
+        if self.shared > self.expected_shared:
+            found.append(f"{self.shared} bytes of shared memory, {self.expected_shared} reckoned with")
+        return found
+
+    def line(self) -> dict[str, Any]:
+        """For a table: everything but the texts."""
+        return {
+            "kernel": self.name, "architecture": self.architecture, "registers": self.registers,
+            "stack": self.stack, "local": self.local, "shared": self.shared, "warps": self.warps,
+            "instructions": self.instructions, "per_output": round(self.per_output, 1),
+            "tensor_core": self.count(r"HMMA|HGMMA|UTC.*MMA"), "async_copy": self.count(r"LDGSTS|UTMALDG"),
+            "matrix_load": self.count("LDSM"), "wide": self.count(r"(LDG|STG|LDGSTS)\..*128"),
+            "mufu": self.count("MUFU"), "problems": self.problems(),
+        }  # fmt: skip
+
+
+PRODUCT_TYPES = {
+    "forward": "x X, mu X, log *fp32, bias *fp32, seed *i64, y X, std *fp32, partial *fp32, M i32, N i32,"
+    " K i32, stride_out i32, eps fp32, exp_clip fp32",
+    "input_gradient": "dy X, g2 G, x X, mu X, log *fp32, dx X, partial *fp32, M i32, N i32, K i32,"
+    " stride_out i32, exp_clip fp32",
+    "weight_gradient": "dy X, g2 G, x X, mu X, log *fp32, grad_kl *fp32, dmu X, dlog *fp32, partial *fp32,"
+    " M i32, N i32, K i32, stride_out i32, exp_clip fp32",
+}
+FINISH_TYPES = {
+    "forward": "partial *fp32, log *fp32, bias *fp32, seed *i64, y X, std *fp32, M i32, N i32,"
+    " stride_out i32, eps fp32",
+    "input_gradient": "partial *fp32, log *fp32, x X, dx X, M i32, N i32, stride_in i32",
+    "weight_gradient": "partial *fp32, mu X, log *fp32, grad_kl *fp32, dmu X, dlog *fp32, M i32, N i32,"
+    " stride_out i32, exp_clip fp32",
+}
+KERNELS = {
+    "forward": (kernels.forward_kernel, kernels.finish_forward_kernel),
+    "input_gradient": (kernels.input_gradient_kernel, kernels.finish_input_kernel),
+    "weight_gradient": (kernels.weight_gradient_kernel, kernels.finish_weight_kernel),
+}
+
+
+def _types(text: str, x: str = "*fp32", g2: str = "*fp32") -> dict[str, str]:
+    pairs = (item.split() for item in text.split(","))
+    return {name: {"X": x, "G": g2}.get(kind, kind) for name, kind in pairs}
+
+
+def _epilogue(product: str, form: int = 0, prior: str = "log-uniform") -> dict[str, Any]:
+    """The heaviest: with bias, clip and KL gradient."""
+    extra = {"forward": {"BIAS": True}, "input_gradient": {}, "weight_gradient": {"PRIOR": prior}}[product]
+    return {"FORM": form, "CLIP": True, **extra}
+
+
+def product_build(
+    architecture: str,
+    product: str,
+    tile: tiles.Tile,
+    x: str,
+    precision: Precision,
+    split: int = 1,
+    **epilogue: Any,
+) -> Build:
+    g2 = "*bf16" if precision.variance == "bf16" else "*fp32"
+    capability = divmod(int(architecture.removeprefix("sm_")), 10)
+    options = linear_lrt.launch_options(product, tile, split, precision, 16, capability)
+    launch = {key: options.pop(key) for key in ("num_warps", "num_stages")}
+    constants = {**options, "stride_in": 1, **_epilogue(product, **epilogue)}
+    extra = "".join(f"-{k}{v}" for k, v in epilogue.items()) + (f"-split{split}" if split > 1 else "")
+    shape = f"{tile.m}x{tile.n}x{tile.k}-w{tile.warps}-s{tile.stages}"
+    name = f"{product}-{x[1:]}-{precision.mean}-{precision.variance}-{shape}{extra}"
+    sizes = {"x": 4 if x == "*fp32" else 2, "log": 4, "g2": 4 if g2 == "*fp32" else 2}
+    return Build(
+        name, KERNELS[product][0], _types(PRODUCT_TYPES[product], x, g2), constants, launch, tile.m * tile.n,
+        tiles.shared_bytes(product, tile, sizes) + 1024,  # the system's own, from sm_90 on, and vectors
+    )  # fmt: skip
+
+
+def _products(architecture: str) -> Iterator[Build]:
+    table = tiles.table(architecture)
+    for product in tiles.PRODUCTS:
+        for arithmetic, runs in RUNS.items():
+            shipped = list(dict.fromkeys(entry.tile for entry in table[product][arithmetic]))
+            for tile in shipped:
+                # float16 differs from bfloat16 in the opcodes' names
+                for x, precision in runs if tile == shipped[-1] else runs[:1]:
+                    yield product_build(architecture, product, tile, x, precision)
+        largest = table[product]["tf32"][-1].tile
+        yield product_build(architecture, product, largest, "*fp32", Precision("tf32", "bf16"))
+        yield product_build(architecture, product, largest, "*fp32", Precision("tf32", "tf32"), split=4)
+        for form in (1, 2, 3):
+            prior = {"prior": "log-uniform" if form == 1 else "none"} if product == "weight_gradient" else {}
+            yield product_build(
+                architecture, product, largest, "*fp32", Precision("tf32", "tf32"), form=form, **prior
+            )
+        if product == "weight_gradient":
+            for prior in PRIORS[1:]:
+                yield product_build(
+                    architecture, product, largest, "*fp32", Precision("tf32", "tf32"), prior=prior
+                )
+
+
+def _others() -> Iterator[Build]:
+    down, across = linear_lrt.FINISH
+    for product, (_, finish) in KERNELS.items():
+        constants = {**_epilogue(product), "SPLIT": 4, "BLOCK_M": down, "BLOCK_N": across}
+        if product != "weight_gradient":
+            del constants["CLIP"]
+        else:
+            constants["stride_in"] = 1
+        if product == "input_gradient":
+            constants["stride_in"] = 1
+        types = {k: v for k, v in _types(FINISH_TYPES[product]).items() if k not in constants}
+        yield Build(f"finish_{product}", finish, types, constants, {"num_warps": 4}, down * across)
+    down, across = linear_lrt.OUTPUT_GRADIENT
+    yield Build(
+        "output_gradient", kernels.output_gradient_kernel,
+        _types("dy *fp32, std *fp32, seed *i64, g2 *fp32, bias_part *fp32, M i32, N i32"),
+        {"NOISE": True, "BIAS": True, "BLOCK_M": down, "BLOCK_N": across}, {"num_warps": 4}, down * across,
+    )  # fmt: skip
+    types = "seed *i64, out {}, rows i32, cols i32, groups i32"
+    for name, out, bits in (("philox_normal", "*fp32", False), ("philox_bits", "*i64", True)):
+        constants = {"BITS": bits, "ROWS": 1, "GROUPS": philox_normal.GROUPS, "rows": 1}
+        noise_types = {k: v for k, v in _types(types.format(out)).items() if k != "rows"}
+        yield Build(
+            name,
+            philox_normal.noise_kernel,
+            noise_types,
+            constants,
+            {"num_warps": 4},
+            4 * philox_normal.GROUPS,
+        )
+    types = "mu *fp32, log_parameter *fp32, grad *fp32, dmu *fp32, dlog *fp32, partial *fp32, n i32"
+    for prior in PRIORS:
+        for grad in (False, True):
+            constants = {
+                "PRIOR": prior,
+                "IS_ALPHA": False,
+                "GRAD": grad,
+                "BLOCK": kl.BLOCK,
+                "STEPS": kl.STEPS,
+            }
+            name = f"kl{'_grad' if grad else ''}-{prior}"
+            yield Build(name, kl.kl_kernel, _types(types), constants, {"num_warps": 4}, kl.BLOCK)
+    sum_types = _types("partial *fp32, out *fp32, n i32")
+    yield Build("kl_sum", kl.sum_kernel, sum_types, {"REDUCE": kl.REDUCE}, {"num_warps": 4}, kl.REDUCE)
+
+
+def builds(architecture: str) -> list[Build]:
+    """Every kernel with every tile that is shipped for `architecture`."""
+    return [*_products(architecture), *_others()]
+
+
+_UNALIGNED = ("eps", "exp_clip", "rows", "groups")
+
+
+def compile_build(build: Build, architecture: str) -> Compiled:
+    """Compile, assemble and disassemble. Pointers and sizes are taken as multiples of 16: most are."""
+    names = build.kernel.arg_names
+    signature = {name: "constexpr" if name in build.constants else build.types[name] for name in names}
+    aligned = [name for name in names if name in build.types and name not in _UNALIGNED]
+    source = ASTSource(
+        fn=build.kernel,
+        signature=signature,
+        constexprs={(names.index(name),): value for name, value in build.constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    target = GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32)
+    kernel = triton.compile(source, target=target, options=dict(build.options))
+    usage, sass = _disassemble(kernel.asm["cubin"])
+    opcodes: dict[str, int] = {}
+    for match in re.finditer(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", sass, re.M):
+        opcodes[match[1]] = opcodes.get(match[1], 0) + 1
+    total = sum(n for opcode, n in opcodes.items() if opcode != "NOP")
+    threads = 32 * kernel.metadata.num_warps
+    return Compiled(
+        build.name, architecture, usage["REG"], usage["STACK"], usage["LOCAL"],
+        max(kernel.metadata.shared, usage["SHARED"]), kernel.metadata.num_warps, threads, total, opcodes,
+        kernel.asm["ptx"], sass, total * threads / build.outputs, build.shared,
+    )  # fmt: skip
+
+
+def _disassemble(cubin: bytes) -> tuple[dict[str, int], str]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        texts = [
+            subprocess.run([TOOLS / tool, flag, file.name], capture_output=True, text=True, check=True).stdout
+            for tool, flag in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
+        ]
+    usage = {name: int(n) for name, n in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", texts[0])}
+    return usage, texts[1]
+
+
+def main() -> None:
+    bad = 0
+    for architecture in sys.argv[1:] or ARCHITECTURES:
+        for build in builds(architecture):
+            line = compile_build(build, architecture).line()
+            bad += bool(line["problems"])
+            print(json.dumps(line), flush=True)
+    sys.exit(bad > 0)
+
+
+if __name__ == "__main__":
+    main()

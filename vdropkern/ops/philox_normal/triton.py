@@ -1,0 +1,59 @@
+"""`philox_normal` and `philox_bits` in Triton: one Philox call for four elements, each written once."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .._launch import launch_on, refuse_double
+from .._triton import normals_of_groups, weave, words_of_groups
+
+GROUPS = 512  # groups of four a program
+
+
+@triton.jit
+def noise_kernel(seed, out, rows, cols, groups, BITS: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    """A tile of ROWS x 4 GROUPS elements; the row's last group may reach beyond its end."""
+    across = tl.cdiv(groups, GROUPS)
+    tile = tl.program_id(0)
+    row = (tile // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    group = tile % across * GROUPS + tl.arange(0, GROUPS)
+    counter = row[:, None] * groups + group[None, :]
+    if BITS:
+        w0, w1, w2, w3 = words_of_groups(seed, counter)
+        z = weave(w0, w1, w2, w3).to(tl.int64)
+    else:
+        z = normals_of_groups(seed, counter)
+    col = tile % across * (4 * GROUPS) + tl.arange(0, 4 * GROUPS)
+    inside = (row[:, None] < rows) & (col[None, :] < cols)
+    tl.store(out + row[:, None] * cols + col[None, :], z.to(out.dtype.element_ty), inside)
+
+
+def _fill(out: Tensor, seed: Tensor, bits: bool) -> Tensor:
+    rows, cols = out.shape
+    if out.numel() == 0:
+        return out
+    if cols % 4 == 0:  # no padding: groups run on from row to row
+        rows, cols = 1, rows * cols
+    groups = (cols + 3) // 4
+    wide = min(GROUPS, max(4, triton.next_power_of_2(groups)))
+    tall = GROUPS // wide
+    with launch_on(out):
+        noise_kernel[(triton.cdiv(rows, tall) * triton.cdiv(groups, wide),)](
+            seed, out, rows, cols, groups, BITS=bits, ROWS=tall, GROUPS=wide, num_warps=4
+        )
+    return out
+
+
+def philox_bits(seed: Tensor, rows: int, cols: int) -> Tensor:
+    """int64 [rows, cols], each in [0, 2^32)."""
+    return _fill(torch.empty((rows, cols), dtype=torch.int64, device=seed.device), seed, True)
+
+
+def philox_normal(seed: Tensor, rows: int, cols: int, dtype: torch.dtype) -> Tensor:
+    """`dtype` [rows, cols]."""
+    out = torch.empty((rows, cols), dtype=dtype, device=seed.device)
+    refuse_double("philox_normal", out)
+    return _fill(out, seed, False)
