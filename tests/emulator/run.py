@@ -61,6 +61,7 @@ def build_file(compiler: str) -> str:
         "rule link",
         f"  command = {compiler} $extra $in -o $out",
     ]
+    machine = [HERE / "machine.cpp", HERE / "memory.cpp"]
     sources = [
         HERE / "main.cpp",
         *sorted(HERE.glob("check_*.cpp")),

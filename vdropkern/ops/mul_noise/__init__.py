@@ -31,7 +31,8 @@ def _multiply(x: Tensor, seed: Tensor, noise: str, strength: float) -> Tensor:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     # y is linear in x: its gradient is the same product, and may be differentiated again
-    return mul_noise(grad, *ctx.saved_tensors, ctx.noise, ctx.strength), None, None, None
+    (seed,) = ctx.saved_tensors
+    return mul_noise(grad, seed, ctx.noise, ctx.strength), None, None, None
 
 
 class _MulNoise(torch.autograd.Function):
