@@ -50,7 +50,7 @@ VDK_HD void split_log(F x, F& exponent, F& f) {
   const auto shifted = as_int(x) - 0x3f3504f3;
   const auto e = shifted >> 23;
   exponent = to_float(e);
-  f = as_float(as_int(x) - (e << 23)) - 1.0f;
+  f = as_float(as_int(x) - (shifted & -0x800000)) - 1.0f;  // less e 2^23
 }
 
 template <class F>
