@@ -173,7 +173,8 @@ class BuildKernels(build_ext):
         facts = {"kernels": True, "torch": TORCH_VERSION, "compiler": (build / "compiler.txt").read_text()}
         if NVCC is not None:
             newest = max(archs, key=lambda arch: int(arch.rstrip("abcdef")))
-            facts |= {"cuda": NVCC[1], "cuda_architectures": [*(f"sm_{a}" for a in archs), f"compute_{newest}"]}
+            architectures = [*(f"sm_{arch}" for arch in archs), f"compute_{newest}"]
+            facts |= {"cuda": NVCC[1], "cuda_architectures": architectures}
         replace_file(package / LIBRARY, (build / LIBRARY).read_bytes())
         replace_file(package / "_build.json", json.dumps(facts).encode())
 

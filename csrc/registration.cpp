@@ -20,8 +20,8 @@ std::string cuda_build() {
 #endif
 }
 
-// Allow (1) or forbid (0) variance products of bfloat16 (-1: leave it), and report: bit 0 whether they are allowed
-// and possible here, bit 1 whether they are possible.
+// Allow (1) or forbid (0) variance products of bfloat16 (-1: leave it), and report: bit 0 whether they are
+// allowed and possible here, bit 1 whether they are possible.
 int64_t cpu_bf16_variance(int64_t select) {
   if (select >= 0) allow_bf16_variance(select != 0);
   return int64_t(bf16_variance()) | int64_t(has_bf16()) << 1;

@@ -1,7 +1,7 @@
 """Budgets: each kernel's numbers as last looked at, in ``gpu/budgets/<architecture>.json``.
 
-A number above its budget fails. ``--update`` writes what is, so that any change stands in a diff. Numbers belong
-to one toolchain, named in the file: another gives others.
+A number above its budget fails. ``--update`` writes what is, so that any change stands in a diff. Numbers
+belong to one toolchain, named in the file: another gives others.
 """
 
 from __future__ import annotations

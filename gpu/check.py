@@ -1,6 +1,7 @@
 """Rung 8, `make gpu-check`: all that needs a GPU, in one command that asks nothing and fetches nothing.
 
-Needs torch with CUDA, Triton, pytest and Ninja, and for the C++ kernels a wheel in dist/ or nvcc and a C++ compiler. Writes gpu-check-<device>.json and .md; ends with 0 only if every test passed.
+Needs torch with CUDA, Triton, pytest and Ninja, and for the C++ kernels a wheel in dist/ or nvcc and a C++
+compiler. Writes gpu-check-<device>.json and .md; ends with 0 only if every test passed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def clocks() -> dict[str, str]:
 def prepare_library(stand_in: bool) -> str:
     """Have a compiled library with kernels for this GPU; says where it comes from, or why there is none.
 
-    In this order: the one that is there, a wheel in dist/, a build with nvcc. Runs before vdropkern is imported.
+    In this order: the one that is there, a wheel in dist/, a build with nvcc. vdropkern is not imported yet.
     """
     if stand_in:
         return "the one that is there (stand-in)"
@@ -187,13 +188,14 @@ def report(results: dict[str, Any]) -> str:
 
     info, tests = results["info"], results["tests"]
     versions = ", ".join(f"{k} {v}" for k, v in info["versions"].items())
+    gpu, built = info["gpu"], info["compiled_library"]["cuda_architectures"]
     lines = [
         f"# GPU check, {results['date']}",
         "",
-        f"- GPU: {'; '.join(info['gpu']['found']) or info['gpu']['why_not']}; torch's CUDA {info['gpu']['torch_cuda']}; "
-        f"Triton {info['gpu']['triton']}",
+        f"- GPU: {'; '.join(gpu['found']) or gpu['why_not']}",
+        f"- torch's CUDA {gpu['torch_cuda']}, Triton {gpu['triton']}",
         f"- Versions: {versions}; commit {results['commit']}",
-        f"- Library: {results['library']}; architectures {', '.join(info['compiled_library']['cuda_architectures'])}",
+        f"- Library: {results['library']}; architectures {', '.join(built)}",
         f"- nvidia-smi before: {results['nvidia_smi_before']}",
         f"- nvidia-smi after: {results['nvidia_smi_after']}",
         "",

@@ -54,7 +54,7 @@ def problems(kernel: Kernel) -> Iterator[str]:
 
 
 def cost(kernel: Kernel) -> tuple[str, float]:
-    """(of what, instructions a unit of it): the main loop's a tensor-core product, else the whole kernel's."""
+    """(unit, instructions each): the main loop's for one that multiplies, else the whole kernel's."""
     if kernel.count(MAIN_LOOP):
         loop = kernel.hot_loop(MAIN_LOOP)
         products = sum(bool(re.match(MAIN_LOOP, i.name)) for i in loop)

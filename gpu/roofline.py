@@ -1,10 +1,10 @@
 """Rung 7: how long a step must take at least, ours beside torch's. ESTIMATE, NOT MEASURED.
 
 A kernel takes at least as long as its bytes at the memory's rate, its products at the tensor cores' rate, and
-its instructions at the schedulers' rate: the largest of the three. Bytes are each operand once and each result
-once, times the ratio that the traffic tests hold kernels to; instructions are those of the budgets. torch's
-formula is two dense products and elementwise passes, each a kernel that reads and writes whole matrices.
-Caches, launches, tails and clocks are left out, on both sides, so ratios say more than times.
+its instructions at the schedulers' rate: the largest of the three. Bytes are each operand once and each
+result once, times the ratio that the traffic tests hold kernels to; instructions are those of the budgets.
+torch's formula is two dense products and elementwise passes, each a kernel that reads and writes whole
+matrices. Caches, launches, tails and clocks are left out, on both sides, so ratios say more than times.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ TRAFFIC = 1.15  # of the minimum: what the traffic tests allow
 class Device:
     """Data sheet: memory in GB/s, dense tensor-core and float32 rates in TFLOP/s, multiprocessors, GHz.
 
-    `mma`: the share of the tensor cores' rate that mma.sync reaches; wgmma, in cuBLAS and Triton, reaches all of
-    it (Luo et al. 2024, arXiv 2402.13499, measured 63 % on Hopper).
+    `mma`: the share of the tensor cores' rate that mma.sync reaches, while cuBLAS and Triton use wgmma on
+    Hopper (Luo et al. 2024, arXiv 2402.13499, measured 63 % there).
     """
 
     name: str
@@ -86,7 +86,7 @@ def _per_product(architecture: str, math: str, number: int) -> float:
 
 
 def theirs(device: Device, shape: tuple[int, int, int], arithmetic: str) -> float:
-    """Microseconds of the formula in eager torch: products by cuBLAS at full rate, every other step a pass."""
+    """Microseconds of the formula in eager torch: products by cuBLAS at full rate, other steps passes."""
     batch, inp, out = shape
     size, rate = ARITHMETIC[arithmetic][:2]
     x, w, y = batch * inp, inp * out, batch * out
@@ -114,7 +114,7 @@ def table() -> str:
     lines = [
         "Lower bounds from data sheets, counted bytes and instructions: **estimate, not measured**.",
         "",
-        "| GPU | batch x in x out | arithmetic | dense layer, us | torch formula, us | CUDA kernels, us | formula / ours |",
+        "| GPU | batch x in x out | arithmetic | dense, us | torch formula, us | ours, us | formula / ours |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for device in DEVICES:

@@ -56,7 +56,7 @@ class Kernel:
         return sum(n for name, n in self.counts.items() if re.match(pattern, name))
 
     def hot_loop(self, pattern: str) -> list[Instruction]:
-        """The innermost loop with the most instructions like `pattern`; all of the code where none has any."""
+        """The innermost loop with the most instructions like `pattern`; all of the code without one."""
         best, most = self.instructions, 0
         ends = [i for i in self.instructions if i.target is not None and i.target < i.address]
         for end in ends:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from . import machine_code
+from . import machine_code, traffic
 from .machine_code import ROOT, Result
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -63,32 +66,35 @@ def run_machine_code(
     architectures: tuple[str, ...], library: Path, update: bool, with_triton: bool
 ) -> list[Result]:
     """Rung 5: gates and budgets of nvcc's kernels, then of Triton's."""
-    results = machine_code.nvcc(library, architectures)
-    for architecture in architectures if with_triton else ():
-        results += machine_code.triton(architecture)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a process each, of one thread
+        compiling = [pool.submit(machine_code.triton, a) for a in architectures if with_triton]
+        results = machine_code.nvcc(library, architectures)
+        for future in compiling:
+            results += future.result()
     machine_code.hold_to_budgets(results, machine_code.toolchain(), update)
     return results
 
 
 def table(results: list[Result]) -> str:
-    """One line a kernel, with the architectures where its numbers are the same folded into one."""
-    lines = [
-        f"{'kernel':<64} {'by':<6} {'architectures':<34} {'regs':>4} {'stack':>5} {'shared':>7} {'occup.':>6} {'instructions':>15}  "
-    ]
-    folded: dict[tuple[object, ...], list[str]] = {}
+    """One line a kernel; architectures where its numbers are the same are folded into one."""
+    folded: dict[tuple[Any, ...], list[str]] = {}
     for r in results:
-        numbers = tuple(r.row.as_json())
-        folded.setdefault((r.kernel, r.compiler, numbers, "; ".join(r.wrong)), []).append(r.architecture)
-    for (kernel, compiler, numbers, wrong), architectures in sorted(
-        folded.items(), key=lambda kv: str(kv[0])
-    ):
-        registers, stack, shared, held, instructions, unit = numbers  # type: ignore[misc]
-        where = " ".join(a.removeprefix("sm_") for a in architectures)
-        cost = f"{instructions:g}/{unit}"
+        key = (r.kernel, r.compiler, tuple(r.row.as_json()), "; ".join(r.wrong))
+        folded.setdefault(key, []).append(r.architecture.removeprefix("sm_"))
+    line = "{:<64} {:<6} {:<22} {:>4} {:>5} {:>7} {:>6} {:>15} {:>8}  {}".format
+    lines = [
+        line("kernel", "by", "sm", "regs", "stack", "shared", "occup.", "instructions", "traffic", "rung 5")
+    ]
+    for key, architectures in sorted(folded.items(), key=lambda item: str(item[0])):
+        kernel, compiler, (registers, stack, shared, held, instructions, unit), wrong = key
+        moved = traffic.ratio(kernel)
         lines.append(
-            f"{str(kernel)[:64]:<64} {compiler:<6} {where:<34} {registers:>4} {stack:>5} {shared:>7} {held:>6.0%} {cost:>15}  "
-            + (f"FAIL: {wrong}" if wrong else "pass")
-        )
+            line(
+                kernel[:64], compiler, " ".join(architectures), registers, stack, shared, f"{held:.0%}",
+                f"{instructions:g}/{unit}", "-" if moved is None else f"{moved:.2f}",
+                f"FAIL: {wrong}" if wrong else "pass",
+            )
+        )  # fmt: skip
     return "\n".join(lines)
 
 
@@ -110,7 +116,7 @@ def main(
         print(f"   {'pass' if passed else 'FAIL'} in {outcome[-1][3]:.0f} s: {said}", flush=True)
 
     for rung in () if only_machine_code else RUNGS:
-        note(rung.number, rung.title, lambda rung=rung: run_rung(rung))  # type: ignore[misc]
+        note(rung.number, rung.title, functools.partial(run_rung, rung))
 
     def machine() -> tuple[bool, str]:
         results = run_machine_code(architectures, library, update, with_triton)

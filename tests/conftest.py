@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail, instead of skipping, where the compiled library is missing",
     )
-    # runs the tests marked `gpu` on the CPU, on any backend, so that they are known to run before they meet a GPU
+    # the tests marked `gpu` on the CPU: they are then known to run before they meet a GPU
     parser.addoption("--gpu-stand-in", action="store_true", help=argparse.SUPPRESS)
 
 

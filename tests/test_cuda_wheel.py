@@ -1,4 +1,4 @@
-"""A wheel with CUDA kernels, as built by `make wheel CUDA=13.0`: it installs and works where there is no CUDA."""
+"""A wheel with CUDA kernels, as `make wheel CUDA=13.0` builds it: it works where there is no CUDA."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ ENV_BACKEND = "VDROPKERN_BACKEND"
 ENV_CPU_ISA = "VDROPKERN_CPU_ISA"
 BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
 CPU_ISAS = ("portable", "avx2", "avx512")  # order = the codes the compiled library uses
-KERNEL_OPS = ("philox_bits", "philox_normal", "linear_lrt", "kl")
+KERNEL_OPS = ("philox_bits", "philox_normal", "linear_lrt", "kl", "mul_noise")
 OPS = (*KERNEL_OPS, "spmm")
 
 # On a GPU whose tensor cores take their operands from shared memory (wgmma and later), Triton's products use
@@ -127,7 +127,8 @@ def choose(op: Op, like: Tensor, others: Sequence[Any] = ()) -> Callable[..., An
     if like.is_meta:  # shapes alone: the dispatcher calls the fake kernel
         return op.native
     device = like.device
-    double = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in (like, *others))
+    double = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in others)
+    double = double or like.dtype == torch.float64
     kind = _implementation(op.name, device.type, device.index, double, _backend)
     if kind == "triton":
         assert op.triton is not None
@@ -208,8 +209,12 @@ def _why_not(name: str, op: str, device: str, index: int | None, double: bool) -
     if op not in KERNEL_OPS:
         return "no kernel written yet"
     if name == "cpu":
+        if (reason := _devices.why_not_library()) is not None:
+            return reason
+        if not _devices.has_kernel(op, "CPU"):
+            return "no kernel written yet"
         elsewhere = f"the input is on {_place(device, index)}; move it to the CPU or use backend 'auto'"
-        return _devices.why_not_library() or (None if device == "cpu" else elsewhere)
+        return None if device == "cpu" else elsewhere
     if name == "triton" and op not in _triton_ops:
         return "no kernel written yet"
     reason = _devices.why_not_cuda(op, index) if name == "cuda" else _devices.why_not_triton(index)

@@ -6,11 +6,11 @@
 namespace vdk {
 namespace cuda {
 
-// A product of [m, k] and [n, k]: which tiles there are, and in how many parts the reduction is cut where there are
-// too few of them to fill the GPU. Parts are summed in a fixed order by a second kernel.
+// A product of [m, k] and [n, k]: which tiles there are, and in how many parts the reduction is cut where
+// there are too few of them to fill the GPU. Parts are summed in a fixed order by a second kernel.
 struct Plan {
   int64_t m, n, k;
-  int64_t tiles_m, tiles_n;
+  int64_t block_m, tiles_m, tiles_n;
   int64_t parts, steps_per_part;  // steps of kBlockK
   float* partial;                 // [parts, 2, m, padded n], or null with one part
 
@@ -39,14 +39,15 @@ struct ProductArgs {
   const float* kl_scale;  // kWeights
 };
 
-// The noise's gradient before the products: g_v = dy e / (2 std), and the bias' gradient by parts of the batch.
+// The noise's gradient before the products: g_v = dy e / (2 std), and the bias' gradient by parts of the
+// batch.
 struct NoiseGradientArgs {
   const void* dy;
   const float* std;
   const int64_t* seed;
   int64_t batch, out, rows_per_block;
-  bool whole;       // rows of dy and g_v keep the alignment of four elements
-  void* g_v;        // [batch, out], or null
+  bool whole;        // rows of dy and g_v keep the alignment of four elements
+  void* g_v;         // [batch, out], or null
   float* bias_sums;  // [blocks, out], or null
 };
 

@@ -25,19 +25,32 @@ class Carver {
 };
 
 int64_t size_of(Number type) { return type == Number::kFloat ? 4 : 2; }
-bool is_aligned(const void* p, int64_t bytes) { return reinterpret_cast<uintptr_t>(p) % uintptr_t(bytes) == 0; }
+bool is_aligned(const void* p, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(p) % uintptr_t(bytes) == 0;
+}
+bool is_ieee(const LrtShape& s) { return s.type == Number::kFloat && s.precision == Precision::kIeee; }
 bool is_full(const LrtWeights& w, const LrtShape& s) { return w.log_rows == s.out && w.log_cols == s.in; }
 
-// Rows of 128 where that fills the GPU without much padding, else of 64.
-int64_t block_rows(int64_t m, int64_t n, int multiprocessors) {
+// Rows of 128 where that fills the GPU without much padding, else of 64: there are twice the blocks then.
+// Without tensor cores always 64, as the shared memory of the oldest GPUs allows.
+int64_t block_rows(int64_t m, int64_t n, const LrtShape& s, int multiprocessors) {
+  if (is_ieee(s)) return 64;
   const int64_t padding = ceil_div(m, 128) * 128 - m;
   return padding * 8 > m || ceil_div(m, 128) * ceil_div(n, kBlockN) < multiprocessors ? 64 : 128;
 }
 
 // The reduction is cut where tiles are fewer than multiprocessors, into parts of at least 8 steps.
-Plan make_plan(int64_t m, int64_t n, int64_t k, Number type, int multiprocessors) {
-  Plan plan{m, n, k, ceil_div(m, block_rows(m, n, multiprocessors)), ceil_div(n, kBlockN), 1, 0, nullptr};
-  const int64_t tiles = plan.tiles_m * plan.tiles_n, steps = ceil_div(k, kStepBytes / size_of(type));
+Plan make_plan(int64_t m, int64_t n, int64_t k, const LrtShape& shape, int multiprocessors) {
+  if (m > INT_MAX || n > INT_MAX || k > INT_MAX)
+    throw std::runtime_error("linear_lrt: more than 2^31 - 1 rows, inputs or outputs");
+  Plan plan{};
+  plan.m = m;
+  plan.n = n;
+  plan.k = k;
+  plan.block_m = block_rows(m, n, shape, multiprocessors);
+  plan.tiles_m = ceil_div(m, plan.block_m);
+  plan.tiles_n = ceil_div(n, kBlockN);
+  const int64_t tiles = plan.tiles_m * plan.tiles_n, steps = ceil_div(k, kStepBytes / size_of(shape.type));
   int64_t parts = tiles == 0 || tiles >= multiprocessors ? 1 : 2 * multiprocessors / tiles;
   if (parts > steps / 8) parts = steps / 8;
   if (parts < 1) parts = 1;
@@ -52,16 +65,17 @@ int64_t partial_bytes(const Plan& plan) {
 template <class P>
 void launch(const ProductArgs& args, void* stream) {
   const int64_t tiles = args.plan.tiles_m * args.plan.tiles_n;
-  VDK_LAUNCH(lrt_product<P>, (Grid{tiles, args.plan.parts}), P::kThreads, SharedLayout<P>::kBytes, stream, args);
+  VDK_LAUNCH(lrt_product<P>, (Grid{tiles, args.plan.parts}), P::kThreads, SharedLayout<P>::kBytes, stream,
+             args);
   if (args.plan.parts > 1)
-    VDK_LAUNCH(lrt_finish<P>, Grid{tiles}, P::kThreads, P::kBlockM * kResultPitch * sizeof(float), stream, args);
+    VDK_LAUNCH(lrt_finish<P>, Grid{tiles}, P::kThreads, P::kBlockM * kResultPitch * sizeof(float), stream,
+               args);
 }
 template <class Math, Pass kPass>
 void launch(const ProductArgs& args, void* stream) {
-  // one of the two divides m into this many tiles; where both do, 64 pads less
-  if (ceil_div(args.plan.m, 64) == args.plan.tiles_m)
+  if (args.plan.block_m == 64)
     launch<Product<Math, kPass, 64>>(args, stream);
-  else
+  else if constexpr (!std::is_same_v<Math, IeeeMath>)
     launch<Product<Math, kPass, 128>>(args, stream);
 }
 template <Pass kPass>
@@ -103,7 +117,7 @@ struct ForwardPlan {
   int64_t blocks() const { return plan.tiles_m * plan.tiles_n * plan.parts; }
 
   ForwardPlan(const LrtForward& f, int multiprocessors, void* workspace)
-      : plan(make_plan(f.shape.batch, f.shape.out, f.shape.in, f.shape.type, multiprocessors)) {
+      : plan(make_plan(f.shape.batch, f.shape.out, f.shape.in, f.shape, multiprocessors)) {
     if (f.prior != Prior::kNone && plan.tiles_m == 0) plan.tiles_m = 1;  // the KL of an empty batch
     Carver carver(workspace);
     plan.partial = static_cast<float*>(carver.take(partial_bytes(plan)));
@@ -121,8 +135,8 @@ struct BackwardPlan {
 
   BackwardPlan(const LrtBackward& b, int multiprocessors, void* workspace) {
     const LrtShape& s = b.shape;
-    input = make_plan(s.batch, s.in, s.out, s.type, multiprocessors);
-    weights = make_plan(s.out, s.in, s.batch, s.type, multiprocessors);
+    input = make_plan(s.batch, s.in, s.out, s, multiprocessors);
+    weights = make_plan(s.out, s.in, s.batch, s, multiprocessors);
     // enough blocks to fill the GPU, and no more rows of sums than that takes
     const int64_t col_blocks = at_least_1(ceil_div(s.out, 4 * kGradientCols));
     rows_per_block = at_least_1(ceil_div(s.batch * col_blocks, 4 * multiprocessors));
@@ -130,7 +144,8 @@ struct BackwardPlan {
     Carver carver(workspace);
     g_v = carver.take(b.dx || b.dmu ? s.batch * s.out * size_of(s.type) : 0);
     bias_sums = static_cast<float*>(carver.take(b.dbias ? row_blocks * s.out * 4 : 0));
-    const int64_t input_bytes = b.dx ? partial_bytes(input) : 0, weight_bytes = b.dmu ? partial_bytes(weights) : 0;
+    const int64_t input_bytes = b.dx ? partial_bytes(input) : 0,
+                  weight_bytes = b.dmu ? partial_bytes(weights) : 0;
     input.partial = weights.partial =  // one after the other
         static_cast<float*>(carver.take(input_bytes > weight_bytes ? input_bytes : weight_bytes));
     log_sums = static_cast<float*>(carver.take(b.dmu && !is_full(b.w, s) ? 4 * sum_count(b.w) : 0));
@@ -154,8 +169,15 @@ void reduce(const LrtShape& shape, const SumRowsArgs& args, void* stream) {
 void noise_gradient(const LrtBackward& b, const BackwardPlan& plan, void* stream) {
   const LrtShape& s = b.shape;
   const bool whole = s.out % 4 == 0 && is_aligned(b.dy, 4 * size_of(s.type)) && is_aligned(b.std, 16);
-  const NoiseGradientArgs args{b.dy,  b.std,    b.seed, s.batch, s.out, plan.rows_per_block, whole,
-                               b.dx || b.dmu ? plan.g_v : nullptr, b.dbias ? plan.bias_sums : nullptr};
+  const NoiseGradientArgs args{b.dy,
+                               b.std,
+                               b.seed,
+                               s.batch,
+                               s.out,
+                               plan.rows_per_block,
+                               whole,
+                               b.dx || b.dmu ? plan.g_v : nullptr,
+                               b.dbias ? plan.bias_sums : nullptr};
   const Grid grid{ceil_div(s.out, 4 * kGradientCols), plan.row_blocks};
   if (s.type == Number::kFloat)
     VDK_LAUNCH(lrt_noise_gradient<float>, grid, kGradientThreads, 0, stream, args);
@@ -199,7 +221,8 @@ void weight_gradient(const LrtBackward& b, const BackwardPlan& plan, void* strea
   args.kl_scale = b.kl_scale;
   launch<Pass::kWeights>(s, args, stream);
   if (!full)
-    reduce(s, {plan.log_sums, plan.sum_rows(b.w), b.w.log_rows * b.w.log_cols, b.dlog, b.w.log_is_float}, stream);
+    reduce(s, {plan.log_sums, plan.sum_rows(b.w), b.w.log_rows * b.w.log_cols, b.dlog, b.w.log_is_float},
+           stream);
 }
 
 }  // namespace

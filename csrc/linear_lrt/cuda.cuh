@@ -1,4 +1,5 @@
-// The kernels of linear_lrt: one dual product for the forward pass and both gradients, and what runs around it.
+// The kernels of linear_lrt: one dual product for the forward pass and both gradients, and what runs around
+// it.
 #pragma once
 #include "epilogue.cuh"
 #include "mma.cuh"
@@ -19,6 +20,8 @@ struct SharedLayout {
   static constexpr int kOperands = kBufferAt + (P::kWeightsB ? kWeightSlots * WeightStage<P>::kBytes : 0);
   static constexpr int kResult = 2 * P::kBlockM * kResultPitch * int(sizeof(float));
   static constexpr int kBytes = kOperands > kResult ? kOperands : kResult;
+  // what sm_86 gives a block; products that any GPU runs stay within what sm_75 gives
+  static_assert(kBytes <= (std::is_same_v<typename P::Math, IeeeMath> ? 64 << 10 : 99 << 10));
 
   VDK_DEVICE static OperandsOf<P> operands(unsigned char* shared, int a_slot, int b_slot) {
     auto* const a = reinterpret_cast<typename P::E*>(shared) + a_slot * kA;
@@ -28,8 +31,8 @@ struct SharedLayout {
   }
 };
 
-// The tile of a block. Blocks that run at one time form a rectangle of tiles, not a row: they share more operands
-// in L2.
+// The tile of a block. Blocks that run at one time form a rectangle of tiles, not a row: they share more
+// operands in L2.
 struct TilePlace {
   int64_t m, n;
 
@@ -68,7 +71,8 @@ struct Feed {
   VDK_DEVICE WeightStage<P> weights(int slot) const {
     return {reinterpret_cast<Words4*>(shared + Layout::kBufferAt + slot * WeightStage<P>::kBytes), args};
   }
-  // Starts the copies of a step. What they overwrite was last read before the barrier, or by this thread alone.
+  // Starts the copies of a step. What they overwrite was last read before the barrier, or by this thread
+  // alone.
   VDK_DEVICE void fetch(int plain_slot, int weight_slot) const {
     const OperandsOf<P> to = Layout::operands(shared, plain_slot, plain_slot);
     VDK_UNROLL
@@ -117,8 +121,8 @@ struct KlTurn {
   }
 };
 
-// One barrier a step: while a tile is multiplied, the weights of the next are converted and the one after is on
-// its way.
+// One barrier a step: while a tile is multiplied, the weights of the next are converted and the one after is
+// on its way.
 template <class P>
 VDK_DEVICE void multiply(Feed<P>& feed, Accumulators<P, typename P::Math>& sums, KlTurn<P>& kl, int steps) {
   for (int step = 0; step < 2; ++step) {
@@ -149,8 +153,8 @@ VDK_DEVICE void multiply(Feed<P>& feed, Accumulators<P, typename P::Math>& sums,
   cp_async_wait<0>();
 }
 
-// The gradient of a log that is broadcast is summed over its tile here and over tiles by lrt_sum_rows: sums are
-// [tiles_m, in], [tiles_n, out] or, of a scalar, [tiles].
+// The gradient of a log that is broadcast is summed over its tile here and over tiles by lrt_sum_rows: sums
+// are [tiles_m, in], [tiles_n, out] or, of a scalar, [tiles].
 template <class P>
 VDK_DEVICE void sum_log_gradient(const ProductArgs& args, const TilePlace& tile, float* gradient) {
   const Plan& plan = args.plan;
@@ -182,13 +186,13 @@ VDK_DEVICE void sum_log_gradient(const ProductArgs& args, const TilePlace& tile,
   }
 }
 
-// Calls the epilogue for a tile; four(row, col, mean, variance), within the tile, brings its sums. A rolled loop: the
-// epilogue is long, and there is one copy of it.
+// Calls the epilogue for a tile; four(row, col, mean, variance), within the tile, brings its sums. A rolled
+// loop: the epilogue is long, and there is one copy of it.
 template <class P, class Four>
 VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, float* gradient, Four&& four) {
   const Plan& plan = args.plan;
   const Epilogue<P> epilogue(args);
-    VDK_ROLLED
+  VDK_ROLLED
   for (int i = threadIdx.x; i < P::kBlockM * (kBlockN / 4); i += P::kThreads) {
     const int r = i / (kBlockN / 4), c = i % (kBlockN / 4) * 4;
     const int64_t row = tile.m * P::kBlockM + r, col = tile.n * kBlockN + c;
@@ -199,9 +203,8 @@ VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, floa
       four(r, c, mean, variance);
       epilogue(row, col, valid, mean, variance);
     }
-    if (P::kPass == Pass::kWeights && args.log_sums)
-    VDK_UNROLL
-      for (int j = 0; j < 4; ++j) gradient[r * kResultPitch + c + j] = j < valid ? variance[j] : 0.0f;
+    if (P::kPass == Pass::kWeights && args.log_sums) VDK_UNROLL
+    for (int j = 0; j < 4; ++j) gradient[r * kResultPitch + c + j] = j < valid ? variance[j] : 0.0f;
   }
   if (P::kPass == Pass::kWeights && args.log_sums) sum_log_gradient<P>(args, tile, gradient);
 }
@@ -239,7 +242,7 @@ VDK_KERNEL void __launch_bounds__(P::kThreads, P::kBlocks) lrt_product(ProductAr
   }
   const int64_t size = plan.m * plan.padded_n();
   float* const partial = plan.partial + blockIdx.y * 2 * size;
-    VDK_ROLLED
+  VDK_ROLLED
   for (int i = threadIdx.x; i < P::kBlockM * (kBlockN / 4); i += P::kThreads) {
     const int r = i / (kBlockN / 4), c = i % (kBlockN / 4) * 4;
     const int64_t row = tile.m * P::kBlockM + r, col = tile.n * kBlockN + c;
@@ -263,7 +266,7 @@ VDK_KERNEL void __launch_bounds__(P::kThreads) lrt_finish(ProductArgs args) {
     for (int i = 0; i < 4; ++i) mean[i] = variance[i] = 0;
     for (int64_t part = 0; part < plan.parts; ++part, from += 2 * size) {
       const Words4 m = load_global<Words4>(from), v = load_global<Words4>(from + size);
-    VDK_UNROLL
+      VDK_UNROLL
       for (int i = 0; i < 4; ++i) {
         mean[i] += as_float(m.w[i]);
         variance[i] += as_float(v.w[i]);
@@ -290,13 +293,13 @@ VDK_KERNEL void __launch_bounds__(kGradientThreads) lrt_noise_gradient(NoiseGrad
       const int64_t at = row * args.out + col;
       float dy[4];
       load_four(static_cast<const E*>(args.dy) + at, valid, args.whole, dy);
-    VDK_UNROLL
+      VDK_UNROLL
       for (int i = 0; i < 4; ++i) sum[i] += dy[i];
       if (!args.g_v) continue;
       float std[4], z[4];
       load_four(args.std + at, valid, args.whole, std);
       noise_normals(key, uint64_t(row * groups_of(args.out) + group), z);
-    VDK_UNROLL
+      VDK_UNROLL
       for (int i = 0; i < 4; ++i) z[i] = dy[i] * z[i] / (2 * std[i]);
       store_four(static_cast<Variance<E>*>(args.g_v) + at, valid, args.whole, z);
     }

@@ -53,10 +53,10 @@ struct LrtBackward {
   const void *dy, *x;
   const float* std;
   const int64_t* seed;
-  void* dx;                // [batch, in] or null
-  void *dmu, *dlog;        // [out, in], [log_rows, log_cols], or both null
-  float* dbias;            // [out] or null
-  Prior prior;             // whose gradient is added to dmu and dlog; needs a `log` of shape [out, in]
+  void* dx;               // [batch, in] or null
+  void *dmu, *dlog;       // [out, in], [log_rows, log_cols], or both null
+  float* dbias;           // [out] or null
+  Prior prior;            // whose gradient is added to dmu and dlog; needs a `log` of shape [out, in]
   const float* kl_scale;  // on the device: the gradient that reaches the KL
 };
 

@@ -7,8 +7,8 @@
 namespace vdk {
 namespace cuda {
 
-// What becomes of mean[4] and variance[4] at (row, col); `valid` of the columns exist. What it leaves in variance
-// is summed where log is broadcast.
+// What becomes of mean[4] and variance[4] at (row, col); `valid` of the columns exist. What it leaves in
+// variance is summed where log is broadcast.
 template <class P>
 struct Epilogue;
 
@@ -20,7 +20,8 @@ struct Epilogue<Product<Math, Pass::kForward, kBlockM>> {
 
   VDK_DEVICE explicit Epilogue(const ProductArgs& a) : args(a), key(noise_key(a.seed)) {}
 
-  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4], float (&variance)[4]) const {
+  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4],
+                             float (&variance)[4]) const {
     float z[4], std[4];
     noise_normals(key, uint64_t(row * groups_of(args.plan.n) + col / 4), z);
     VDK_UNROLL
@@ -42,7 +43,8 @@ struct Epilogue<Product<Math, Pass::kInput, kBlockM>> {
 
   VDK_DEVICE explicit Epilogue(const ProductArgs& a) : args(a) {}
 
-  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4], float (&variance)[4]) const {
+  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4],
+                             float (&variance)[4]) const {
     const int64_t at = row * args.plan.n + col;
     float x[4];
     load_four(static_cast<const E*>(args.x) + at, valid, args.whole_result, x);
@@ -61,13 +63,14 @@ struct Epilogue<Product<Math, Pass::kWeights, kBlockM>> {
   VDK_DEVICE explicit Epilogue(const ProductArgs& a)
       : args(a), kl_scale(a.prior == Prior::kNone ? 0.0f : load_global<float>(a.kl_scale)) {}
 
-  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4], float (&variance)[4]) const {
+  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4],
+                             float (&variance)[4]) const {
     const LrtWeights& w = args.w;
     const int64_t at = row * args.plan.n + col;
     float mu[4], log[4];
     load_four(static_cast<const E*>(w.mu) + at, valid, args.whole_result, mu);
     if (args.log_sums) {
-    VDK_UNROLL
+      VDK_UNROLL
       for (int i = 0; i < 4; ++i) log[i] = i < valid ? log_at<E>(w, row, col + i) : 0.0f;
     } else if (w.log_is_float) {
       load_four(static_cast<const float*>(w.log) + at, valid, args.whole_result, log);

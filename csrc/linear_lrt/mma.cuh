@@ -1,7 +1,9 @@
-// The dual product of two tiles in shared memory, mean += A1 B1^T and variance += A2 B2^T, on tensor cores or not.
+// The dual product of two tiles in shared memory, mean += A1 B1^T and variance += A2 B2^T, on tensor cores or
+// not.
 //
-// A2 or B2 may be missing: then it is the square of its twin, taken in registers. A square costs a multiplication
-// a word of fragment, far less than the shared memory and the barrier that storing it would cost.
+// A2 or B2 may be missing: then it is the square of its twin, taken in registers. A square costs a
+// multiplication a word of fragment, far less than the shared memory and the barrier that storing it would
+// cost.
 #pragma once
 #include "tile.cuh"
 
@@ -35,7 +37,7 @@ VDK_DEVICE void load_two_b(uint32_t (*b)[2], const V* tile, int row0, int k0) {
     for (int i = 0; i < 4; ++i)
       r[i] = as_uint(tile[Tile::at(row0 + i / 2 * 8 + lane / 4, k0 + lane % 4 + i % 2 * 4)]);
   }
-    VDK_UNROLL
+  VDK_UNROLL
   for (int i = 0; i < 4; ++i) b[i / 2][i % 2] = r[i];
 }
 
@@ -80,9 +82,9 @@ struct HalfMath {
   }
 };
 
-// float by tf32, which keeps 11 of a float's 24 bits. With x = high + low three products are off by 2^-20 at worst,
-// one by 2^-10. The low parts are left to the tensor core to cut; the high ones, and lone operands, are rounded,
-// those of B in shared memory already where kRounded says so.
+// float by tf32, which keeps 11 of a float's 24 bits. With x = high + low three products are off by 2^-20 at
+// worst, one by 2^-10. The low parts are left to the tensor core to cut; the high ones, and lone operands,
+// are rounded, those of B in shared memory already where kRounded says so.
 template <int kTerms, bool kRounded>
 VDK_DEVICE void tf32_product(Sums& d, FragmentsA& a, FragmentsB& b) {
   FragmentsA a_low;
@@ -145,24 +147,20 @@ struct Accumulators {
     for (int k = 0; k < kBlockK<E>; k += Math::kDepth) {
       FragmentsA a, a2;
       FragmentsB b, b2;
-    VDK_UNROLL
+      VDK_UNROLL
       for (int m = 0; m < 2; ++m) load_a<typename P::A>(a[m], tile.a, row0() + m * 16, k);
-    VDK_UNROLL
+      VDK_UNROLL
       for (int n = 0; n < 4; n += 2) load_two_b<typename P::B>(b + n, tile.b, col0() + n * 8, k);
       // squares before the mean's product, which may split its operands in place
-      if constexpr (!P::kPairA)
-    VDK_UNROLL
-        for (int i = 0; i < 8; ++i) a2[i / 4][i % 4] = square<E>(a[i / 4][i % 4]);
-      if constexpr (!P::kPairB)
-    VDK_UNROLL
-        for (int i = 0; i < 8; ++i) b2[i / 2][i % 2] = square<E>(b[i / 2][i % 2]);
+      if constexpr (!P::kPairA) VDK_UNROLL
+      for (int i = 0; i < 8; ++i) a2[i / 4][i % 4] = square<E>(a[i / 4][i % 4]);
+      if constexpr (!P::kPairB) VDK_UNROLL
+      for (int i = 0; i < 8; ++i) b2[i / 2][i % 2] = square<E>(b[i / 2][i % 2]);
       Math::template mean<P::kWeightsB>(mean, a, b);
-      if constexpr (P::kPairA)
-    VDK_UNROLL
-        for (int m = 0; m < 2; ++m) load_a<typename P::A>(a2[m], tile.a2, row0() + m * 16, k);
-      if constexpr (P::kPairB)
-    VDK_UNROLL
-        for (int n = 0; n < 4; n += 2) load_two_b<typename P::B>(b2 + n, tile.b2, col0() + n * 8, k);
+      if constexpr (P::kPairA) VDK_UNROLL
+      for (int m = 0; m < 2; ++m) load_a<typename P::A>(a2[m], tile.a2, row0() + m * 16, k);
+      if constexpr (P::kPairB) VDK_UNROLL
+      for (int n = 0; n < 4; n += 2) load_two_b<typename P::B>(b2 + n, tile.b2, col0() + n * 8, k);
       Math::template variance<P::kWeightsB>(variance, a2, b2);
     }
   }
@@ -202,10 +200,10 @@ struct Accumulators<P, IeeeMath> {
       if constexpr (Tile::kDeep) {
         widen_all<float>(load_shared<Words4>(tile + Tile::at(place(i), k)).w, v[i]);
       } else if (i % 4 == 0) {
-    VDK_UNROLL
+        VDK_UNROLL
         for (int step = 0; step < 4; ++step) {
           const Words4 words = load_shared<Words4>(tile + Tile::at(place(i), k + step));
-    VDK_UNROLL
+          VDK_UNROLL
           for (int j = 0; j < 4; ++j) v[i + j][step] = as_float(words.w[j]);
         }
       }
@@ -218,9 +216,8 @@ struct Accumulators<P, IeeeMath> {
   }
   VDK_DEVICE static void add(float (&d)[8][4], const float (&a)[8][4], const float (&b)[4][4]) {
     VDK_UNROLL
-    for (int step = 0; step < 4; ++step)
-    VDK_UNROLL
-      for (int i = 0; i < 32; ++i) d[i / 4][i % 4] += a[i / 4][step] * b[i % 4][step];
+    for (int step = 0; step < 4; ++step) VDK_UNROLL
+    for (int i = 0; i < 32; ++i) d[i / 4][i % 4] += a[i / 4][step] * b[i % 4][step];
   }
 
   VDK_DEVICE void step(const OperandsOf<P>& tile) {

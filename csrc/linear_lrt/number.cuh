@@ -1,5 +1,7 @@
 // Elements in memory and in registers: float, bfloat16, half. Arithmetic is always done in float.
 #pragma once
+#include <type_traits>
+
 #include "../cuda/simt.cuh"
 
 // For loops whose body is long and whose registers are few.
@@ -12,8 +14,8 @@
 namespace vdk {
 namespace cuda {
 
-// The variance path of half types is bfloat16 whatever the mean's type: sigma^2 = e^-20 and dy e / (2 std) need
-// float's range, and fragments of the two types lie alike.
+// The variance path of half types is bfloat16 whatever the mean's type: sigma^2 = e^-20 and dy e / (2 std)
+// need float's range, and fragments of the two types lie alike.
 template <class E>
 struct VarianceOf {
   using type = BFloat16;
@@ -53,7 +55,7 @@ VDK_DEVICE E narrow(float x) {
 // kCount elements of E, as wide accesses bring them.
 template <class E, int kCount>
 VDK_DEVICE void widen_all(const uint32_t* words, float (&v)[kCount]) {
-    VDK_UNROLL
+  VDK_UNROLL
   for (int i = 0; i < kCount; ++i) {
     if constexpr (sizeof(E) == 4) {
       v[i] = as_float(words[i]);
@@ -66,7 +68,7 @@ VDK_DEVICE void widen_all(const uint32_t* words, float (&v)[kCount]) {
 }
 template <class E, int kCount>
 VDK_DEVICE void narrow_all(const float (&v)[kCount], uint32_t* words) {
-    VDK_UNROLL
+  VDK_UNROLL
   for (int i = 0; i < kCount; ++i) {
     if constexpr (sizeof(E) == 4)
       words[i] = as_uint(v[i]);
@@ -85,7 +87,7 @@ VDK_DEVICE void load_four(const E* from, int valid, bool whole, float (&v)[4]) {
     widen_all<E>(load_global<Quad<E>>(from).w, v);
     return;
   }
-    VDK_UNROLL
+  VDK_UNROLL
   for (int i = 0; i < 4; ++i) v[i] = i < valid ? widen(load_global<E>(from + i)) : 0.0f;
 }
 template <class E>
@@ -96,7 +98,7 @@ VDK_DEVICE void store_four(E* to, int valid, bool whole, const float (&v)[4]) {
     store_global(to, words);
     return;
   }
-    VDK_UNROLL
+  VDK_UNROLL
   for (int i = 0; i < 4; ++i)
     if (i < valid) store_global(to + i, narrow<E>(v[i]));
 }

@@ -1,4 +1,5 @@
-// From global to shared memory: tiles copied as they are, and weights turned into means and variances on the way.
+// From global to shared memory: tiles copied as they are, and weights turned into means and variances on the
+// way.
 #pragma once
 #include "../kl/cuda.cuh"
 #include "args.cuh"
@@ -6,8 +7,8 @@
 namespace vdk {
 namespace cuda {
 
-// How a block's threads share a tile in chunks of 16 bytes: the same for every step, so a thread always meets its
-// own chunks.
+// How a block's threads share a tile in chunks of 16 bytes: the same for every step, so a thread always meets
+// its own chunks.
 template <class Tile, int kThreads>
 struct Chunks {
   static constexpr int kWidth = kVec<typename Tile::E>, kPerLine = Tile::kLength / kWidth;
@@ -16,11 +17,14 @@ struct Chunks {
 
   VDK_DEVICE static int line() { return int(threadIdx.x) / kPerLine; }
   VDK_DEVICE static int at() { return int(threadIdx.x) % kPerLine * kWidth; }
-  VDK_DEVICE static int in_tile(int i) { return (line() + i * kLinesAtOnce) * Tile::kPitch + at(); }
+  VDK_DEVICE static int in_tile(int i) {
+    const int at_line = line() + i * kLinesAtOnce;
+    return Tile::kDeep ? Tile::at(at_line, at()) : Tile::at(at(), at_line);
+  }
 };
 
-// Where a thread's chunks of a tile lie in a dense row-major matrix, and how much of the matrix is left from there
-// on. Moves on by a step along the reduction.
+// Where a thread's chunks of a tile lie in a dense row-major matrix, and how much of the matrix is left from
+// there on. Moves on by a step along the reduction.
 template <class Tile, int kThreads>
 struct Window {
   using C = Chunks<Tile, kThreads>;
@@ -41,14 +45,15 @@ struct Window {
   // whether element j of chunk i exists, `steps` ago
   VDK_DEVICE bool has(int i, int j, int steps = 0) const {
     const int back = steps * kBlockK<typename Tile::E>;
-    return i * C::kLinesAtOnce < lines_left + (Tile::kDeep ? 0 : back) && j < elements_left + (Tile::kDeep ? back : 0);
+    return i * C::kLinesAtOnce < lines_left + (Tile::kDeep ? 0 : back) &&
+           j < elements_left + (Tile::kDeep ? back : 0);
   }
   VDK_DEVICE int64_t chunk(int i) const { return offset + i * C::kLinesAtOnce * length; }
 };
 
-// Chunk i from global to shared memory, zeros where it does not exist. `whole`: lines keep the alignment of 16
-// bytes, so that a chunk exists as a whole or not at all; then nothing waits for the copy. E may be another type
-// than the tile's, and then the chunk is `part` of several.
+// Chunk i from global to shared memory, zeros where it does not exist. `whole`: lines keep the alignment of
+// 16 bytes, so that a chunk exists as a whole or not at all; then nothing waits for the copy. E may be
+// another type than the tile's, and then the chunk is `part` of several.
 template <class E, class W>
 VDK_DEVICE void copy_chunk(void* to, const void* matrix, bool whole, const W& window, int i, int part = 0) {
   const E* const source = static_cast<const E*>(matrix) + window.chunk(i) + part * kVec<E>;
@@ -107,9 +112,9 @@ VDK_DEVICE void round_all(Words4& floats) {
   for (int j = 0; j < 4; ++j) floats.w[j] = to_tf32(as_float(floats.w[j]));
 }
 
-// Weights pass through a buffer in which every thread finds its own chunks, so no barrier is needed: `fetch` starts
-// the copies of mu and log, `convert` turns what has landed into a tile of means and one of variances. Exponentials
-// are so computed once a block, not once a warp and fragment.
+// Weights pass through a buffer in which every thread finds its own chunks, so no barrier is needed: `fetch`
+// starts the copies of mu and log, `convert` turns what has landed into a tile of means and one of variances.
+// Exponentials are so computed once a block, not once a warp and fragment.
 template <class P>
 struct WeightStage {
   using E = typename P::E;
@@ -175,8 +180,8 @@ struct WeightStage {
     }
   }
 
-  // The KL of this thread's chunks, of two steps before the window: read again, one weight at a time, since its
-  // formula is long and would multiply the registers and instructions of the loop around it.
+  // The KL of this thread's chunks, of two steps before the window: read again, one weight at a time, since
+  // its formula is long and would multiply the registers and instructions of the loop around it.
   VDK_DEVICE float kl(const W& window) const {
     float sum = 0;
     VDK_ROLLED

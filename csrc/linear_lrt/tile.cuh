@@ -6,24 +6,29 @@ namespace vdk {
 namespace cuda {
 
 constexpr int kBlockN = 64;
-constexpr int kResultPitch = kBlockN + 8;  // of finished tiles: rows 8 banks apart, so pairs meet every bank once
-constexpr int kStepBytes = 64;             // of a tile's row along the reduction
+constexpr int kResultPitch =
+    kBlockN + 8;                // of finished tiles: rows 8 banks apart, so pairs meet every bank once
+constexpr int kStepBytes = 64;  // of a tile's row along the reduction
 template <class E>
 constexpr int kBlockK = kStepBytes / int(sizeof(E));
 
 enum class Along { kDepth, kRows };  // what is contiguous in a tile: the reduction, or its rows
 
-// A tile of kRows_ by kBlockK, in lines longer than they need be: ldmatrix, and words kPitch apart, then meet every
-// bank once.
+// A tile of kRows by kBlockK whose reads, by ldmatrix or of 16 bytes at one k, or of words at one k and the
+// next, meet every bank once: lines along the rows are longer than they need be, lines along the depth have
+// their four chunks of 16 bytes exchanged.
 template <class E_, int kRows, Along kAlong>
 struct SharedTile {
   using E = E_;
   static constexpr bool kDeep = kAlong == Along::kDepth;
   static constexpr int kLines = kDeep ? kRows : kBlockK<E>, kLength = kDeep ? kBlockK<E> : kRows;
-  static constexpr int kPitch = kLength + (kDeep ? kVec<E> : 8);
+  static constexpr int kPitch = kLength + (kDeep ? 0 : 8);
   static constexpr int kSize = kLines * kPitch;
 
-  VDK_DEVICE static int at(int row, int k) { return kDeep ? row * kPitch + k : k * kPitch + row; }
+  VDK_DEVICE static int at(int row, int k) {
+    if constexpr (kDeep) return row * kPitch + (k ^ row / 2 % 4 * kVec<E>);
+    return k * kPitch + row;
+  }
 };
 
 //              rows    columns  reduction  A           B             result
@@ -40,7 +45,8 @@ struct Product {
   using V = Variance<E>;
   static constexpr Pass kPass = kPass_;
   static constexpr int kBlockM = kBlockM_, kThreads = 2 * kBlockM;
-  // of a multiprocessor: what its registers are divided by. Three products for one take their operands' halves too.
+  // of a multiprocessor: what its registers are divided by. Three products for one take their operands'
+  // halves too.
   static constexpr int kBlocks = Math::kLean ? 512 / kThreads : 1;
   static constexpr bool kWeightsB = kPass != Pass::kWeights;  // B is made of mu and log
   // whether the variance's operand is stored, or the square of the mean's

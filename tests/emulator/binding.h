@@ -28,7 +28,7 @@ struct Binding {
 // A registered buffer's memory, or null for None.
 template <class T>
 T* pointer(const Buffer* buffer) {
-  return buffer ? const_cast<T*>(reinterpret_cast<const T*>(buffer->base)) : nullptr;
+  return buffer ? const_cast<T*>(static_cast<const T*>(static_cast<const void*>(buffer->base))) : nullptr;
 }
 
 }  // namespace emu

@@ -1,4 +1,4 @@
-"""The tests of what only a GPU can show: once with the C++ kernels, once with Triton's, skipped without a GPU.
+"""The tests of what only a GPU can show, with the C++ kernels and with Triton's; skipped without a GPU.
 
 They need torch and pytest alone, so that they run on a bare machine (docs/gpu.md).
 """

@@ -1,4 +1,4 @@
-"""What kernels must get along with on a GPU: graph capture, checkpointing, compilation, streams, little memory."""
+"""What kernels must get along with on a GPU: graphs, checkpointing, compilation, streams, little memory."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_training_layer(device: torch.device, kernels: str) -> None:
 
 
 def test_peak_memory(device: torch.device, kernels: str, only_on_gpu: None) -> None:
-    """A step allocates results, gradients, std and the noise's gradient; no sigma^2, no x^2, no noise of mu's size.
+    """A step allocates results, gradients, std and the noise's gradient; no sigma^2, no x^2.
 
     Weights 4096 x 4096 and a small batch: anything of the weights' shape beyond the two gradients would show.
     """
