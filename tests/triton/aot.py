@@ -245,7 +245,7 @@ def _others() -> Iterator[Build]:
                 "STEPS": kl.STEPS,
             }
             name = f"kl{'_grad' if grad else ''}-{prior}"
-            yield Build(name, kl.kl_kernel, _types(types), constants, {"num_warps": 4}, kl.BLOCK)
+            yield Build(name, kl.kl_kernel, _types(types), constants, {"num_warps": 8}, kl.BLOCK)
     sum_types = _types("partial *fp32, out *fp32, n i32")
     yield Build("kl_sum", kl.sum_kernel, sum_types, {"REDUCE": kl.REDUCE}, {"num_warps": 4}, kl.REDUCE)
 
