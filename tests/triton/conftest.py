@@ -24,7 +24,9 @@ if not collect_ignore_glob:
 
 def pytest_configure(config: pytest.Config) -> None:
     # Triton 3.6 turns one-element arrays into the bounds of a range()
-    config.addinivalue_line("filterwarnings", "ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Conversion of an array with ndim > 0:DeprecationWarning"
+    )
 
 
 @pytest.fixture
