@@ -25,7 +25,7 @@ VDK_HD F exp_f32(F x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  const F result = as_float(as_int(p) + (as_int(n_bits) << 23));
+  const F result = as_float(as_uint(p) + (as_uint(n_bits) << 23));
   return given == given ? result : given;  // NaN stays NaN
 }
 
@@ -50,7 +50,7 @@ VDK_HD void split_log(F x, F& exponent, F& f) {
   const auto shifted = as_int(x) - 0x3f3504f3;
   const auto e = shifted >> 23;
   exponent = to_float(e);
-  f = as_float(as_int(x) - (e << 23)) - 1.0f;
+  f = as_float(as_int(x) - (shifted & -0x800000)) - 1.0f;  // less e 2^23
 }
 
 template <class F>
