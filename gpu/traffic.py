@@ -75,17 +75,17 @@ def _noise() -> float | None:
 LIMIT = 1.15  # of the least
 PROBLEM = 4096  # batch, inputs and outputs of the products
 _PROCESSORS = {"sm_80": 108, "sm_86": 84, "sm_89": 142, "sm_90": 132, "sm_100": 148, "sm_120": 188}
-_BAND, _COLUMNS = 8, 64  # of TilePlace and kBlockN in csrc/linear_lrt
+_BANDS, _COLUMNS = (16, 12, 8), 64  # of TilePlace, by pass, and kBlockN in csrc/linear_lrt
 
 
-def waves(down: int, across: int, programs: int, row: int, column: int) -> int:
-    """Bytes of operands that waves of `programs` tiles load, each once a wave, in the kernels' order of tiles."""
+def waves(down: int, across: int, band: int, programs: int, row: int, column: int) -> int:
+    """Bytes of operands that waves of `programs` tiles load, each once a wave, in the kernels' order."""
     total = 0
     for start in range(0, down * across, programs):
         rows, columns = set(), set()
         for tile in range(start, min(start + programs, down * across)):
-            first, within = tile // (_BAND * across) * _BAND, tile % (_BAND * across)
-            height = min(down - first, _BAND)
+            first, within = tile // (band * across) * band, tile % (band * across)
+            height = min(down - first, band)
             rows.add(first + within % height)
             columns.add(within // height)
         total += row * len(rows) + column * len(columns)
@@ -109,7 +109,9 @@ def of_product(architecture: str, number: int, size: int, block_rows: int, block
     heights = [h for h in range(1, down + 1) if programs / h <= across]
     least = PROBLEM * min(row * h + column * programs / h for h in heights) * (down * across / programs)
     results = result * down * across
-    return (PROBLEM * waves(down, across, programs, row, column) + results) / (least + results)
+    return (PROBLEM * waves(down, across, _BANDS[number], programs, row, column) + results) / (
+        least + results
+    )
 
 
 def reported(path: Path) -> dict[tuple[str, str, str], float]:
@@ -129,8 +131,8 @@ def product_of(kernel: str) -> tuple[str, str]:
 def ratio(kernel: str, architecture: str, blocks: int) -> float | None:
     """Of a kernel by the name `sass.short` gives it; None where nothing is counted.
 
-    Of noise and KL what the emulator counts, the same for every instance; of products what their tiles in their
-    order need, whose requests tests/ops/test_linear_lrt_cuda.py holds to the byte.
+    Of noise and KL what the emulator counts, the same for every instance; of products what their tiles in
+    their order need, whose requests tests/ops/test_linear_lrt_cuda.py holds to the byte.
     """
     if re.match(r"(ragged_)?noise_kernel<", kernel):
         return _noise()

@@ -126,9 +126,8 @@ def main(
         start = time.monotonic()
         passed[rung.number], said = work()
         verdict = "pass" if passed[rung.number] else "FAIL"
-        summary.append(
-            f"rung {rung.number:<2} {verdict} {time.monotonic() - start:5.0f} s  {rung.title}: {said}"
-        )
+        took = time.monotonic() - start
+        summary.append(f"rung {rung.number:<2} {verdict} {took:5.0f} s  {rung.title}: {said}")
         print(f"   {verdict}: {said}", flush=True)
 
     begin = time.monotonic()
