@@ -103,7 +103,8 @@ def table(results: list[Result], passed: Mapping[str, bool]) -> str:
         lines.append(
             line(
                 kernel[:66], compiler, " ".join(r.architecture.removeprefix("sm_") for r in same), registers,
-                stack, shared, f"{held:.0%}", f"{instructions:g}/{unit}", f"{max(moved):.2f}" if moved else "-",
+                stack, shared, f"{held:.0%}", f"{instructions:g}/{unit}",
+                f"{max(moved):.2f}" if moved else "-",
                 f"{rungs} 5:FAIL {wrong}" if wrong else f"{rungs} 5".strip(),
             )
         )  # fmt: skip
