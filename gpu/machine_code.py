@@ -28,6 +28,8 @@ class Result:
     kernel: str
     row: Row
     wrong: list[str] = field(default_factory=list)
+    blocks: int = 1  # that a multiprocessor holds at once
+    traffic: float | None = None  # bytes moved over the least, where they are counted
 
 
 def dynamic_shared() -> dict[str, int]:
@@ -58,13 +60,16 @@ def nvcc(library: Path, architectures: tuple[str, ...] = ()) -> list[Result]:
         if architectures and kernel.architecture not in architectures:
             continue
         unit, instructions = gates.cost(kernel)
+        if kernel.name.startswith("lrt_") and "<Product<" in kernel.name and kernel.name not in dynamic:
+            raise RuntimeError(f"gpu/shared_bytes.cpp does not list {kernel.name}")
         shared = kernel.shared + dynamic.get(kernel.name, 0)
         held = occupancy.share(kernel.architecture, kernel.threads, kernel.registers, shared)
         row = Row(kernel.registers, kernel.stack, shared, round(held, 3), round(instructions, 2), unit)
         wrong = [*gates.problems(kernel)]
         if held == 0 and not too_large(kernel.architecture, shared):
             wrong.append("cannot be launched")
-        results.append(Result("nvcc", kernel.architecture, kernel.name, row, wrong))
+        blocks = occupancy.blocks(kernel.architecture, kernel.threads, kernel.registers, shared)
+        results.append(Result("nvcc", kernel.architecture, kernel.name, row, wrong, blocks))
     return results
 
 

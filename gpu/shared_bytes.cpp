@@ -17,21 +17,23 @@ void print() {
   std::printf("lrt_finish<%s>\t%zu\n", name, size_t(P::kBlockM) * kResultPitch * sizeof(float));
   std::free(name);
 }
-template <class Math>
+template <class Math, int kBlockM>
 void print_passes() {
-  print<Product<Math, Pass::kForward, 64>>();
-  print<Product<Math, Pass::kForward, 128>>();
-  print<Product<Math, Pass::kInput, 64>>();
-  print<Product<Math, Pass::kInput, 128>>();
-  print<Product<Math, Pass::kWeights, 64>>();
-  print<Product<Math, Pass::kWeights, 128>>();
+  print<Product<Math, Pass::kForward, kBlockM>>();
+  print<Product<Math, Pass::kInput, kBlockM>>();
+  print<Product<Math, Pass::kWeights, kBlockM>>();
+}
+template <class Math>
+void print_both() {
+  print_passes<Math, 64>();
+  print_passes<Math, 128>();
 }
 
 int main() {
-  print_passes<IeeeMath>();
-  print_passes<Tf32Math<1, 1>>();
-  print_passes<Tf32Math<3, 1>>();
-  print_passes<Tf32Math<3, 3>>();
-  print_passes<HalfMath<vdk::BFloat16>>();
-  print_passes<HalfMath<vdk::Float16>>();
+  print_passes<IeeeMath, 64>();
+  print_both<Tf32Math<1, 1>>();
+  print_both<Tf32Math<3, 1>>();
+  print_both<Tf32Math<3, 3>>();
+  print_both<HalfMath<vdk::BFloat16>>();
+  print_both<HalfMath<vdk::Float16>>();
 }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,10 +72,73 @@ def _noise() -> float | None:
     return _moved(gpu, "") / (4 * N)
 
 
-def ratio(kernel: str) -> float | None:
-    """Of a kernel by the name `sass.short` gives it: its family's, which is the same for every instance."""
+LIMIT = 1.15  # of the least
+PROBLEM = 4096  # batch, inputs and outputs of the products
+_PROCESSORS = {"sm_80": 108, "sm_86": 84, "sm_89": 142, "sm_90": 132, "sm_100": 148, "sm_120": 188}
+_BANDS, _COLUMNS = (16, 12, 8), 64  # of TilePlace, by pass, and kBlockN in csrc/linear_lrt
+
+
+def waves(down: int, across: int, band: int, programs: int, row: int, column: int) -> int:
+    """Bytes of operands that waves of `programs` tiles load, each once a wave, in the kernels' order."""
+    total = 0
+    for start in range(0, down * across, programs):
+        rows, columns = set(), set()
+        for tile in range(start, min(start + programs, down * across)):
+            first, within = tile // (band * across) * band, tile % (band * across)
+            height = min(down - first, band)
+            rows.add(first + within % height)
+            columns.add(within // height)
+        total += row * len(rows) + column * len(columns)
+    return total
+
+
+@functools.cache
+def of_product(architecture: str, number: int, size: int, block_rows: int, blocks: int) -> float:
+    """Traffic of a product of `PROBLEM`, over the least that waves of as many tiles need, results included.
+
+    Args:
+        number: 0 forward, 1 input gradient, 2 weight gradient.
+        size: bytes an element of x; the noise parameter takes 4.
+        blocks: that a multiprocessor holds at once.
+    """
+    programs = _PROCESSORS[architecture] * blocks
+    row = block_rows * (size if number == 0 else 2 * size)  # of the reduction's depth
+    column = _COLUMNS * (size if number == 2 else size + 4)
+    result = block_rows * _COLUMNS * (size + 4, 2 * size, 2 * (size + 4))[number]
+    down, across = PROBLEM // block_rows, PROBLEM // _COLUMNS
+    heights = [h for h in range(1, down + 1) if programs / h <= across]
+    least = PROBLEM * min(row * h + column * programs / h for h in heights) * (down * across / programs)
+    results = result * down * across
+    return (PROBLEM * waves(down, across, _BANDS[number], programs, row, column) + results) / (
+        least + results
+    )
+
+
+def reported(path: Path) -> dict[tuple[str, str, str], float]:
+    """What the tests of the interpreted Triton kernels counted, by architecture, product and arithmetic."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [row for row in map(json.loads, lines) if row.get("check") == "waves"]
+    return {(r["architecture"], r["kernel"], r["arithmetic"]): r["ratio"] for r in rows}
+
+
+def product_of(kernel: str) -> tuple[str, str]:
+    """(product, arithmetic) of a Triton kernel's name, as forward-fp32-tf32-tf32-128x64x32-w8-s3."""
+    product, _, rest = kernel.partition("-")
+    arithmetic = "half" if "native" in rest else rest.split("-")[1] if rest.count("-") > 1 else ""
+    return product, arithmetic
+
+
+def ratio(kernel: str, architecture: str, blocks: int) -> float | None:
+    """Of a kernel by the name `sass.short` gives it; None where nothing is counted.
+
+    Of noise and KL what the emulator counts, the same for every instance; of products what their tiles in
+    their order need, whose requests tests/ops/test_linear_lrt_cuda.py holds to the byte.
+    """
     if re.match(r"(ragged_)?noise_kernel<", kernel):
         return _noise()
     if kernel.startswith("kl_kernel<"):
         return _kl(kernel.endswith("true>"))
+    if match := re.match(r"lrt_product<Product<(\w+).*,Pass (\d),(\d+)>>", kernel):
+        size = 2 if match[1] == "HalfMath" else 4
+        return of_product(architecture, int(match[2]), size, int(match[3]), max(blocks, 1))
     return None

@@ -6,8 +6,9 @@ import functools
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,8 @@ RUNGS = (
     ),
 )
 
+COVERED = {"nvcc": ("1", "2", "2s"), "triton": ("1", "3")}  # rungs that run a compiler's kernels
+
 
 def run_rung(rung: Rung) -> tuple[bool, str]:
     """(passed, what it said last)."""
@@ -63,36 +66,46 @@ def run_rung(rung: Rung) -> tuple[bool, str]:
 
 
 def run_machine_code(
-    architectures: tuple[str, ...], library: Path, update: bool, with_triton: bool
+    architectures: tuple[str, ...], library: Path, update: bool, with_triton: bool, reported: Path
 ) -> list[Result]:
-    """Rung 5: gates and budgets of nvcc's kernels, then of Triton's."""
+    """Rung 5: gates and budgets of nvcc's kernels and of Triton's, with the traffic that rung 6 counts."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # a process each, of one thread
         compiling = [pool.submit(machine_code.triton, a) for a in architectures if with_triton]
         results = machine_code.nvcc(library, architectures)
         for future in compiling:
             results += future.result()
     machine_code.hold_to_budgets(results, machine_code.toolchain(), update)
+    of_triton = traffic.reported(reported)
+    for r in results:
+        if r.compiler == "nvcc":
+            r.traffic = traffic.ratio(r.kernel, r.architecture, r.blocks)
+        else:
+            r.traffic = of_triton.get((r.architecture, *traffic.product_of(r.kernel)))
+        if r.traffic is not None and r.traffic > traffic.LIMIT:
+            r.wrong.append(f"moves {r.traffic:.2f} times the least")
     return results
 
 
-def table(results: list[Result]) -> str:
+def table(results: list[Result], passed: Mapping[str, bool]) -> str:
     """One line a kernel; architectures where its numbers are the same are folded into one."""
-    folded: dict[tuple[Any, ...], list[str]] = {}
+    folded: dict[tuple[Any, ...], list[Result]] = {}
     for r in results:
-        key = (r.kernel, r.compiler, tuple(r.row.as_json()), "; ".join(r.wrong))
-        folded.setdefault(key, []).append(r.architecture.removeprefix("sm_"))
-    line = "{:<64} {:<6} {:<22} {:>4} {:>5} {:>7} {:>6} {:>15} {:>8}  {}".format
-    lines = [
-        line("kernel", "by", "sm", "regs", "stack", "shared", "occup.", "instructions", "traffic", "rung 5")
-    ]
-    for key, architectures in sorted(folded.items(), key=lambda item: str(item[0])):
-        kernel, compiler, (registers, stack, shared, held, instructions, unit), wrong = key
-        moved = traffic.ratio(kernel)
+        folded.setdefault((r.kernel, r.compiler, *r.row.as_json(), "; ".join(r.wrong)), []).append(r)
+    line = "{:<66} {:<6} {:<20} {:>4} {:>5} {:>6} {:>6} {:>14} {:>7}  {}".format
+    titles = ("kernel", "by", "sm", "regs", "stack", "shared", "occup.", "instructions", "traffic", "rungs")
+    lines = [line(*titles)]
+    for key, same in sorted(folded.items(), key=lambda item: str(item[0])):
+        kernel, compiler, registers, stack, shared, held, instructions, unit, wrong = key
+        moved = [r.traffic for r in same if r.traffic is not None]
+        rungs = " ".join(
+            n if passed[n] else f"{n}:FAIL" for n in COVERED[compiler] if n in passed
+        )  # which checked it, before this one
         lines.append(
             line(
-                kernel[:64], compiler, " ".join(architectures), registers, stack, shared, f"{held:.0%}",
-                f"{instructions:g}/{unit}", "-" if moved is None else f"{moved:.2f}",
-                f"FAIL: {wrong}" if wrong else "pass",
+                kernel[:66], compiler, " ".join(r.architecture.removeprefix("sm_") for r in same), registers,
+                stack, shared, f"{held:.0%}", f"{instructions:g}/{unit}",
+                f"{max(moved):.2f}" if moved else "-",
+                f"{rungs} 5:FAIL {wrong}" if wrong else f"{rungs} 5".strip(),
             )
         )  # fmt: skip
     return "\n".join(lines)
@@ -106,27 +119,32 @@ def main(
     only_machine_code: bool = False,
 ) -> int:
     """Run the ladder; 0 if all of it holds."""
-    outcome: list[tuple[str, str, bool, float, str]] = []
+    passed: dict[str, bool] = {}
+    summary: list[str] = []
 
-    def note(number: str, title: str, work: Callable[[], tuple[bool, str]]) -> None:
-        print(f"== rung {number}: {title}", flush=True)
+    def note(rung: Rung, work: Callable[[], tuple[bool, str]]) -> None:
+        print(f"== rung {rung.number}: {rung.title}", flush=True)
         start = time.monotonic()
-        passed, said = work()
-        outcome.append((number, title, passed, time.monotonic() - start, said))
-        print(f"   {'pass' if passed else 'FAIL'} in {outcome[-1][3]:.0f} s: {said}", flush=True)
+        passed[rung.number], said = work()
+        verdict = "pass" if passed[rung.number] else "FAIL"
+        took = time.monotonic() - start
+        summary.append(f"rung {rung.number:<2} {verdict} {took:5.0f} s  {rung.title}: {said}")
+        print(f"   {verdict}: {said}", flush=True)
 
-    for rung in () if only_machine_code else RUNGS:
-        note(rung.number, rung.title, functools.partial(run_rung, rung))
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        reported = Path(folder, "triton.jsonl")
+        os.environ["VDROPKERN_TRITON_REPORT"] = str(reported)
+        for rung in () if only_machine_code else RUNGS:
+            note(rung, functools.partial(run_rung, rung))
 
-    def machine() -> tuple[bool, str]:
-        results = run_machine_code(architectures, library, update, with_triton)
-        print(table(results))
-        wrong = sum(bool(r.wrong) for r in results)
-        return not wrong, f"{len(results)} kernels, {wrong} wrong"
+        def machine() -> tuple[bool, str]:
+            before = dict(passed)
+            results = run_machine_code(architectures, library, update, with_triton, reported)
+            print(table(results, before))
+            wrong = sum(bool(r.wrong) for r in results)
+            return not wrong, f"{len(results)} kernels, {wrong} wrong"
 
-    note("5", "machine code: gates and budgets", machine)
-    print()
-    for number, title, passed, seconds, said in outcome:
-        print(f"rung {number:<3} {'pass' if passed else 'FAIL'} {seconds:6.0f} s  {title}: {said}")
-    print(f"all in {sum(o[3] for o in outcome):.0f} s")
-    return 0 if all(o[2] for o in outcome) else 1
+        note(Rung("5", "machine code: gates and budgets", ()), machine)
+    print("\n" + "\n".join(summary) + f"\nall in {time.monotonic() - begin:.0f} s")
+    return 0 if all(passed.values()) else 1

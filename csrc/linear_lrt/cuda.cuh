@@ -36,10 +36,11 @@ struct SharedLayout {
 struct TilePlace {
   int64_t m, n;
 
-  VDK_DEVICE explicit TilePlace(const Plan& plan) {
-    constexpr int64_t kGroup = 8;
-    const int64_t tile = blockIdx.x, per_group = kGroup * plan.tiles_n, first = tile / per_group * kGroup;
-    const int64_t rows = plan.tiles_m - first < kGroup ? plan.tiles_m - first : kGroup;
+  VDK_DEVICE TilePlace(const Plan& plan, Pass pass) {
+    // the more a tile's columns weigh beside its rows, the higher; gpu/traffic.py reckons with it
+    const int64_t group = pass == Pass::kForward ? 16 : pass == Pass::kInput ? 12 : 8;
+    const int64_t tile = blockIdx.x, per_group = group * plan.tiles_n, first = tile / per_group * group;
+    const int64_t rows = plan.tiles_m - first < group ? plan.tiles_m - first : group;
     m = first + tile % per_group % rows;
     n = tile % per_group / rows;
   }
@@ -214,7 +215,7 @@ template <class P>
 VDK_KERNEL void __launch_bounds__(P::kThreads, P::kBlocks) lrt_product(ProductArgs args) {
   VDK_SHARED(unsigned char, shared);
   const Plan& plan = args.plan;
-  const TilePlace tile(plan);
+  const TilePlace tile(plan, P::kPass);
   const int64_t all_steps = (plan.k + kBlockK<typename P::E> - 1) / kBlockK<typename P::E>;
   const int64_t begin = blockIdx.y * plan.steps_per_part;
   const int64_t end = begin + plan.steps_per_part < all_steps ? begin + plan.steps_per_part : all_steps;
@@ -258,7 +259,7 @@ template <class P>
 VDK_KERNEL void __launch_bounds__(P::kThreads) lrt_finish(ProductArgs args) {
   VDK_SHARED(float, gradient);
   const Plan& plan = args.plan;
-  const TilePlace tile(plan);
+  const TilePlace tile(plan, P::kPass);
   const int64_t size = plan.m * plan.padded_n();
   finish_tile<P>(args, tile, gradient, [&](int r, int c, float (&mean)[4], float (&variance)[4]) {
     const float* from = plan.partial + (tile.m * P::kBlockM + r) * plan.padded_n() + tile.n * kBlockN + c;

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from vdropkern import functional
 from vdropkern.ops.mul_noise import NOISES, mul_noise
 from vdropkern.ops.philox_normal.reference import philox_normal
 
@@ -59,3 +61,35 @@ def test_saves_nothing_but_the_seed() -> None:
 @pytest.mark.parametrize("noise", NOISES)
 def test_opcheck(noise: str) -> None:
     torch.library.opcheck(torch.ops.vdropkern.mul_noise.default, (torch.randn(3, 5), SEED, noise, 0.5))
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_the_public_function(noise: str) -> None:
+    """A seed repeats the noise, torch's generator decides without one; the gradient meets the same noise."""
+    x = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y = functional.mul_noise(x, 0.5, noise=noise, seed=11)
+    assert torch.equal(y, functional.mul_noise(x, 0.5, noise=noise, seed=torch.tensor(11)))
+    assert not torch.equal(y, functional.mul_noise(x, 0.5, noise=noise, seed=12))
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient * x, y)
+    torch.manual_seed(3)
+    first = functional.mul_noise(x, 0.5, noise=noise)
+    torch.manual_seed(3)
+    assert torch.equal(first, functional.mul_noise(x, 0.5, noise=noise))
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({"noise": "uniform"}, "unknown noise 'uniform'; accepted: bernoulli, gaussian"),
+        ({"strength": 1.0}, r"the p of bernoulli noise, must be in \[0, 1\), got 1.0"),
+        ({"strength": -0.1}, "got -0.1"),
+        ({"strength": float("nan")}, "got nan"),
+        ({"strength": -1.0, "noise": "gaussian"}, r"the alpha of gaussian noise, must be in \[0, inf\)"),
+        ({"x": torch.ones(2, dtype=torch.int64)}, "x must be floating, got torch.int64"),
+        ({"seed": 2**64}, "seed must fit in 64 signed bits"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        functional.mul_noise(**{"x": torch.ones(2), "strength": 0.5, **arguments})

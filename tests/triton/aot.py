@@ -28,6 +28,7 @@ from vdropkern.ops.kl import triton as kl
 from vdropkern.ops.linear_lrt import tiles
 from vdropkern.ops.linear_lrt import triton as linear_lrt
 from vdropkern.ops.linear_lrt import triton_kernels as kernels
+from vdropkern.ops.mul_noise import triton as mul_noise
 from vdropkern.ops.philox_normal import triton as philox_normal
 
 assert os.environ.get("TRITON_INTERPRET") != "1", "compiling and interpreting need a process each"
@@ -226,6 +227,13 @@ def _others() -> Iterator[Build]:
             {"num_warps": 4},
             4 * philox_normal.GROUPS,
         )
+    mul_types = "x *fp32, seed *i64, y *fp32, cols i32, groups i32, below i64, factor fp32"
+    for noise in ("bernoulli", "gaussian"):
+        yield Build(
+            f"mul_noise-{noise}", mul_noise.mul_noise_kernel, _types(mul_types),
+            {"BERNOULLI": noise == "bernoulli", "ROWS": 1, "GROUPS": philox_normal.GROUPS, "rows": 1},
+            {"num_warps": 4}, 4 * philox_normal.GROUPS,
+        )  # fmt: skip
     types = "mu *fp32, log_parameter *fp32, grad *fp32, dmu *fp32, dlog *fp32, partial *fp32, n i32"
     for prior in PRIORS:
         for grad in (False, True):
@@ -237,7 +245,7 @@ def _others() -> Iterator[Build]:
                 "STEPS": kl.STEPS,
             }
             name = f"kl{'_grad' if grad else ''}-{prior}"
-            yield Build(name, kl.kl_kernel, _types(types), constants, {"num_warps": 4}, kl.BLOCK)
+            yield Build(name, kl.kl_kernel, _types(types), constants, {"num_warps": 8}, kl.BLOCK)
     sum_types = _types("partial *fp32, out *fp32, n i32")
     yield Build("kl_sum", kl.sum_kernel, sum_types, {"REDUCE": kl.REDUCE}, {"num_warps": 4}, kl.REDUCE)
 
@@ -247,7 +255,7 @@ def builds(architecture: str) -> list[Build]:
     return [*_products(architecture), *_others()]
 
 
-_UNALIGNED = ("eps", "exp_clip", "rows", "groups")
+_UNALIGNED = ("eps", "exp_clip", "rows", "groups", "below", "factor")
 
 
 def compile_build(build: Build, architecture: str) -> Compiled:

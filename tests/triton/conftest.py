@@ -22,6 +22,13 @@ if not collect_ignore_glob:
         return interpreter.launches
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Triton 3.6 turns one-element arrays into the bounds of a range()
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Conversion of an array with ndim > 0:DeprecationWarning"
+    )
+
+
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Append a line to the file that VDROPKERN_TRITON_REPORT names, for tables."""

@@ -69,7 +69,7 @@ def _run(
     with launch_on(log_c):
         kl_kernel[(programs,)](
             mu_c, log_c, value if grad is None else grad, dmu, dlog, partial, n,
-            PRIOR=prior, IS_ALPHA=is_alpha, GRAD=grad is not None, BLOCK=BLOCK, STEPS=STEPS, num_warps=4,
+            PRIOR=prior, IS_ALPHA=is_alpha, GRAD=grad is not None, BLOCK=BLOCK, STEPS=STEPS, num_warps=8,
         )  # fmt: skip
         sum_kernel[(1,)](partial, value, programs, REDUCE=REDUCE, num_warps=4)
     return value, dmu, dlog

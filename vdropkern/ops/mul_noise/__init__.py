@@ -21,7 +21,7 @@ def _fake(x: Tensor, seed: Tensor, noise: str, strength: float) -> Tensor:
     return x.new_empty(x.shape)
 
 
-_op = register(SCHEMA, reference.mul_noise, _fake)
+_op = register(SCHEMA, reference.mul_noise, _fake, triton=f"{__name__}.triton")
 
 
 def _multiply(x: Tensor, seed: Tensor, noise: str, strength: float) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -14,36 +16,54 @@ GROUPS = 512  # groups of four a program
 
 
 @triton.jit
-def noise_kernel(seed, out, rows, cols, groups, BITS: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr):
-    """A tile of ROWS x 4 GROUPS elements; the row's last group may reach beyond its end."""
+def noise_tile(rows, cols, groups, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    """(counters, offsets, mask) of this program's tile of ROWS x 4 GROUPS elements of [rows, cols].
+
+    A row's last group may reach beyond its end.
+    """
     across = tl.cdiv(groups, GROUPS)
     tile = tl.program_id(0)
     row = (tile // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     group = tile % across * GROUPS + tl.arange(0, GROUPS)
-    counter = row[:, None] * groups + group[None, :]
+    col = tile % across * (4 * GROUPS) + tl.arange(0, 4 * GROUPS)
+    inside = (row[:, None] < rows) & (col[None, :] < cols)
+    return row[:, None] * groups + group[None, :], row[:, None] * cols + col[None, :], inside
+
+
+@triton.jit
+def noise_kernel(seed, out, rows, cols, groups, BITS: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    counter, at, inside = noise_tile(rows, cols, groups, ROWS, GROUPS)
     if BITS:
         w0, w1, w2, w3 = words_of_groups(seed, counter)
         z = weave(w0, w1, w2, w3).to(tl.int64)
     else:
         z = normals_of_groups(seed, counter)
-    col = tile % across * (4 * GROUPS) + tl.arange(0, 4 * GROUPS)
-    inside = (row[:, None] < rows) & (col[None, :] < cols)
-    tl.store(out + row[:, None] * cols + col[None, :], z.to(out.dtype.element_ty), inside)
+    tl.store(out + at, z.to(out.dtype.element_ty), inside)
+
+
+class NoiseGrid(NamedTuple):
+    """How programs share the noise of a [rows, cols] tensor."""
+
+    sizes: tuple[int, int, int]  # rows, cols, groups
+    tile: dict[str, int]
+    programs: int
+
+    @classmethod
+    def of(cls, rows: int, cols: int) -> NoiseGrid:
+        if cols % 4 == 0:  # no padding: groups run on from row to row
+            rows, cols = 1, rows * cols
+        groups = (cols + 3) // 4
+        wide = min(GROUPS, max(4, triton.next_power_of_2(groups)))
+        tall = GROUPS // wide
+        programs = triton.cdiv(rows, tall) * triton.cdiv(groups, wide)
+        return cls((rows, cols, groups), {"ROWS": tall, "GROUPS": wide, "num_warps": 4}, programs)
 
 
 def _fill(out: Tensor, seed: Tensor, bits: bool) -> Tensor:
-    rows, cols = out.shape
-    if out.numel() == 0:
-        return out
-    if cols % 4 == 0:  # no padding: groups run on from row to row
-        rows, cols = 1, rows * cols
-    groups = (cols + 3) // 4
-    wide = min(GROUPS, max(4, triton.next_power_of_2(groups)))
-    tall = GROUPS // wide
-    with launch_on(out):
-        noise_kernel[(triton.cdiv(rows, tall) * triton.cdiv(groups, wide),)](
-            seed, out, rows, cols, groups, BITS=bits, ROWS=tall, GROUPS=wide, num_warps=4
-        )
+    if out.numel():
+        grid = NoiseGrid.of(*out.shape)
+        with launch_on(out):
+            noise_kernel[(grid.programs,)](seed, out, *grid.sizes, BITS=bits, **grid.tile)
     return out
 
 
