@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vdropkern._backend import use_backend
+from vdropkern.ops import linear_lrt
 from vdropkern.ops.linear_lrt import reference
 
 from .cases import CASES
@@ -161,6 +162,7 @@ MUTANTS = {
 def test_mutants_fail(name: str, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong op fails tests/test_generic_ops.py: the check that all kernels pass."""
     function, replacement = MUTANTS[mutant]
-    monkeypatch.setattr(reference, function, replacement)
+    op = "_op" if function == "linear_lrt" else "_backward_op"
+    monkeypatch.setattr(linear_lrt, op, getattr(linear_lrt, op)._replace(reference=replacement))
     with use_backend("reference"), pytest.raises(AssertionError, match="elements are off"):
         check(CASES[name], "fp32")

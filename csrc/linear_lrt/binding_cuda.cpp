@@ -37,8 +37,10 @@ struct Call {
 
   Call(const Tensor& x, const Tensor& mu_, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha)
       : gpu(x),
-        type(x.scalar_type() == mu_.scalar_type() && is_half(x.scalar_type()) ? x.scalar_type()
-                                                                              : ScalarType::Float),
+        // the half types' kernels need tensor cores of sm_80
+        type(x.scalar_type() == mu_.scalar_type() && is_half(x.scalar_type()) && gpu.capability() >= 80
+                 ? x.scalar_type()
+                 : ScalarType::Float),
         mu(prepared(mu_, type)),
         log(parameter(log_sigma2, log_alpha)),
         is_alpha(log_alpha) {

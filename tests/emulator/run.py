@@ -52,8 +52,9 @@ TIMEOUT = 600
 
 def build_file(compiler: str) -> str:
     """Ninja's rules. The machine itself is not instrumented: the sanitizers are to see the kernels alone."""
-    lines = [
-        f"flags = -std=c++17 -O1 -g -Wno-unknown-pragmas -DVDK_EMULATED -I{ROOT / 'tests'} -I{ROOT / 'csrc'}",
+    lines = [  # DWARF 4, of which addr2line finds lines in headers
+        "flags = -std=c++17 -O1 -gdwarf-4 -Wno-unknown-pragmas -DVDK_EMULATED "
+        f"-I{ROOT / 'tests'} -I{ROOT / 'csrc'}",
         "rule compile",
         f"  command = {compiler} $flags $extra -MD -MF $out.d -x c++ -c $in -o $out",
         "  depfile = $out.d",
