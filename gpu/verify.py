@@ -97,14 +97,13 @@ def table(results: list[Result], passed: Mapping[str, bool]) -> str:
     for key, same in sorted(folded.items(), key=lambda item: str(item[0])):
         kernel, compiler, registers, stack, shared, held, instructions, unit, wrong = key
         moved = [r.traffic for r in same if r.traffic is not None]
-        rungs = " ".join(
-            n if passed[n] else f"{n}:FAIL" for n in COVERED[compiler] if n in passed
-        )  # which checked it, before this one
+        # the rungs that checked it before this one
+        rungs = " ".join(n if passed[n] else f"{n}:FAIL" for n in COVERED[compiler] if n in passed)
+        where = " ".join(r.architecture.removeprefix("sm_") for r in same)
         lines.append(
             line(
-                kernel[:66], compiler, " ".join(r.architecture.removeprefix("sm_") for r in same), registers,
-                stack, shared, f"{held:.0%}", f"{instructions:g}/{unit}",
-                f"{max(moved):.2f}" if moved else "-",
+                kernel[:66], compiler, where, registers, stack, shared, f"{held:.0%}",
+                f"{instructions:g}/{unit}", f"{max(moved):.2f}" if moved else "-",
                 f"{rungs} 5:FAIL {wrong}" if wrong else f"{rungs} 5".strip(),
             )
         )  # fmt: skip
