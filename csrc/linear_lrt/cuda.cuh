@@ -38,9 +38,11 @@ struct TilePlace {
 
   VDK_DEVICE TilePlace(const Plan& plan, Pass pass) {
     // the more a tile's columns weigh beside its rows, the higher; gpu/traffic.py reckons with it
-    const int64_t group = pass == Pass::kForward ? 16 : pass == Pass::kInput ? 12 : 8;
-    const int64_t tile = blockIdx.x, per_group = group * plan.tiles_n, first = tile / per_group * group;
-    const int64_t rows = plan.tiles_m - first < group ? plan.tiles_m - first : group;
+    const int group = pass == Pass::kForward ? 16 : pass == Pass::kInput ? 12 : 8;
+    // in 32 bits, for their division: there are at most 2^31 tiles, of dimensions below 2^31
+    const uint32_t tile = blockIdx.x, per_group = group * uint32_t(plan.tiles_n);
+    const uint32_t first = tile / per_group * group, left = uint32_t(plan.tiles_m) - first;
+    const uint32_t rows = left < uint32_t(group) ? left : group;
     m = first + tile % per_group % rows;
     n = tile % per_group / rows;
   }
@@ -210,9 +212,21 @@ VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, floa
   if (P::kPass == Pass::kWeights && args.log_sums) sum_log_gradient<P>(args, tile, gradient);
 }
 
+// No more than shared memory holds: registers are not saved for blocks that cannot be there.
+template <class P>
+constexpr int blocks_at_once() {
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+  constexpr int kShared = 100 << 10;
+#else
+  constexpr int kShared = 164 << 10;
+#endif
+  constexpr int kFit = kShared / (SharedLayout<P>::kBytes + 1024);
+  return kFit < 1 ? 1 : kFit < P::kBlocks ? kFit : P::kBlocks;
+}
+
 // A block: one tile, one part of the reduction.
 template <class P>
-VDK_KERNEL void __launch_bounds__(P::kThreads, P::kBlocks) lrt_product(ProductArgs args) {
+VDK_KERNEL void __launch_bounds__(P::kThreads, blocks_at_once<P>()) lrt_product(ProductArgs args) {
   VDK_SHARED(unsigned char, shared);
   const Plan& plan = args.plan;
   const TilePlace tile(plan, P::kPass);
