@@ -212,16 +212,16 @@ VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, floa
   if (P::kPass == Pass::kWeights && args.log_sums) sum_log_gradient<P>(args, tile, gradient);
 }
 
-// No more than shared memory holds: registers are not saved for blocks that cannot be there.
+// On sm_120 no more than shared memory holds: with registers saved for blocks that cannot be there, it
+// spills.
 template <class P>
 constexpr int blocks_at_once() {
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
-  constexpr int kShared = 100 << 10;
-#else
-  constexpr int kShared = 164 << 10;
-#endif
-  constexpr int kFit = kShared / (SharedLayout<P>::kBytes + 1024);
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+  constexpr int kFit = (100 << 10) / (SharedLayout<P>::kBytes + 1024);
   return kFit < 1 ? 1 : kFit < P::kBlocks ? kFit : P::kBlocks;
+#else
+  return P::kBlocks;
+#endif
 }
 
 // A block: one tile, one part of the reduction.
