@@ -81,7 +81,7 @@ def run_machine_code(
             r.traffic = traffic.ratio(r.kernel, r.architecture, r.blocks)
         else:
             r.traffic = of_triton.get((r.architecture, *traffic.product_of(r.kernel)))
-        if r.traffic is not None and r.traffic > traffic.LIMIT:
+        if r.traffic is not None and round(r.traffic, 2) > traffic.LIMIT:
             r.wrong.append(f"moves {r.traffic:.2f} times the least")
     return results
 

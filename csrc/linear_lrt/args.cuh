@@ -11,6 +11,7 @@ namespace cuda {
 struct Plan {
   int64_t m, n, k;
   int64_t block_m, tiles_m, tiles_n;
+  int64_t band;                   // rows of tiles that blocks walk through column by column
   int64_t parts, steps_per_part;  // steps of kBlockK
   float* partial;                 // [parts, 2, m, padded n], or null with one part
 

@@ -1,4 +1,5 @@
 // Launchers: how a call is cut into tiles and parts, and which kernels it takes.
+#include <cmath>
 #include <limits>
 
 #include "../cuda/reduce.cuh"
@@ -39,8 +40,20 @@ int64_t block_rows(int64_t m, int64_t n, const LrtShape& s, int multiprocessors)
   return padding * 8 > m || ceil_div(m, 128) * ceil_div(n, kBlockN) < multiprocessors ? 64 : 128;
 }
 
+// Blocks that run at one time cover a rectangle of tiles, which loads least where its rows weigh as much as
+// its columns. Two blocks a multiprocessor are reckoned with; bands are of one height, or the last would be
+// flat.
+int64_t band_height(const Plan& plan, Pass pass, Number type, int multiprocessors) {
+  const double size = double(size_of(type)), log_size = 4;
+  const double row = plan.block_m * (pass == Pass::kForward ? size : 2 * size);
+  const double column = kBlockN * (pass == Pass::kWeights ? size : size + log_size);
+  const double height = std::round(std::sqrt(2 * multiprocessors * column / row));
+  const int64_t bands = ceil_div(plan.tiles_m, int64_t(std::fmax(height, 1)));
+  return bands ? ceil_div(plan.tiles_m, bands) : 1;
+}
+
 // The reduction is cut where tiles are fewer than multiprocessors, into parts of at least 8 steps.
-Plan make_plan(int64_t m, int64_t n, int64_t k, const LrtShape& shape, int multiprocessors) {
+Plan make_plan(Pass pass, int64_t m, int64_t n, int64_t k, const LrtShape& shape, int multiprocessors) {
   if (m > INT_MAX || n > INT_MAX || k > INT_MAX)
     throw std::runtime_error("linear_lrt: more than 2^31 - 1 rows, inputs or outputs");
   Plan plan{};
@@ -50,6 +63,7 @@ Plan make_plan(int64_t m, int64_t n, int64_t k, const LrtShape& shape, int multi
   plan.block_m = block_rows(m, n, shape, multiprocessors);
   plan.tiles_m = ceil_div(m, plan.block_m);
   plan.tiles_n = ceil_div(n, kBlockN);
+  plan.band = band_height(plan, pass, shape.type, multiprocessors);
   const int64_t tiles = plan.tiles_m * plan.tiles_n, steps = ceil_div(k, kStepBytes / size_of(shape.type));
   int64_t parts = tiles == 0 || tiles >= multiprocessors ? 1 : 2 * multiprocessors / tiles;
   if (parts > steps / 8) parts = steps / 8;
@@ -117,7 +131,7 @@ struct ForwardPlan {
   int64_t blocks() const { return plan.tiles_m * plan.tiles_n * plan.parts; }
 
   ForwardPlan(const LrtForward& f, int multiprocessors, void* workspace)
-      : plan(make_plan(f.shape.batch, f.shape.out, f.shape.in, f.shape, multiprocessors)) {
+      : plan(make_plan(Pass::kForward, f.shape.batch, f.shape.out, f.shape.in, f.shape, multiprocessors)) {
     if (f.prior != Prior::kNone && plan.tiles_m == 0) plan.tiles_m = 1;  // the KL of an empty batch
     Carver carver(workspace);
     plan.partial = static_cast<float*>(carver.take(partial_bytes(plan)));
@@ -135,8 +149,8 @@ struct BackwardPlan {
 
   BackwardPlan(const LrtBackward& b, int multiprocessors, void* workspace) {
     const LrtShape& s = b.shape;
-    input = make_plan(s.batch, s.in, s.out, s, multiprocessors);
-    weights = make_plan(s.out, s.in, s.batch, s, multiprocessors);
+    input = make_plan(Pass::kInput, s.batch, s.in, s.out, s, multiprocessors);
+    weights = make_plan(Pass::kWeights, s.out, s.in, s.batch, s, multiprocessors);
     // enough blocks to fill the GPU, and no more rows of sums than that takes
     const int64_t col_blocks = at_least_1(ceil_div(s.out, 4 * kGradientCols));
     rows_per_block = at_least_1(ceil_div(s.batch * col_blocks, 4 * multiprocessors));

@@ -36,15 +36,13 @@ struct SharedLayout {
 struct TilePlace {
   int64_t m, n;
 
-  VDK_DEVICE TilePlace(const Plan& plan, Pass pass) {
-    // the more a tile's columns weigh beside its rows, the higher; gpu/traffic.py reckons with it
-    const int group = pass == Pass::kForward ? 16 : pass == Pass::kInput ? 12 : 8;
+  VDK_DEVICE explicit TilePlace(const Plan& plan) {
     // in 32 bits, for their division: there are at most 2^31 tiles, of dimensions below 2^31
-    const uint32_t tile = blockIdx.x, per_group = group * uint32_t(plan.tiles_n);
-    const uint32_t first = tile / per_group * group, left = uint32_t(plan.tiles_m) - first;
-    const uint32_t rows = left < uint32_t(group) ? left : group;
-    m = first + tile % per_group % rows;
-    n = tile % per_group / rows;
+    const uint32_t tile = blockIdx.x, band = uint32_t(plan.band), per_band = band * uint32_t(plan.tiles_n);
+    const uint32_t first = tile / per_band * band, left = uint32_t(plan.tiles_m) - first;
+    const uint32_t rows = left < band ? left : band;
+    m = first + tile % per_band % rows;
+    n = tile % per_band / rows;
   }
 };
 
@@ -229,7 +227,7 @@ template <class P>
 VDK_KERNEL void __launch_bounds__(P::kThreads, blocks_at_once<P>()) lrt_product(ProductArgs args) {
   VDK_SHARED(unsigned char, shared);
   const Plan& plan = args.plan;
-  const TilePlace tile(plan, P::kPass);
+  const TilePlace tile(plan);
   const int64_t all_steps = (plan.k + kBlockK<typename P::E> - 1) / kBlockK<typename P::E>;
   const int64_t begin = blockIdx.y * plan.steps_per_part;
   const int64_t end = begin + plan.steps_per_part < all_steps ? begin + plan.steps_per_part : all_steps;
@@ -273,7 +271,7 @@ template <class P>
 VDK_KERNEL void __launch_bounds__(P::kThreads) lrt_finish(ProductArgs args) {
   VDK_SHARED(float, gradient);
   const Plan& plan = args.plan;
-  const TilePlace tile(plan, P::kPass);
+  const TilePlace tile(plan);
   const int64_t size = plan.m * plan.padded_n();
   finish_tile<P>(args, tile, gradient, [&](int r, int c, float (&mean)[4], float (&variance)[4]) {
     const float* from = plan.partial + (tile.m * P::kBlockM + r) * plan.padded_n() + tile.n * kBlockN + c;
