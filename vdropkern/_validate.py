@@ -60,18 +60,6 @@ def check_clip(clip_log_alpha: float | None, where: str) -> float:
     return float(clip_log_alpha)
 
 
-def check_mul_noise(x: Tensor, strength: float, noise: str, noises: tuple[str, ...]) -> None:
-    if noise not in noises:
-        raise ValueError(f"mul_noise: unknown noise {noise!r}; accepted: {', '.join(noises)}")
-    if not x.is_floating_point():
-        raise ValueError(f"mul_noise: x must be floating, got {x.dtype}")
-    what, top = (
-        ("p of bernoulli noise", 1.0) if noise == "bernoulli" else ("alpha of gaussian noise", math.inf)
-    )
-    if not isinstance(strength, (int, float)) or not 0 <= strength < top:
-        raise ValueError(f"mul_noise: strength, the {what}, must be in [0, {top:g}), got {strength!r}")
-
-
 def check_kl(
     mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str, where: str
 ) -> None:

@@ -175,6 +175,7 @@ def test_opcheck(name: str, layout: str, dtypes: str) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_compile(layout: str, dynamic: bool) -> None:
