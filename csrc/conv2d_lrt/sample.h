@@ -22,11 +22,11 @@ template <class T>
 VDK_INLINE const T* noise_of_rows(const NoiseGrid& grid, int64_t row, int64_t count, int64_t p, int64_t n,
                                   T* z, int64_t& pitch) {
   const int64_t groups = int64_t(grid.groups), g0 = p / 4, g1 = (p + n + 3) / 4;
-  if (g0 == 0 && g1 == groups) {  // whole images: one run of counters
+  if (g0 == 0 && g1 == groups) {  // all groups of a row: one run of counters
     pitch = 4 * groups;
     const uint64_t first = uint64_t(row) * grid.groups;
     for (int64_t g = 0; g < count * groups; g += kRunGroups) draw(grid, first + uint64_t(g), z + 4 * g);
-    return z;
+    return z + p;
   }
   pitch = (g1 - g0 + kRunGroups - 1) / kRunGroups * kRunGroups * 4;
   for (int64_t i = 0; i < count; ++i) {

@@ -145,13 +145,14 @@ def test_threads_change_nothing(name: str, layout: str, backend: str) -> None:
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
 
 
-OPCHECK = ("odd", "stride2", "groups", "empty_batch", "log_alpha[4]")
+OPCHECK = ("odd", "groups", "empty_batch", "log_alpha[4]")
 
 
-@pytest.mark.parametrize("dtypes", ["fp32", "fp64", "bf16+fp32"])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+@pytest.mark.parametrize(
+    "dtypes, layout", [("fp32", "contiguous"), ("bf16+fp32", "channels_last"), ("fp64", "sliced")]
+)
 @pytest.mark.parametrize("name", OPCHECK)
-def test_opcheck(name: str, layout: str, dtypes: str) -> None:
+def test_opcheck(name: str, dtypes: str, layout: str) -> None:
     """The forward op and the op its backward calls: both are public to the compiler."""
     case = CASES[f"conv2d_lrt-{name}"]
     dtype = {"fp32": torch.float32, "fp64": torch.float64, "bf16+fp32": torch.bfloat16}[dtypes]
