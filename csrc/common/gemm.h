@@ -27,10 +27,10 @@ VDK_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 VDK_INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // c[kRows][kVectors vectors] (+)= a[kRows rows of stride lda][k] * b[k][kCols], in elements of V (pairs.h)
-template <class T, int kVectors, class V>
+template <class T, int kVectors, class V, int kRows = Tile<T>::kRows>
 __attribute__((noinline)) void microkernel(int64_t k, const V* a, int64_t lda, const V* b, T* c, int64_t ldc,
                                            bool accumulate) {
-  constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols, kStep = 8;
+  constexpr int kCols = Tile<T>::kCols, kStep = 8;
   Vec<T> acc[kRows][kVectors];
   for (int i = 0; i < kRows; ++i)
     for (int j = 0; j < kVectors; ++j) acc[i][j] = accumulate ? load(c + i * ldc + j * kLanes<T>) : Vec<T>{};
