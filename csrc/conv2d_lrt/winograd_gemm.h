@@ -14,19 +14,33 @@ __attribute__((noinline)) void outer_microkernel(int64_t k, const float* a, int6
                                                  float* c, int64_t ldc, bool accumulate) {
   constexpr int kL = kLanes<float>;
   VecF acc[kRows][kVectors];
+#pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kVectors; ++j) acc[i][j] = accumulate ? load(c + i * ldc + j * kL) : VecF{};
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) acc[i][j] = VecF{};
+  if (accumulate) {
+    const float* from = c;
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i, from = unseen(from + ldc))
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = load(from + j * kL);
+  }
+#pragma GCC unroll 4
   for (; k > 0; --k) {
     VecF bv[kVectors];
+#pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) bv[j] = load(b + j * kL);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
       for (int j = 0; j < kVectors; ++j) acc[i][j] += a[i] * bv[j];
     a += lda;
     b += kPanel;
   }
-  for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kVectors; ++j) store(c + i * ldc + j * kL, acc[i][j]);
+#pragma GCC unroll 12
+  for (int i = 0; i < kRows; ++i, c = unseen(c + ldc))
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) store(c + j * kL, acc[i][j]);
 }
 
 // Calls f(first row, std::integral_constant of rows) until `rows` are done.

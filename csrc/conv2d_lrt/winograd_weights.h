@@ -44,10 +44,13 @@ struct WeightGradients {
   float* products;
 
   static constexpr int64_t kGradientPanel = 64;
-  static constexpr int64_t kPartBytes = 10 << 20, kFewestTiles = 128;
 
-  static int64_t tiles_of_part(int64_t tiles, int64_t channels) {
-    const int64_t wanted = at_least(kPartBytes / (2 * kPoints * 4 * channels), kFewestTiles);
+  // What a part brings to the points should stay in L2, but every part reads and writes all products once
+  // more, which is cheap only as long as those stay there too.
+  static int64_t tiles_of_part(int64_t tiles, int64_t in, int64_t out) {
+    constexpr int64_t kBytes = 2 << 20, kBytesEach = 2 * kPoints * sizeof(float);
+    const int64_t fewest = kBytesEach * in * out <= kBytes ? 48 : 128;
+    const int64_t wanted = at_least(kBytes / (kBytesEach * (in + out)), fewest);
     const int64_t parts = at_least((tiles + wanted / 2) / wanted, 1);
     return (tiles + parts - 1) / parts;
   }
@@ -61,7 +64,7 @@ struct WeightGradients {
         in(in),
         out(out),
         tiles(a.s.batch, a.s.out_h, a.s.out_w),
-        part(tiles_of_part(tiles.count(), a.s.in + a.s.out)),
+        part(tiles_of_part(tiles.count(), a.s.in, a.s.out)),
         x(part, a.s.in, kPanel),
         dy(part, a.s.out, gradient_panel(a.s.out)),
         point(dy.width * kPanel + 16),
