@@ -1,7 +1,9 @@
 // Implicit GEMM on the driver of common/gemm.h. NCHW: weights are the rows, pixels the lanes, so results lie
 // as they are stored. NHWC: pixels are the rows, channels the lanes, for the same reason. Where nothing is
 // multiplied with enough of something, groups of a few channels, cpu_direct.cpp takes over.
+#include "direct.h"
 #include "gather.h"
+#include "phase.h"
 #include "sample.h"
 #include "weight_gradient.h"
 #include "weights.h"
@@ -30,28 +32,6 @@ Gather forward_gather(const ConvShape& s) {
           s.dilation_h,
           s.dilation_w};
 }
-
-// Along one dimension: the taps that reach inputs with remainder `rest` of the stride, and from where.
-struct Phase {
-  int64_t first_tap, tap_step, taps;  // of the kernel
-  int64_t grid, first, source_step;   // inputs with that remainder; their outputs
-
-  Phase(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation, int64_t rest)
-      : first_tap(0),
-        tap_step(1),
-        taps(0),
-        grid((size - rest + stride - 1) / stride),
-        first(0),
-        source_step(0) {
-    const auto hits = [&](int64_t tap) { return (rest + pad - tap * dilation) % stride == 0; };
-    while (first_tap < kernel && !hits(first_tap)) ++first_tap;
-    if (first_tap == kernel) return;
-    while (tap_step < stride && tap_step * dilation % stride != 0) ++tap_step;
-    taps = (kernel - first_tap + tap_step - 1) / tap_step;
-    first = (rest + pad - first_tap * dilation) / stride;
-    source_step = -(tap_step * dilation / stride);
-  }
-};
 
 constexpr int64_t kMaxCols = 512, kMaxRows = 504;  // of a block of results
 
@@ -286,11 +266,13 @@ void backward(const ConvBackward<T>& a, const Parallel& parallel) {
 
 template <class T>
 void forward_any(const ConvForward<T>& a, const Parallel& parallel) {
+  if (direct_fits(a.s)) return direct_forward(a, parallel);
   forward(a, parallel);
 }
 template <class T>
 void backward_any(const ConvBackward<T>& a, const Parallel& parallel) {
   if (a.dbias) bias_gradient(a, parallel);
+  if (direct_fits(a.s)) return direct_backward(a, parallel);
   backward(a, parallel);
 }
 
