@@ -1,16 +1,16 @@
 """The methods of the field, as data: where the noise enters, how its scale is parameterised, its prior.
 
-| method                | noise enters              | its scale               | prior                    | from |
-|-----------------------|---------------------------|-------------------------|--------------------------|------|
-| `NoDropout`           | nowhere                   | none                    | none                     |      |
-| `Bernoulli`           | input K1                  | fixed p                 | none                     | [1]  |
-| `GaussianS`           | input K1                  | fixed alpha             | none                     | [1]  |
-| `GaussianW`           | pre-activation K2; K3     | fixed alpha             | none                     | [2]  |
-| `VariationalA`        | input K1                  | log_alpha a unit, layer | log-uniform, alpha <= 1  | [3]  |
-| `VariationalB`        | pre-activation K2; K3     | log_alpha, any sharing  | log-uniform, alpha <= 1  | [3]  |
-| `SparseVD`            | pre-activation K2; K1, K3 | log_sigma2, log_alpha   | log-uniform              | [4]  |
-| `ARD`                 | pre-activation K2; K1, K3 | log_sigma2, log_alpha   | normal, variance learned | [5]  |
-| `HierarchicalVD`      | pre-activation K2; K1, K3 | log_sigma2, log_alpha   | hierarchical: ARD's KL   | [6]  |
+| method                | noise enters              | its scale             | prior                   | from |
+|-----------------------|---------------------------|-----------------------|-------------------------|------|
+| `NoDropout`           | nowhere                   | none                  | none                    |      |
+| `Bernoulli`           | input K1                  | fixed p               | none                    | [1]  |
+| `GaussianS`           | input K1                  | fixed alpha           | none                    | [1]  |
+| `GaussianW`           | pre-activation K2; K3     | fixed alpha           | none                    | [2]  |
+| `VariationalA`        | input K1                  | log_alpha a unit      | log-uniform, alpha <= 1 | [3]  |
+| `VariationalB`        | pre-activation K2; K3     | log_alpha             | log-uniform, alpha <= 1 | [3]  |
+| `SparseVD`            | pre-activation K2; K1, K3 | log_sigma2, log_alpha | log-uniform             | [4]  |
+| `ARD`                 | pre-activation K2; K1, K3 | log_sigma2, log_alpha | normal, learned         | [5]  |
+| `HierarchicalVD`      | pre-activation K2; K1, K3 | log_sigma2, log_alpha | hierarchical: ARD's KL  | [6]  |
 
 K1 is `mul_noise` of the input, K2 local reparameterisation (`linear_lrt`, `conv2d_lrt`), K3 `mul_noise` of
 the output, K4 `weight_noise`, K5 `weight_mask`, K6 `gate`; after a semicolon: by argument.
