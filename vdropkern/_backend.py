@@ -32,6 +32,7 @@ KERNEL_OPS = (
     "mul_noise",
     "mul_noise_learned",
     "multi_sample_head",
+    "conv2d_lrt",
 )
 OPS = (*KERNEL_OPS, "spmm")
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from .._method import MC, Enters, EvalMode, Granularity, Method, Scale
 from .additive import ARD, HierarchicalVD, SparseVD
-from .dropout import Bernoulli, GaussianW
-from .variational import VariationalB
+from .dropout import Bernoulli, GaussianS, GaussianW, NoDropout
+from .multi_sample import MultiSampleDropout
+from .variational import VariationalA, VariationalB
 
 __all__ = [
     "ARD",
@@ -28,20 +29,28 @@ __all__ = [
     "Bernoulli",
     "Enters",
     "EvalMode",
+    "GaussianS",
     "GaussianW",
     "Granularity",
     "HierarchicalVD",
     "Method",
+    "MultiSampleDropout",
+    "NoDropout",
     "Scale",
     "SparseVD",
+    "VariationalA",
     "VariationalB",
 ]
 
 METHODS: dict[str, type[Method]] = {
     cls.name: cls
     for cls in (
+        NoDropout,
         Bernoulli,
+        GaussianS,
         GaussianW,
+        MultiSampleDropout,
+        VariationalA,
         VariationalB,
         SparseVD,
         ARD,
