@@ -264,15 +264,26 @@ void backward(const ConvBackward<T>& a, const Parallel& parallel) {
   }
 }
 
+// Winograd's tiles are 4x4 whatever the image fills of them. In an image of a pixel or two most of a tile is
+// padding: slower, and inexact relative to weight gradients that only an edge of it feeds.
+bool winograd_pays(const ConvShape& s) {
+  const int64_t tiles = (s.out_h + 3) / 4 * ((s.out_w + 3) / 4);
+  return winograd_fits(s) && s.out_h > 2 && s.out_w > 2 && 3 * s.out_h * s.out_w >= 16 * tiles;
+}
+
 template <class T>
 void forward_any(const ConvForward<T>& a, const Parallel& parallel) {
   if (direct_fits(a.s)) return direct_forward(a, parallel);
+  if constexpr (sizeof(T) == 4)
+    if (winograd_pays(a.s)) return winograd_forward(a, parallel);
   forward(a, parallel);
 }
 template <class T>
 void backward_any(const ConvBackward<T>& a, const Parallel& parallel) {
   if (a.dbias) bias_gradient(a, parallel);
   if (direct_fits(a.s)) return direct_backward(a, parallel);
+  if constexpr (sizeof(T) == 4)
+    if (winograd_pays(a.s)) return winograd_backward(a, parallel);
   backward(a, parallel);
 }
 
