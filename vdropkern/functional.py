@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._functional_sparse import spmm
+from ._functional_weights import GRANULARITIES, flipout, weight_mask, weight_noise, weight_thresholds
 from ._validate import (
     as_seed,
     check_clip,
@@ -12,7 +14,6 @@ from ._validate import (
     check_mul_noise,
     check_prior,
     check_rows_cols,
-    check_spmm,
     new_seed,
     prepare_linear,
 )
@@ -24,11 +25,11 @@ from .ops.mul_noise import NOISES
 from .ops.mul_noise import mul_noise as _mul_noise
 from .ops.philox_bits import philox_bits as _philox_bits
 from .ops.philox_normal import philox_normal as _philox_normal
-from .ops.spmm import spmm as _spmm
-from .ops.spmm.csr import check_csr
 
 __all__ = [
+    "GRANULARITIES",
     "PRIORS",
+    "flipout",
     "kl",
     "kl_value_and_grad",
     "linear_lrt",
@@ -38,6 +39,9 @@ __all__ = [
     "philox_bits",
     "philox_normal",
     "spmm",
+    "weight_mask",
+    "weight_noise",
+    "weight_thresholds",
 ]
 
 LRT_EPS = 1e-8
@@ -96,7 +100,8 @@ def kl(
 ) -> Tensor:
     """KL divergence of the posterior N(mu, sigma^2) from its prior, summed over all weights, in nats.
 
-    Every prior here depends on log_alpha = log_sigma2 - log(mu^2 + 1e-8) alone (or on a free `log_alpha`):
+    Every prior but the last depends on log_alpha = log_sigma2 - log(mu^2 + 1e-8) alone (or on a free
+    `log_alpha`):
 
     - ``log-uniform``: 1/2 softplus(-la) + k1 sigmoid(-(k2 + k3 la)), Molchanov et al. 2017 (arXiv
       1701.05369), eq. 14, within 0.007 a weight of the exact value up to a constant;
@@ -104,12 +109,14 @@ def kl(
       alpha <= 1, with KL(alpha = 1) = 0;
     - ``log-uniform-exact``: dKL/dla = -sqrt(u) Dawson(sqrt(u)), u = 1 / (2 alpha), and its integral;
     - ``ard``: 1/2 softplus(-la), Kharitonov et al. 2018 (arXiv 1811.00596), the same as the hierarchical
-      prior of Liu et al. 2019 (arXiv 1811.07533).
+      prior of Liu et al. 2019 (arXiv 1811.07533);
+    - ``normal`` or ``normal(s)``: N(0, s^2), s = 1 unless given, as ``normal(0.1)``: 1/2 (sigma^2 / s^2 +
+      mu^2 / s^2 - 1 - log(sigma^2 / s^2)), Blundell et al. 2015 (arXiv 1505.05424), section 3.
 
     Args:
         mu, log_sigma2: posterior mean and log variance, one shape, any strides, floating.
-        log_alpha: instead of both, log(sigma^2 / mu^2) where that is the parameter.
-        prior: one of `PRIORS`.
+        log_alpha: instead of both, log(sigma^2 / mu^2) where that is the parameter; not with ``normal``.
+        prior: one of `PRIORS`, or ``normal(s)``.
 
     Returns:
         scalar, float32 (float64 for float64 parameters); differentiable once.
@@ -212,7 +219,7 @@ def linear_lrt_kl(
     Args:
         x, mu, log_sigma2, bias, log_alpha, seed, eps, clip_log_alpha: as in `linear_lrt`; log_alpha must be
             [O, I] here. The KL is that of the weights as they are, clipped or not.
-        prior: one of `PRIORS`.
+        prior: as in `kl`.
 
     Returns:
         (y [*, O], KL scalar).
@@ -220,7 +227,7 @@ def linear_lrt_kl(
     Raises:
         ValueError: as `linear_lrt`, or an unknown prior, or a log_alpha that is not [O, I].
     """
-    check_prior(prior, "linear_lrt_kl")
+    check_prior(prior, "linear_lrt_kl", log_alpha=log_alpha is not None)
     args = prepare_linear(x, mu, log_sigma2, bias, log_alpha, seed, "linear_lrt_kl")
     if args[3] is not None and args[3].shape != mu.shape:
         raise ValueError(
@@ -257,44 +264,3 @@ def mul_noise(
     """
     check_mul_noise(x, strength, noise, NOISES)
     return _mul_noise(x, as_seed(seed, x.device, "mul_noise"), noise, float(strength))
-
-
-def spmm(
-    x: Tensor,
-    values: Tensor,
-    col_indices: Tensor,
-    row_offsets: Tensor,
-    bias: Tensor | None = None,
-    *,
-    check_invariants: bool = False,
-) -> Tensor:
-    """Linear layer with a sparse weight in compressed rows (CSR).
-
-    y[b, o] = bias[o] + sum_k values[k] x[b, col_indices[k]], k from row_offsets[o] to row_offsets[o + 1]:
-    the product of a pruned weight, for inference (Molchanov et al. 2017, arXiv 1701.05369, section 4.3) and
-    for fine-tuning what was kept. Sums run in float32 (float64 where x or values are).
-
-    Args:
-        x: [*, I], float32, float64, bfloat16 or float16; any strides.
-        values: [nnz], floating.
-        col_indices: [nnz], int32 or int64, in [0, I), increasing within each row.
-        row_offsets: [O + 1], of col_indices' dtype, from 0 to nnz, not decreasing.
-        bias: [O] or None.
-        check_invariants: check what is said above of the indices' values, which kernels rely on. It costs a
-            pass over them and waits for the device.
-
-    Returns:
-        [*, O], of x's dtype (autocast's under torch.autocast); differentiable once in x, values and bias.
-
-    Raises:
-        ValueError: shapes or dtypes are wrong, or, with check_invariants, the indices are.
-    """
-    check_spmm(x, values, col_indices, row_offsets, bias)
-    if check_invariants:
-        try:
-            check_csr(values, col_indices, row_offsets, x.shape[-1])
-        except ValueError as err:
-            raise ValueError(f"spmm: {err}") from None
-    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    return _spmm(x, values, col_indices, row_offsets, bias)
