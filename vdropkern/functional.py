@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._functional_sparse import spmm
+from ._functional_conv import LRT_EPS, conv1d_lrt, conv1d_lrt_kl, conv2d_lrt, conv2d_lrt_kl
+from ._functional_noise import mul_noise, mul_out_noise
+from ._functional_spmm import spmm
 from ._functional_weights import GRANULARITIES, flipout, weight_mask, weight_noise, weight_thresholds
 from ._validate import (
     as_seed,
     check_clip,
     check_kl,
-    check_mul_noise,
     check_prior,
     check_rows_cols,
     new_seed,
@@ -21,20 +22,23 @@ from .ops.kl import PRIORS
 from .ops.kl import kl as _kl
 from .ops.kl import kl_grad as _kl_grad
 from .ops.linear_lrt import linear_lrt as _linear_lrt
-from .ops.mul_noise import NOISES
-from .ops.mul_noise import mul_noise as _mul_noise
 from .ops.philox_bits import philox_bits as _philox_bits
 from .ops.philox_normal import philox_normal as _philox_normal
 
 __all__ = [
     "GRANULARITIES",
     "PRIORS",
+    "conv1d_lrt",
+    "conv1d_lrt_kl",
+    "conv2d_lrt",
+    "conv2d_lrt_kl",
     "flipout",
     "kl",
     "kl_value_and_grad",
     "linear_lrt",
     "linear_lrt_kl",
     "mul_noise",
+    "mul_out_noise",
     "new_seed",
     "philox_bits",
     "philox_normal",
@@ -43,8 +47,6 @@ __all__ = [
     "weight_noise",
     "weight_thresholds",
 ]
-
-LRT_EPS = 1e-8
 
 
 def philox_bits(seed: Tensor | int, rows: int, cols: int) -> Tensor:
@@ -235,32 +237,3 @@ def linear_lrt_kl(
             "for shared log_alpha use linear_lrt and kl"
         )
     return _linear_lrt(*args, prior, eps, check_clip(clip_log_alpha, "linear_lrt_kl"))
-
-
-def mul_noise(
-    x: Tensor, strength: float, *, noise: str = "bernoulli", seed: Tensor | int | None = None
-) -> Tensor:
-    """x times noise of mean 1, drawn for every element and never stored: y = x * xi.
-
-    - ``bernoulli``: xi = 0 with probability p, else 1 / (1 - p) (Srivastava et al. 2014, JMLR 15, sections 4
-      and 10), p = `strength`; `torch.nn.functional.dropout` with a seed;
-    - ``gaussian``: xi ~ N(1, alpha), alpha = `strength` (the same paper, section 10; alpha = p / (1 - p) has
-      the variance of Bernoulli dropout at rate p).
-
-    The noise of element (r, c), rows being all leading dimensions flattened, is that of `philox_bits` or
-    `philox_normal` of the seed. The backward pass draws it again.
-
-    Args:
-        x: [*, C], float32, float64, bfloat16 or float16; any strides.
-        strength: p in [0, 1), or alpha >= 0.
-        noise: ``bernoulli`` or ``gaussian``.
-        seed: int, int64 tensor of one element, or None: drawn from torch's generator.
-
-    Returns:
-        x's shape and dtype, contiguous; differentiable in x, any number of times.
-
-    Raises:
-        ValueError: strength or noise out of range, x not floating, or a seed of another dtype or size.
-    """
-    check_mul_noise(x, strength, noise, NOISES)
-    return _mul_noise(x, as_seed(seed, x.device, "mul_noise"), noise, float(strength))

@@ -1,4 +1,4 @@
-"""The documented function of pruned weights; `functional` re-exports it."""
+"""The documented function of sparse products, which `functional` re-exports."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from torch import Tensor
 from ._validate import check_spmm
 from .ops.spmm import spmm as _spmm
 from .ops.spmm.csr import check_csr
-
-__all__ = ["spmm"]
 
 
 def spmm(
