@@ -83,8 +83,9 @@ def kl_each(tensors: Mapping[str, Tensor], prior: str) -> Tensor:
     sd = normal_sd(prior)
     if sd is None:
         return kl_terms(log_alpha(tensors), prior)
+    zero = torch.zeros((), dtype=torch.float64)
     q = torch.distributions.Normal(tensors["mu"], tensors["log_sigma2"].exp().sqrt())
-    return torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, sd))
+    return torch.distributions.kl_divergence(q, torch.distributions.Normal(zero, zero + sd))
 
 
 def log_alpha(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._validate import as_scalar, as_seed, check_granularity, check_mul_noise, check_weight, weight_log_alpha
-from .ops.mul_noise import NOISES
-from .ops.mul_noise import mul_noise as _mul_noise
+from ._functional_noise import mul_noise
+from ._validate import as_scalar, as_seed, check_granularity, check_weight, weight_log_alpha
 from .ops.weight_mask import GRANULARITIES
 from .ops.weight_mask import weight_mask as _weight_mask
 from .ops.weight_noise import weight_noise as _weight_noise
@@ -66,10 +65,9 @@ def weight_noise(
     rows, cols = _rows(mu)
     flat = mu.reshape(rows, cols)
     if p is not None:
-        check_mul_noise(mu, p, "bernoulli", NOISES)
-        return _mul_noise(flat, as_seed(seed, mu.device, "weight_noise"), "bernoulli", float(p)).reshape(
-            mu.shape
-        )
+        if not isinstance(p, (int, float)) or not 0 <= p < 1:
+            raise ValueError(f"weight_noise: p must be in [0, 1), got {p!r}")
+        return mul_noise(flat, p, seed=seed).reshape(mu.shape)
     if log_sigma2 is not None:
         if log_sigma2.shape != mu.shape:
             raise ValueError(
@@ -138,7 +136,7 @@ def _signs(like: Tensor, channel_dim: int, seed: Tensor) -> Tensor:
     else:
         shape = [n if i in (dim - 1, dim) else 1 for i, n in enumerate(like.shape)]
     ones = torch.ones(shape, dtype=like.dtype, device=like.device).reshape(-1, like.shape[dim])
-    return _mul_noise(ones, seed, "bernoulli", 0.5).reshape(shape) - 1  # of 0 or 2
+    return mul_noise(ones, 0.5, seed=seed).reshape(shape) - 1  # of 0 or 2
 
 
 def weight_mask(

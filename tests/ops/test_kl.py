@@ -230,7 +230,8 @@ def test_normal_prior(sd: float, backend: str) -> None:
     assert d_log.abs().max() < 1e-15
     mu, log_sigma2 = torch.randn(7, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
     expected = torch.distributions.kl_divergence(
-        torch.distributions.Normal(mu, (log_sigma2 / 2).exp()), torch.distributions.Normal(0.0, sd)
+        torch.distributions.Normal(mu, (log_sigma2 / 2).exp()),
+        torch.distributions.Normal(torch.zeros_like(mu), torch.full_like(mu, sd)),
     )
     torch.testing.assert_close(
         functional.kl(mu, log_sigma2, prior=prior), expected.sum(), rtol=1e-13, atol=1e-13

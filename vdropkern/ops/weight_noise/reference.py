@@ -12,7 +12,8 @@ from ..philox_normal.reference import philox_normal
 def weight_noise(mu: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, seed: Tensor) -> Tensor:
     """mu + exp(log_sigma2 / 2) e, or mu (1 + exp(log_alpha / 2) e), rounded once to mu's dtype."""
     dtype = compute_dtype(mu, log_sigma2, log_alpha)
-    m, noise = mu.to(dtype), philox_normal(seed, *mu.shape, dtype)
+    rows, cols = mu.shape
+    m, noise = mu.to(dtype), philox_normal(seed, rows, cols, dtype)
     if log_sigma2 is not None:
         noisy = m + torch.exp(0.5 * log_sigma2.to(dtype)) * noise
     else:
@@ -28,7 +29,8 @@ def weight_noise_grad(
     (G (1 + t), G mu t / 2), the latter summed over the weights that share a log_alpha.
     """
     dtype = compute_dtype(grad, mu, log_sigma2, log_alpha)
-    g, noise = grad.to(dtype), philox_normal(seed, *grad.shape, dtype)
+    rows, cols = grad.shape
+    g, noise = grad.to(dtype), philox_normal(seed, rows, cols, dtype)
     if log_sigma2 is not None:
         d_log = 0.5 * g * torch.exp(0.5 * log_sigma2.to(dtype)) * noise
         return grad.new_empty(0), d_log.to(log_sigma2.dtype)
