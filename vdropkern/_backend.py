@@ -25,8 +25,15 @@ ENV_CPU_ISA = "VDROPKERN_CPU_ISA"
 BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
 CPU_ISAS = ("portable", "avx2", "avx512")  # order = the codes the compiled library uses
 KERNEL_OPS = (
-    *("philox_bits", "philox_normal", "linear_lrt", "kl", "mul_noise", "mul_noise_learned"),
-    *("weight_noise", "weight_mask"),
+    "philox_bits",
+    "philox_normal",
+    "linear_lrt",
+    "kl",
+    "mul_noise",
+    "mul_noise_learned",
+    "conv2d_lrt",
+    "weight_noise",
+    "weight_mask",
 )
 OPS = (*KERNEL_OPS, "spmm")
 
