@@ -1,4 +1,4 @@
-"""``python -m bench.conv_errors``: how exact conv2d_lrt is, against float64, half of the inputs exactly zero."""
+"""``python -m bench.conv_errors``: how exact conv2d_lrt is, with half of the inputs exactly zero."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 // Implicit GEMM on the driver of common/gemm.h. NCHW: weights are the rows, pixels the lanes, so results lie
-// as they are stored. NHWC: pixels are the rows, channels the lanes, for the same reason. Where nothing is
-// multiplied with enough of something, groups of a few channels, cpu_direct.cpp takes over.
+// as they are stored. NHWC: pixels are the rows, channels the lanes, for the same reason. Groups
+// of a few channels are cpu_direct.cpp's, most 3x3 convolutions winograd.cpp's.
 #include "direct.h"
 #include "gather.h"
 #include "phase.h"
