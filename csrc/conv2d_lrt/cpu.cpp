@@ -73,22 +73,27 @@ struct InputFinish {
     const bool last = s.channels_last;
     const int64_t channels = last ? cols : rows, first = c0 + (last ? j0 : i0), plane = s.height * s.width;
     const int64_t count = last ? rows : cols;
-    Place at(g, last ? i0 : j0);
-    for (int64_t done = 0; done < count;) {
-      const int64_t run = at_most(count - done, g.grid_w - at.b);
-      const int64_t pixel = (at.a * s.stride_h + rest_h) * s.width + at.b * s.stride_w + rest_w;
-      if (last)
-        for (int64_t i = 0; i < run; ++i)
-          write(mean + (done + i) * ld, variance + (done + i) * ld, channels,
-                (at.image * plane + pixel + i * s.stride_w) * s.in + first, 1);
-      else
-        for (int64_t c = 0; c < channels; ++c)
-          write(mean + c * ld + done, variance + c * ld + done, run,
-                (at.image * s.in + first + c) * plane + pixel, s.stride_w);
-      done += run;
-      at.b += run - 1;
-      at.advance(g);
+    if (last) {
+      Place at(g, i0);
+      for (int64_t i = 0; i < count; ++i, at.advance(g))
+        write(mean + i * ld, variance + i * ld, channels, (at.image * plane + pixel(at)) * s.in + first, 1);
+      return;
     }
+    const bool dense = s.stride_h == 1 && s.stride_w == 1;  // rows of the grid are neighbours in memory
+    for (int64_t c = 0; c < channels; ++c) {
+      Place at(g, j0);
+      for (int64_t done = 0; done < count;) {
+        const int64_t p = at.a * g.grid_w + at.b;
+        const int64_t run = at_most(count - done, dense ? plane - p : g.grid_w - at.b);
+        write(mean + c * ld + done, variance + c * ld + done, run,
+              (at.image * s.in + first + c) * plane + pixel(at), s.stride_w);
+        done += run;
+        if (done < count) at = Place(g, j0 + done);
+      }
+    }
+  }
+  VDK_INLINE int64_t pixel(const Place& at) const {
+    return (at.a * a.s.stride_h + rest_h) * a.s.width + at.b * a.s.stride_w + rest_w;
   }
   VDK_INLINE void write(const T* mean, const T* variance, int64_t n, int64_t to, int64_t step) const {
     if (step != 1) {
@@ -117,7 +122,7 @@ void image_product(const Gather& g, const Source<T, kSquare>& source, const Weig
                     PixelRows<T, kSquare>{g, source, chunks}, weights, finish, parallel);
   } else {
     const auto weights = packed_weights<T, WeightRows>(w, chunks, parallel);
-    const Blocking blocking{kMaxRows, w.rows > 192 ? 64 : ForwardFinish<T>::kPixelBlock, chunks};
+    const Blocking blocking{kMaxRows, w.rows > 320 ? 64 : ForwardFinish<T>::kPixelBlock, chunks};
     dual_gemm<T, T>(w.rows, pixels, blocking,
                     make_grid<T>(w.rows, pixels, parallel.threads, OnTheFly::kPanels), weights,
                     PixelPanels<T, kSquare>{g, source, chunks}, finish, parallel);
