@@ -84,7 +84,7 @@ struct InputFinish {
       Place at(g, j0);
       for (int64_t done = 0; done < count;) {
         const int64_t p = at.a * g.grid_w + at.b;
-        const int64_t run = at_most(count - done, dense ? plane - p : g.grid_w - at.b);
+        const int64_t run = at_most(count - done, dense ? g.grid_h * g.grid_w - p : g.grid_w - at.b);
         write(mean + c * ld + done, variance + c * ld + done, run,
               (at.image * s.in + first + c) * plane + pixel(at), s.stride_w);
         done += run;
@@ -146,6 +146,44 @@ void forward(const ConvForward<T>& a, const Parallel& parallel) {
   }
 }
 
+// Rows [begin, end) of the inputs of one phase, which reach outputs through its taps [first, last) alone.
+struct Band {
+  int64_t begin, end, first, last;
+
+  // The longest band from row `begin` on. Without `split` it is all the rest, with all taps.
+  Band(const Phase& p, int64_t outputs, int64_t begin, bool split)
+      : begin(begin), end(p.grid), first(0), last(p.taps) {
+    if (!split) return;
+    reach(p, outputs, begin, first, last);
+    end = begin + 1;
+    for (int64_t lo, hi; end < p.grid; ++end) {
+      reach(p, outputs, end, lo, hi);
+      if (lo != first || hi != last) break;
+    }
+    if (first < last) return;
+    first = 0;  // inputs that no output sees: one tap, which finds zeros
+    last = 1;
+  }
+  static void reach(const Phase& p, int64_t outputs, int64_t row, int64_t& lo, int64_t& hi) {
+    const auto inside = [&](int64_t tap) {
+      const int64_t h = row + p.first + tap * p.source_step;
+      return h >= 0 && h < outputs;
+    };
+    for (lo = 0; lo < p.taps && !inside(lo);) ++lo;
+    for (hi = lo; hi < p.taps && inside(hi);) ++hi;
+  }
+  // Whether bands save more than they cost: a convolution without padding, of a large kernel on a small
+  // image.
+  static bool worthwhile(const Phase& p, int64_t outputs) {
+    int64_t reached = 0;
+    for (int64_t row = 0, lo, hi; row < p.grid; ++row) {
+      reach(p, outputs, row, lo, hi);
+      reached += hi - lo;
+    }
+    return 10 * reached < 8 * p.grid * p.taps;
+  }
+};
+
 // dx of one group, at the inputs of one pair of remainders.
 template <class T>
 void input_gradient(const ConvBackward<T>& a, int64_t group, int64_t rest_h, int64_t rest_w,
@@ -153,41 +191,41 @@ void input_gradient(const ConvBackward<T>& a, int64_t group, int64_t rest_h, int
   const ConvShape& s = a.s;
   const Phase h(s.height, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h, rest_h);
   const Phase w(s.width, s.kernel_w, s.stride_w, s.pad_w, s.dilation_w, rest_w);
+  if (h.taps == 0 || w.taps == 0) return;
   const int64_t out = s.out / s.groups, in = s.in / s.groups, taps = s.kernel_h * s.kernel_w;
-  const int64_t plane = s.out_h * s.out_w;
-  const Gather g{s.batch,
-                 out,
-                 s.out_h,
-                 s.out_w,
-                 s.out * plane,
-                 s.channels_last ? 1 : plane,
-                 s.channels_last ? s.out : 1,
-                 h.grid,
-                 w.grid,
-                 1,
-                 1,
-                 h.first,
-                 w.first,
-                 h.taps,
-                 w.taps,
-                 h.source_step,
-                 w.source_step};
-  if (g.depth() == 0 || g.pixels() == 0) return;
+  const int64_t plane = s.out_h * s.out_w, channel = s.channels_last ? 1 : plane;
   const int64_t at = group * out * in * taps;
-  const WeightView<T> weights{a.mu + at,
-                              a.sigma2 + at,
-                              in,
-                              out,
-                              taps,
-                              in * taps,
-                              h.taps,
-                              w.taps,
-                              h.first_tap * s.kernel_w + w.first_tap,
-                              h.tap_step * s.kernel_w,
-                              w.tap_step};
   const Source<T, false> dy{a.dy, a.r};
-  image_product(g, dy + group * out * g.channel_stride, weights, s.channels_last,
-                InputFinish<T>{a, g, group * in, rest_h, rest_w}, parallel);
+  const bool split = Band::worthwhile(h, s.out_h);
+  for (int64_t row = 0; row < h.grid;) {
+    const Band band(h, s.out_h, row, split);
+    const int64_t first = row + h.first + band.first * h.source_step, taps_h = band.last - band.first;
+    const Gather g{s.batch,
+                   out,
+                   s.out_h,
+                   s.out_w,
+                   s.out * plane,
+                   channel,
+                   s.channels_last ? s.out : 1,
+                   band.end - row,
+                   w.grid,
+                   1,
+                   1,
+                   first,
+                   w.first,
+                   taps_h,
+                   w.taps,
+                   h.source_step,
+                   w.source_step};
+    const int64_t tap = (h.first_tap + band.first * h.tap_step) * s.kernel_w + w.first_tap;
+    const WeightView<T> weights{a.mu + at, a.sigma2 + at, in,     out, taps,
+                                in * taps, taps_h,        w.taps, tap, h.tap_step * s.kernel_w,
+                                w.tap_step};
+    if (g.pixels() > 0)
+      image_product(g, dy + group * out * channel, weights, s.channels_last,
+                    InputFinish<T>{a, g, group * in, rest_h + row * s.stride_h, rest_w}, parallel);
+    row = band.end;
+  }
 }
 
 template <class T>

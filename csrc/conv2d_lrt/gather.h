@@ -120,8 +120,18 @@ struct Lanes {
   // The vector and its partner.
   template <bool kSquare>
   VDK_INLINE void load_both(const Source<T, kSquare>& from, Vec<T>& v, Vec<T>& partner) const {
-    v = load_from(from.first);
-    partner = kSquare ? v * v : v * load_from(from.factor);
+    if (kSquare || whole) {
+      v = load_from(from.first);
+      partner = kSquare ? v * v : v * load_from(from.factor);
+      return;
+    }
+    Vec<T> factor{};
+    v = factor;
+    for (int i = 0; i < count; ++i) {
+      v = load_lanes(from.first + pieces[i].offset, pieces[i].lo, pieces[i].hi, step, v);
+      factor = load_lanes(from.factor + pieces[i].offset, pieces[i].lo, pieces[i].hi, step, factor);
+    }
+    partner = v * factor;
   }
 };
 
@@ -155,24 +165,28 @@ struct PixelPanels {
           const int64_t at = p0 * kCols + v * kL;
           lanes[v].find(g, Place(g, j0 + at), n - at, tap);
         }
-        for (int64_t i = 0; i < channels; ++i) {
-          const auto from = source + (c + i) * g.channel_stride;
-          const auto ahead = source + at_most(c + i + kAhead, c + channels - 1) * g.channel_stride;
+        // a few channels at a time, so that branches on the pieces of a vector repeat themselves
+        for (int64_t i0 = 0; i0 < channels; i0 += kAhead) {
+          const int64_t tile = at_most(channels - i0, kAhead);
+          const auto from = source + (c + i0) * g.channel_stride;
+          const auto ahead = from + (i0 + kAhead < channels ? kAhead * g.channel_stride : 0);
           for (int64_t v = 0; v < vectors; ++v) {
-            T* const row =
-                to + (p0 + v / Tile<T>::kVectors) * panel + (k - k0 + i) * kCols + v % Tile<T>::kVectors * kL;
-            Vec<T> value, partner;
-            lanes[v].load_both(from, value, partner);
-            lanes[v].prefetch(ahead);
-            store(row, value);
-            store(row + beyond, partner);
+            T* const row = to + (p0 + v / Tile<T>::kVectors) * panel + (k - k0 + i0) * kCols +
+                           v % Tile<T>::kVectors * kL;
+            for (int64_t i = 0; i < tile; ++i) {
+              Vec<T> value, partner;
+              lanes[v].load_both(from + i * g.channel_stride, value, partner);
+              lanes[v].prefetch(ahead + i * g.channel_stride);
+              store(row + i * kCols, value);
+              store(row + i * kCols + beyond, partner);
+            }
           }
         }
       });
     }
     return {to, to + beyond, panel};
   }
-  static constexpr int64_t kPanelsAtOnce = 4, kAhead = 4;  // channels fetched ahead
+  static constexpr int64_t kPanelsAtOnce = 4, kAhead = 8;  // channels fetched ahead
 };
 
 // NHWC: what grid pixel `at` sees, [k0, k1) of it, written along k to `to` and its partner to `partner`.
