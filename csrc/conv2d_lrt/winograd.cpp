@@ -73,8 +73,8 @@ struct ForwardPass {
                 staged);
     for (int64_t t = 0; t < s.count; ++t) {
       const float* const patch = staged + t * kTile * kL;
-      transform_patch<false>(patch, cols, to.at(0, s.first + t, c), to.point);
-      transform_patch<true>(patch, cols, to.at(1, s.first + t, c), to.point);
+      transform_patch<false>(patch, cols, to.at(0, s.first + t, c), to.point, to.tile);
+      transform_patch<true>(patch, cols, to.at(1, s.first + t, c), to.point, to.tile);
     }
   }
 
@@ -82,6 +82,9 @@ struct ForwardPass {
                float* staged) const {
     const int64_t cols = s.count * kTile, h = s.row * kTile, w = s.col * kTile;
     float *const y = staged, *const r = staged + kStaged;
+    const Window at{s.n, o, h, w, kTile, cols};
+    expect_window(out, a.y, at);
+    expect_window(out, a.r, at);
     const VecF bias = a.bias ? load_first(a.bias + o, a.s.out - o) : VecF{};
     TileNoise tile_noise{noise, s.n * a.s.out + o, a.s.out_w, {}};
     for (int64_t t = 0; t < s.count; ++t) {
@@ -100,8 +103,8 @@ struct ForwardPass {
         }
       }
     }
-    write_window(out, a.y, {s.n, o, h, w, kTile, cols}, y);
-    write_window(out, a.r, {s.n, o, h, w, kTile, cols}, r);
+    write_window(out, a.y, at, y);
+    write_window(out, a.r, at, r);
   }
 };
 
@@ -121,7 +124,7 @@ struct InputGradientPass {
     for (int path = 0; path < 2; ++path)
       for (int64_t t = 0; t < s.count; ++t)
         transform_patch<false>(staged + path * kStaged + t * kTile * kL, cols, to.at(path, s.first + t, c),
-                               to.point);
+                               to.point, to.tile);
   }
 
   void results(const Segment& s, int64_t c, const float* mean, const float* variance, const PointBlock& from,
@@ -129,6 +132,7 @@ struct InputGradientPass {
     const int64_t cols = s.count * kTile;
     const Window at{s.n, c, s.row * kTile, s.col * kTile, kTile, cols};
     read_window(out, a.x, at, staged);
+    expect_window(out, a.dx, at);
     for (int64_t t = 0; t < s.count; ++t) {
       VecF m[kTile][kTile], v[kTile][kTile];
       transform_result(mean + t * from.tile, from.point, m);
