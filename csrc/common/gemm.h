@@ -90,6 +90,19 @@ __attribute__((noinline)) void microkernel(int64_t k, const V* a, int64_t lda, c
     for (int j = 0; j < kVectors; ++j) store(c + j * kLanes<T>, acc[i][j]);
 }
 
+// No more threads than the work is worth.
+VDK_INLINE Parallel limited(const Parallel& parallel, int64_t flops) {
+  constexpr int64_t kFlopsPerThread = 1 << 19;
+  return {at_least(at_most(parallel.threads, flops / kFlopsPerThread), 1), parallel.run};
+}
+
+// This task's share of n small jobs.
+template <class F>
+VDK_INLINE void share(int64_t n, int64_t task, int64_t tasks, F&& f) {
+  const Range mine = part_of(n, 1, task, tasks);
+  for (int64_t i = mine.begin; i < mine.end; ++i) f(i);
+}
+
 // A packed block. Rows: `stride` between rows. Panels: `stride` between panels. In elements of `mean`.
 template <class T, class V>
 struct Packed {
