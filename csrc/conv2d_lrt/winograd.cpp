@@ -8,14 +8,12 @@ namespace VDK_ISA {
 namespace {
 
 constexpr int kL = kLanes<float>;
-constexpr int64_t kFlopsPerThread = 1 << 20;  // less is not worth waking a thread
 
 ImageLayout input_layout(const ConvShape& s) { return {s.in, s.height, s.width, s.channels_last}; }
 ImageLayout output_layout(const ConvShape& s) { return {s.out, s.out_h, s.out_w, s.channels_last}; }
 
-Parallel limited(const ConvShape& s, const Parallel& parallel) {
-  const int64_t flops = 9 * s.batch * s.out_h * s.out_w * s.in * s.out;
-  return {at_least(at_most(parallel.threads, flops / kFlopsPerThread), 1), parallel.run};
+Parallel threads_for(const ConvShape& s, const Parallel& parallel) {
+  return limited(parallel, 9 * s.batch * s.out_h * s.out_w * s.in * s.out);
 }
 
 // The noise of the rows of tiles side by side, [channels, pixels]: groups of four pixels, which begin where a
@@ -171,7 +169,7 @@ bool winograd_fits(const ConvShape& s) {
 
 void winograd_forward(const ConvForward<float>& a, const Parallel& all) {
   const ConvShape& s = a.s;
-  const Parallel parallel = limited(s, all);
+  const Parallel parallel = threads_for(s, all);
   PointWeights weights(s.in, s.out);
   const auto carve = [&](Carver carver) {
     weights.carve(carver);
@@ -184,7 +182,7 @@ void winograd_forward(const ConvForward<float>& a, const Parallel& all) {
 }
 
 void winograd_backward(const ConvBackward<float>& a, const Parallel& all) {
-  const Parallel parallel = limited(a.s, all);
+  const Parallel parallel = threads_for(a.s, all);
   if (a.dx) input_gradient(a, parallel);
   if (a.dmu) weight_gradients(a, input_layout(a.s), output_layout(a.s), parallel);
 }
