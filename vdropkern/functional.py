@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._functional_conv import LRT_EPS, conv1d_lrt, conv1d_lrt_kl, conv2d_lrt, conv2d_lrt_kl
+from ._functional_moments import relu_moments
 from ._functional_noise import mul_noise, mul_out_noise
 from ._functional_spmm import spmm
 from ._validate import (
@@ -39,6 +40,7 @@ __all__ = [
     "new_seed",
     "philox_bits",
     "philox_normal",
+    "relu_moments",
     "spmm",
 ]
 
