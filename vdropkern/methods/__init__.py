@@ -27,6 +27,7 @@ from __future__ import annotations
 from .._method import MC, Enters, EvalMode, Granularity, Method, Scale
 from .additive import ARD, HierarchicalVD, SparseVD
 from .dropout import Bernoulli, GaussianS, GaussianW, NoDropout
+from .multi_sample import MultiSampleDropout
 from .variational import VariationalA, VariationalB
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Granularity",
     "HierarchicalVD",
     "Method",
+    "MultiSampleDropout",
     "NoDropout",
     "Scale",
     "SparseVD",
@@ -55,6 +57,7 @@ METHODS: dict[str, type[Method]] = {
         Bernoulli,
         GaussianS,
         GaussianW,
+        MultiSampleDropout,
         VariationalA,
         VariationalB,
         SparseVD,

@@ -4,6 +4,7 @@ from .conv import Conv1d, Conv2d
 from .dropout import Dropout
 from .linear import Linear
 from .modes import mc_predict, use_eval_mode
+from .multi_sample import MultiSampleHead
 from .training import attach_projection, parameter_groups, project_
 from .variational import Variational
 
@@ -12,6 +13,7 @@ __all__ = [
     "Conv2d",
     "Dropout",
     "Linear",
+    "MultiSampleHead",
     "Variational",
     "attach_projection",
     "mc_predict",
