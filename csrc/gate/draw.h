@@ -101,8 +101,8 @@ void draw_log_normal(const GateDistribution<T>& g, const LogNormalChannels* prep
   for (int64_t i = 0; i < n; i += kLanes<double>) {
     VecD u, rest;
     uniforms(words + i, u, rest);
-    const LogNormalDraw d =
-        log_normal_draw(prepared[i / kLanes<double>], u, rest, g.low, g.high, derivatives);
+    const LogNormalDraw d = log_normal_draw<sizeof(T) == 4 ? 2 : 3>(prepared[i / kLanes<double>], u, rest,
+                                                                    g.low, g.high, derivatives);
     store_as(theta + i, d.theta);
     if (!derivatives) continue;
     store_as(by_location + i, d.by_location);

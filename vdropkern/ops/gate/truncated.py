@@ -14,7 +14,7 @@ from torch import Tensor
 
 _ASYMPTOTIC_FROM = 30.0
 _DOUBLE_FACTORIALS = (1, 3, 15, 105, 945, 10395, 135135, 2027025)  # (2 n - 1)!!
-_STEPS = 4
+_STEPS = 3
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
