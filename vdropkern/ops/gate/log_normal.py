@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._register import run_backward
 from .truncated import LOG_SQRT_2PI, Ends, ends, mills, mills_curvature, mills_rest
 
 _SMALLEST_RATIO = 1e-14  # of a variance to a squared mean, that float64 can tell
@@ -40,12 +41,11 @@ def _half_areas(alpha: Tensor, beta: Tensor) -> Tensor:
     return 0.5 * (torch.special.erf(beta * root) - torch.special.erf(alpha * root))
 
 
-def kl_and_slopes(
-    mu: Tensor, log_sigma2: Tensor, low: float, high: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def kl_and_slopes(mu: Tensor, log_sigma2: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
     """KL(q || log-uniform on [low, high]) of each gate, and its derivatives by mu and log_sigma2.
 
-    KL = log(high - low) - 1/2 log(2 pi e) - log sigma - log Z - M / 2,  M = (alpha phi(alpha) - beta phi(beta)) / Z.
+    KL = log(high - low) - 1/2 log(2 pi e) - log sigma - log Z - M / 2,
+    M = (alpha phi(alpha) - beta phi(beta)) / Z.
     """
     e = ends(mu, log_sigma2, low, high)
     outside, at_outside, log_at_outside = _kl_outside(e)
@@ -94,11 +94,16 @@ class _KL(torch.autograd.Function):
         ctx.ends = inputs[2:]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mu, log_sigma2 = ctx.saved_tensors
-        _, by_mu, by_log = kl_and_slopes(mu.double(), log_sigma2.double(), *ctx.ends)
-        return (grad * by_mu).to(mu.dtype), (grad * by_log).to(log_sigma2.dtype), None, None
+        by_mu, by_log = run_backward("log_normal_kl", _kl_gradients, grad, *ctx.saved_tensors, *ctx.ends)
+        return by_mu, by_log, None, None
+
+
+def _kl_gradients(
+    grad: Tensor, mu: Tensor, log_sigma2: Tensor, low: float, high: float
+) -> tuple[Tensor, Tensor]:
+    _, by_mu, by_log = kl_and_slopes(mu.double(), log_sigma2.double(), low, high)
+    return (grad * by_mu).to(mu.dtype), (grad * by_log).to(log_sigma2.dtype)
 
 
 def kl(mu: Tensor, log_sigma2: Tensor, low: float, high: float) -> Tensor:
@@ -110,8 +115,8 @@ def kl(mu: Tensor, log_sigma2: Tensor, low: float, high: float) -> Tensor:
 def log_moment(order: int, mu: Tensor, log_sigma2: Tensor, low: float, high: float) -> Tensor:
     """log E[theta^order], float64: the weight theta^order moves mu by order sigma^2.
 
-    E = exp(order mu + order^2 sigma^2 / 2) P(alpha - order sigma, beta - order sigma) / P(alpha, beta), P(l, r)
-    the probability of [l, r]. Where l and r have one sign, exp(-near^2 / 2) is taken out of P.
+    With n the order, E = exp(n mu + n^2 sigma^2 / 2) P(alpha - n sigma, beta - n sigma) / P(alpha, beta),
+    P(l, r) being the probability of [l, r]. Where l and r have one sign, exp(-near^2 / 2) is taken out of P.
     """
     e = ends(mu, log_sigma2, low, high)
     shift = order * e.sigma

@@ -1,8 +1,8 @@
 """Channel gates y = x * theta_c: one random factor a channel, for each sample or for the whole batch.
 
-Papers: Neklyudov et al. 2017 (arXiv 1705.07283) for ``log-normal``, Louizos et al. 2017 (arXiv 1705.08665) for
-``normal``, Louizos et al. 2018 (arXiv 1712.01312) for ``hard-concrete``, Gal et al. 2017 (arXiv 1705.07832)
-for ``concrete``, Leclerc et al. 2018 (arXiv 1806.03723) for ``switch``.
+Papers: ``log-normal`` Neklyudov et al. 2017 (arXiv 1705.07283), ``normal`` Louizos et al. 2017 (arXiv
+1705.08665), ``hard-concrete`` Louizos et al. 2018 (arXiv 1712.01312), ``concrete`` Gal et al. 2017 (arXiv
+1705.07832), ``switch`` Leclerc et al. 2018 (arXiv 1806.03723).
 """
 
 from __future__ import annotations

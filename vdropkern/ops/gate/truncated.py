@@ -6,6 +6,7 @@ neither under- nor overflows for x >= 0 (docs/ops/gate.md has the derivations).
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ def mills_curvature(x: Tensor) -> Tensor:
     near = x.clamp(max=_ASYMPTOTIC_FROM)
     e = 1 - near * mills(near)
     c = _DOUBLE_FACTORIALS
-    steps = tuple(b - a for a, b in zip(c, c[1:], strict=False))
+    steps = tuple(b - a for a, b in itertools.pairwise(c))
     return torch.where(x < _ASYMPTOTIC_FROM, 1 - e - near**2 * e, _series(x, steps))
 
 
