@@ -168,7 +168,7 @@ class Method:
             return "none"
         if self.scale.bounds is None:
             return "fixed alpha = p / (1 - p)"
-        return f"{self.scale.name} a {self.scale.granularity}"
+        return f"{self.scale.name} of each {self.scale.granularity}"
 
     @property
     def says_prior(self) -> str:

@@ -15,6 +15,7 @@ from ._functional_gate import (
     log_normal_mean,
     log_normal_snr,
 )
+from ._functional_head import multi_sample_head
 from ._functional_noise import mul_noise, mul_out_noise
 from ._functional_spmm import spmm
 from ._validate import (
@@ -52,6 +53,7 @@ __all__ = [
     "log_normal_snr",
     "mul_noise",
     "mul_out_noise",
+    "multi_sample_head",
     "new_seed",
     "philox_bits",
     "philox_normal",
