@@ -34,6 +34,8 @@ KERNEL_OPS = (
     "multi_sample_head",
     "conv2d_lrt",
     "gate",
+    "weight_noise",
+    "weight_mask",
 )
 OPS = (*KERNEL_OPS, "spmm")
 
