@@ -33,6 +33,8 @@ KERNEL_OPS = (
     "mul_noise_learned",
     "multi_sample_head",
     "conv2d_lrt",
+    "weight_noise",
+    "weight_mask",
 )
 OPS = (*KERNEL_OPS, "spmm")
 
