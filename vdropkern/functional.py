@@ -6,6 +6,15 @@ import torch
 from torch import Tensor
 
 from ._functional_conv import LRT_EPS, conv1d_lrt, conv1d_lrt_kl, conv2d_lrt, conv2d_lrt_kl
+from ._functional_gate import (
+    concrete_dropout_kl,
+    gate,
+    hard_concrete_mean,
+    hard_concrete_penalty,
+    log_normal_kl,
+    log_normal_mean,
+    log_normal_snr,
+)
 from ._functional_head import multi_sample_head
 from ._functional_moments import relu_moments
 from ._functional_noise import mul_noise, mul_out_noise
@@ -30,15 +39,22 @@ from .ops.philox_normal import philox_normal as _philox_normal
 __all__ = [
     "GRANULARITIES",
     "PRIORS",
+    "concrete_dropout_kl",
     "conv1d_lrt",
     "conv1d_lrt_kl",
     "conv2d_lrt",
     "conv2d_lrt_kl",
     "flipout",
+    "gate",
+    "hard_concrete_mean",
+    "hard_concrete_penalty",
     "kl",
     "kl_value_and_grad",
     "linear_lrt",
     "linear_lrt_kl",
+    "log_normal_kl",
+    "log_normal_mean",
+    "log_normal_snr",
     "mul_noise",
     "mul_out_noise",
     "multi_sample_head",
