@@ -16,6 +16,7 @@ from ._functional_gate import (
     log_normal_snr,
 )
 from ._functional_head import multi_sample_head
+from ._functional_moments import relu_moments
 from ._functional_noise import mul_noise, mul_out_noise
 from ._functional_spmm import spmm
 from ._functional_weights import GRANULARITIES, flipout, weight_mask, weight_noise, weight_thresholds
@@ -60,6 +61,7 @@ __all__ = [
     "new_seed",
     "philox_bits",
     "philox_normal",
+    "relu_moments",
     "spmm",
     "weight_mask",
     "weight_noise",
