@@ -83,7 +83,7 @@ def test_scales_of_the_papers() -> None:
     "granularity, shape", [("layer", (1, 1)), ("input", (1, 5)), ("output", (3, 1)), ("weight", (3, 5))]
 )
 def test_granularity_shapes_the_parameter(granularity: str, shape: tuple[int, int]) -> None:
-    assert VariationalB(granularity).scale.shape(3, 5) == shape
+    assert VariationalB(granularity).scale.shape((3, 5)) == shape
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from ._backend import explain, use_backend
 from ._precision import get_precision, set_precision, use_precision
 from ._version import __version__
 from .convert import convert, load_dense_state_dict, plan_conversion
-from .kl import collect_kl, kl_divergence
+from .kl import collect_kl, kl_divergence, penalty
 from .nn import attach_projection, mc_predict, parameter_groups, project_, use_eval_mode
 from .ops.linear_lrt.tiles import use_tiles
 from .sparse import describe, load, plan_sparsification, save, sparsify, sparsity
@@ -27,6 +27,7 @@ __all__ = [
     "methods",
     "nn",
     "parameter_groups",
+    "penalty",
     "plan_conversion",
     "plan_sparsification",
     "project_",

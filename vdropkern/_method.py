@@ -1,14 +1,33 @@
-"""What a method tells a layer; the methods themselves are in `methods.py`."""
+"""What a method tells a layer; the methods themselves are in `methods/`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import ClassVar, Literal
 
 Granularity = Literal["layer", "input", "output", "weight"]
-Enters = Literal["input", "pre-activation"]
+Enters = Literal["nowhere", "input", "pre-activation", "output", "weight", "mask", "gate"]
+
+# where noise enters -> the kernel's number in the table of the field, and the ops that draw it
+KERNELS: dict[Enters, str] = {
+    "nowhere": "none",
+    "input": "K1: mul_noise",
+    "pre-activation": "K2: linear_lrt, conv2d_lrt",
+    "output": "K3: mul_noise of the output",
+    "weight": "K4: weight_noise",
+    "mask": "K5: weight_mask",
+    "gate": "K6: gate",
+}
+PRIOR_NAMES = {
+    None: "none",
+    "log-uniform": "log-uniform, KL of Molchanov et al.",
+    "log-uniform-kingma": "log-uniform, KL of Kingma et al.",
+    "log-uniform-exact": "log-uniform, exact KL",
+    "ard": "normal, its variance learned",
+}
 
 
 @dataclass(frozen=True)
@@ -52,13 +71,20 @@ class Scale:
     init: float
     bounds: tuple[float, float] | None
 
-    def shape(self, out_features: int, in_features: int) -> tuple[int, int]:
-        """Always two dimensions, so that per input and per output differ in a square layer too."""
+    def shape(self, weight_shape: Sequence[int], groups: int = 1) -> tuple[int, ...]:
+        """As many dimensions as the weight, so that per input and per output differ in a square layer too.
+
+        Args:
+            weight_shape: [O, I] of a linear layer, [O, I / groups, *kernel] of a convolution.
+            groups: of a convolution; one value an input is then [groups, I / groups, 1, ...].
+        """
+        out, inp, *kernel = weight_shape
+        ones = (1,) * len(kernel)
         return {
-            "layer": (1, 1),
-            "input": (1, in_features),
-            "output": (out_features, 1),
-            "weight": (out_features, in_features),
+            "layer": (1, 1, *ones),
+            "input": (groups, inp, *ones),
+            "output": (out, 1, *ones),
+            "weight": (out, inp, *kernel),
         }[self.granularity]
 
 
@@ -68,16 +94,21 @@ class Method:
 
     Attributes:
         name: the method's name in files and on the command line.
-        enters: ``input`` (the layer's input is dropped out) or ``pre-activation`` (local
-            reparameterisation, op ``linear_lrt``).
+        enters: where the noise enters, one of `Enters`; `vdropkern.nn.places` has one object for each.
+        also_enters: other places among which an argument chooses.
         paper: where it comes from.
+        formula: the training pass in one line, z = x W^T + b being the layer without noise.
+        rows: its rows in the comparison of github lumosity4tpj/a-series-of-dropout.
         eval_mode: what a layer does in eval mode. ``mean`` (default): mean weights, pruned ones at zero,
             no noise. ``sample``: noise as in training, nothing pruned. `MC` (K): mean of K such draws.
     """
 
     name: ClassVar[str]
     enters: ClassVar[Enters]
+    also_enters: ClassVar[tuple[Enters, ...]] = ()
     paper: ClassVar[str]
+    formula: ClassVar[str]
+    rows: ClassVar[tuple[str, ...]] = ()
 
     eval_mode: EvalMode = field(default="mean", kw_only=True)
 
@@ -91,28 +122,52 @@ class Method:
 
     @property
     def drop_probability(self) -> float:
-        """Probability with which an input is dropped, where the noise enters at the input."""
+        """Probability with which an input is dropped, where the noise is Bernoulli at the input."""
         return 0.0
 
     @cached_property
     def scale(self) -> Scale | None:
-        """How the noise is parameterised; None where `drop_probability` says it all."""
+        """How the noise is parameterised; None where it has neither log_sigma2 nor log_alpha."""
         return None
 
     @property
     def kl_prior(self) -> str | None:
-        """The prior the weights are pulled to, one of `functional.PRIORS`; None: there is no KL."""
+        """The prior the weights are pulled to, one of `functional.PRIORS`; None: there is no such KL."""
         return None
 
     @property
     def prune_at(self) -> float | None:
-        """Weights with log_alpha at or above this are pruned; None: the method prunes nothing."""
+        """Weights with log_alpha at or above this are pruned; None: none are by that rule."""
         return None
 
     @property
     def clip_at(self) -> float | None:
         """In training, weights with log_alpha at or above this count with mean 0; None: none do."""
         return None
+
+    @property
+    def says_scale(self) -> str:
+        """The table's words for how the noise's scale is parameterised."""
+        if self.scale is None:
+            return "none"
+        if self.scale.bounds is None:
+            return "fixed alpha = p / (1 - p)"
+        return f"{self.scale.name} a {self.scale.granularity}"
+
+    @property
+    def says_prior(self) -> str:
+        """The table's words for the KL or penalty."""
+        return PRIOR_NAMES[self.kl_prior]
+
+    @property
+    def says_eval(self) -> str:
+        """The table's words for what eval mode ``mean`` computes."""
+        return "mean weights" if self.prune_at is None else "mean weights, pruned ones at zero"
+
+    @property
+    def says_prunes(self) -> str:
+        """The table's words for which weights are pruned."""
+        return "none" if self.prune_at is None else f"weights of log_alpha >= {self.prune_at:g}"
 
     def _check_number(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
@@ -126,6 +181,12 @@ class Method:
         if value not in accepted:
             choices = ", ".join(map(repr, accepted))
             raise ValueError(f"{type(self).__name__}: {name} must be one of {choices}, got {value!r}")
+
+
+# exp(-20) is noise of 4.5e-5, less than float32 training notices; exp(4) is far above any weight that is kept
+LOG_SIGMA2_BOUNDS = (-20.0, 4.0)
+LOG_ALPHA_BOUNDS = (-20.0, 20.0)
+ALPHA_AT_MOST_ONE = (-20.0, 0.0)
 
 
 def logit(p: float) -> float:

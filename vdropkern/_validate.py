@@ -60,18 +60,6 @@ def check_clip(clip_log_alpha: float | None, where: str) -> float:
     return float(clip_log_alpha)
 
 
-def check_mul_noise(x: Tensor, strength: float, noise: str, noises: tuple[str, ...]) -> None:
-    if noise not in noises:
-        raise ValueError(f"mul_noise: unknown noise {noise!r}; accepted: {', '.join(noises)}")
-    if not x.is_floating_point():
-        raise ValueError(f"mul_noise: x must be floating, got {x.dtype}")
-    what, top = (
-        ("p of bernoulli noise", 1.0) if noise == "bernoulli" else ("alpha of gaussian noise", math.inf)
-    )
-    if not isinstance(strength, (int, float)) or not 0 <= strength < top:
-        raise ValueError(f"mul_noise: strength, the {what}, must be in [0, {top:g}), got {strength!r}")
-
-
 def check_kl(
     mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str, where: str
 ) -> None:
@@ -134,6 +122,17 @@ def _check_linear(x: Tensor, mu: Tensor, log_sigma2: Tensor | None, bias: Tensor
         )
 
 
+def autocast_weights(x: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+    """x and mu in autocast's dtype, where it is on.
+
+    The noise parameter stays as it is: the variance runs in float32 whatever autocast says.
+    """
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, mu = x.to(dtype), mu.to(dtype)
+    return x, mu
+
+
 def prepare_linear(
     x: Tensor,
     mu: Tensor,
@@ -145,10 +144,7 @@ def prepare_linear(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
     if (log_sigma2 is None) == (log_alpha is None):
         raise ValueError(f"{where}: give exactly one of log_sigma2 and log_alpha")
-    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        # the noise parameter stays as it is: the variance runs in float32 whatever autocast says
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, mu = x.to(dtype), mu.to(dtype)
+    x, mu = autocast_weights(x, mu)
     _check_linear(x, mu, log_sigma2, bias, where)
     if log_alpha is not None:
         log_alpha = _log_alpha_2d(log_alpha, mu, where)

@@ -184,8 +184,8 @@ def _warn(decisions: list[_Decision]) -> None:
 def load_dense_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Tensor]) -> torch.nn.Module:
     """Load a checkpoint of the dense net into its variational twin: the noise's parameters stay as they are.
 
-    As `model.load_state_dict(state_dict, strict=False)`, but nothing else than log_sigma2 and log_alpha of
-    variational layers may be missing, and nothing may be left over; and on an error nothing is loaded.
+    As `model.load_state_dict(state_dict, strict=False)`, but nothing else than the methods' own parameters
+    and buffers may be missing, and nothing may be left over; and on an error nothing is loaded.
 
     Returns:
         the model.
@@ -198,7 +198,8 @@ def load_dense_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Tenso
         f"{prefix}.{name}".removeprefix(".")
         for prefix, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, Variational)
-        for name in ("log_sigma2", "log_alpha")
+        for name in module.state_dict()
+        if name not in ("weight", "bias")
     }
     missing = sorted(set(own) - set(state_dict) - noise)
     unknown = sorted(set(state_dict) - set(own))

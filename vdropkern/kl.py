@@ -27,6 +27,7 @@ __all__ = [
     "PolynomialWarmup",
     "collect_kl",
     "kl_divergence",
+    "penalty",
 ]
 
 
@@ -39,6 +40,10 @@ class KLModule(torch.nn.Module):
     def kl(self) -> Tensor:
         """KL of this module's own weights, a scalar in nats, summed over them."""
         raise NotImplementedError(f"{type(self).__name__} must define kl()")
+
+    def penalty(self) -> Tensor:
+        """What this module adds to the mean loss as it is, a scalar; 0 unless it defines one."""
+        return torch.zeros(())
 
     def _active_collectors(self) -> tuple[KLCollector, ...]:
         """Those of this thread: another thread's forward pass must not hand them its graph."""
@@ -83,6 +88,23 @@ def kl_divergence(model: torch.nn.Module) -> Tensor:
         scalar, float32 (float64 where a layer is float64), differentiable; 0 where no layer has a KL.
     """
     return _sum([module.kl() for module in _kl_modules(model)], model)
+
+
+def penalty(model: torch.nn.Module) -> Tensor:
+    """Penalties of all variational layers: what their methods add to the mean loss as it is.
+
+    Unlike the KL they are not divided by the number of training examples. Only methods that say so in their
+    `says_prior` have one:
+
+        loss = F.cross_entropy(net(x), y) + kl_divergence(net) / n_train + penalty(net)
+
+    Args:
+        model: any module; its submodules are searched.
+
+    Returns:
+        scalar, float32 (float64 where a layer is float64), differentiable; 0 where no layer has a penalty.
+    """
+    return _sum([module.penalty() for module in _kl_modules(model)], model)
 
 
 class KLCollector:

@@ -13,7 +13,10 @@ __all__ = ["attach_projection", "parameter_groups", "project_"]
 
 @torch.no_grad()
 def project_(model: torch.nn.Module) -> torch.nn.Module:
-    """Bring every log_sigma2 and log_alpha of the model back within its method's bounds, in place.
+    """What every variational layer needs after a step of the optimiser, in place.
+
+    Every log_sigma2 and log_alpha is brought back within its method's bounds, ramps go one step on, running
+    averages take in the new values.
 
     Call it after each step of the optimiser, or let `attach_projection` do so. This, and not a clamp in the
     forward pass, is how bounds are kept: a clamped value has gradient zero and stays beyond its bound,
@@ -24,9 +27,7 @@ def project_(model: torch.nn.Module) -> torch.nn.Module:
     """
     for module in model.modules():
         if isinstance(module, Variational):
-            scale, noise = module.method.scale, module.noise_parameter()
-            if noise is not None and scale is not None and scale.bounds is not None:
-                noise.clamp_(*scale.bounds)
+            module.project_()
     return model
 
 
@@ -74,8 +75,8 @@ def parameter_groups(
             raise ValueError(f"parameter_groups: {name} must be > 0, got {value}")
     if not weight_decay >= 0:
         raise ValueError(f"parameter_groups: weight_decay must be >= 0, got {weight_decay}")
-    noises = [m.noise_parameter() for m in model.modules() if isinstance(m, Variational)]
-    noise_ids = {id(p) for p in noises if p is not None}
+    layers = [m for m in model.modules() if isinstance(m, Variational)]
+    noise_ids = {id(p) for layer in layers for p in layer.noise_parameters()}
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {

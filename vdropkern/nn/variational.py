@@ -1,18 +1,23 @@
-"""What layers with noisy weights share: noise parameter, KL, pruning. Layers add the forward pass."""
+"""What layers with a method share. A layer adds its constructor, its geometry and its functional calls."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 import torch
 from torch import Tensor
 
-from .. import functional as F
+from .._method import MC
 from ..kl import KLModule
-from ..methods import Method
-from ..ops.kl.reference import log_alpha_of
+from ..methods import Method, SparseVD
+from .places import PLACES, Place
+from .places._base import wide_dtype
 
 __all__ = ["Variational"]
+
+DEFAULT_METHOD = SparseVD()
+
+Self = TypeVar("Self", bound="Variational")
 
 
 class _LogAlpha:
@@ -30,14 +35,18 @@ class _LogAlpha:
         if layer is None:
             return self
         own = layer._parameters.get("log_alpha")
-        return own if own is not None else layer._computed_log_alpha(layer.weight)
+        if own is not None:
+            return own
+        if "method" not in layer.__dict__:
+            raise AttributeError(f"{type(layer).__name__} has no log_alpha yet")
+        return layer._place().log_alpha(layer, layer.weight)
 
 
 class Variational(KLModule):
-    """A layer whose `weight` is the mean of a Gaussian, with the noise that `method` says.
+    """A layer of torch.nn with a `method`: noise in training, a KL or penalty, pruning.
 
     Attributes:
-        method: the `Method`, frozen; replace it by another of the same parameter to change thresholds or the
+        method: the `Method`, frozen; replace it by another of the same parameters to change thresholds or the
             eval mode.
         weight: mean mu of the weights.
         log_sigma2: log variance, where that is the method's parameter.
@@ -47,96 +56,167 @@ class Variational(KLModule):
 
     method: Method
     weight: Tensor
+    bias: Any  # a Parameter or None; torch annotates it differently from layer to layer
+    groups: int = 1
     if TYPE_CHECKING:
         log_sigma2: torch.nn.Parameter
     log_alpha = _LogAlpha()
 
-    def _init_noise(self, method: Method) -> None:
-        """Set the method and make its noise parameter, beside the weight and trainable if that is."""
-        self.method = method
-        scale = method.scale
-        if scale is not None and scale.bounds is not None:
-            noise = torch.full(
-                scale.shape(*self._weight_shape()),
-                scale.init,
-                dtype=self.weight.dtype,
-                device=self.weight.device,
-            )
-            self.register_parameter(
-                scale.name, torch.nn.Parameter(noise, requires_grad=self.weight.requires_grad)
-            )
+    # torch's own layer, and the attributes that are its constructor's arguments, `bias` apart
+    _dense_class: ClassVar[type[torch.nn.Module]]
+    _dense_arguments: ClassVar[tuple[str, ...]]
 
-    def _weight_shape(self) -> tuple[int, int]:
-        out = self.weight.shape[0]
-        return out, self.weight[0].numel() if out else self.weight.shape[1]
+    def _dense(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer without noise, of any weight: plain ATen."""
+        raise NotImplementedError(f"{type(self).__name__} must define _dense()")
+
+    def _lrt(
+        self, x: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, mean: Tensor | None = None
+    ) -> Tensor:
+        """The layer by local reparameterisation; `mean` stands in for the weight."""
+        raise NotImplementedError(f"{type(self).__name__} must define _lrt()")
+
+    def _lrt_kl(
+        self, x: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str
+    ) -> tuple[Tensor, Tensor]:
+        """`_lrt` and the weights' KL in one op."""
+        raise NotImplementedError(f"{type(self).__name__} must define _lrt_kl()")
+
+    @property
+    def in_units(self) -> int:
+        """Input features or channels."""
+        return self.weight.shape[1] * self.groups
+
+    @property
+    def out_units(self) -> int:
+        """Output features or channels."""
+        return self.weight.shape[0]
+
+    def unit_shape_in(self, per_unit: Tensor) -> Tensor:
+        """View [C] (or [1]) so that it broadcasts against the layer's input, batched or not."""
+        return per_unit.reshape(-1, *(1,) * (self.weight.ndim - 2))
+
+    def unit_shape_out(self, per_unit: Tensor) -> Tensor:
+        """View [C] (or [1]) so that it broadcasts against the layer's output, batched or not."""
+        return per_unit.reshape(-1, *(1,) * (self.weight.ndim - 2))
+
+    def _place(self) -> Place:
+        return PLACES[self.method.enters]
+
+    def _init_noise(self, method: Method) -> None:
+        """Set the method and make its parameters, beside the weight and trainable if that is."""
+        self.method = method
+        self._place().init(self)
+
+    @classmethod
+    def from_dense(cls: type[Self], dense: torch.nn.Module, method: Method = DEFAULT_METHOD) -> Self:
+        """The variational twin of a plain layer: the SAME weight and bias Parameters, flags and hooks.
+
+        Raises:
+            TypeError: `method` is no Method.
+        """
+        check_method(method)
+        layer = cls.__new__(cls)
+        state: dict[str, Any] = dense.__getstate__()
+        layer.__dict__.update(
+            {name: value.copy() if isinstance(value, dict) else value for name, value in state.items()}
+        )
+        layer._init_noise(method)
+        return layer
 
     def to_dense(self) -> torch.nn.Module:
-        """torch's own layer with a copy of the pruned mean weights."""
-        raise NotImplementedError(f"{type(self).__name__} must define to_dense()")
+        """torch's own layer with a copy of the effective mean weights: pruned, gates folded in."""
+        dense = torch.nn.utils.skip_init(
+            self._dense_class,
+            **{name: getattr(self, name) for name in self._dense_arguments},
+            bias=self.bias is not None,
+            device=self.weight.device,
+            dtype=self.weight.dtype,
+        )
+        with torch.no_grad():
+            dense.weight.copy_(self.pruned_weight())
+            dense.weight.requires_grad_(self.weight.requires_grad)
+            if self.bias is not None:
+                dense.bias.copy_(self.bias)
+                dense.bias.requires_grad_(self.bias.requires_grad)
+        return dense.train(self.training)
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias as torch's own layer does; the noise starts at the method's first value."""
+        super().reset_parameters()  # type: ignore[misc]  # torch's layer follows in the order of bases
+        if "method" in self.__dict__:  # torch's constructor calls this before there is one
+            self.reset_noise()
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, method={self.method}"
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name in torch.nn
+        place = PLACES[self.method.enters]
+        mode: Any = "sample" if self.training else self.method.eval_mode
+        if mode == "mean":
+            return place.mean(self, input)
+        if isinstance(mode, MC):
+            return torch.stack([place.sample(self, input) for _ in range(mode.samples)]).mean(0)
+        return place.sample(self, input)
 
     def reset_noise(self) -> None:
-        """Set the noise parameter back to the method's first value."""
-        scale = self.method.scale
-        if scale is not None and scale.bounds is not None:
-            with torch.no_grad():
-                getattr(self, scale.name).fill_(scale.init)
+        """Set the method's parameters and buffers back to their first values."""
+        self._place().reset(self)
 
     def noise_parameter(self) -> torch.nn.Parameter | None:
-        """The method's own parameter (log_sigma2 or log_alpha), None where it has none."""
+        """The method's log_sigma2 or log_alpha, None where it learns neither."""
         scale = self.method.scale
         return None if scale is None or scale.bounds is None else getattr(self, scale.name)
 
+    def noise_parameters(self) -> list[torch.nn.Parameter]:
+        """All parameters of the method beside weight and bias: no weight decay for them."""
+        return self._place().noise_parameters(self)
+
     def _noise(self) -> tuple[Tensor | None, Tensor | None]:
-        """(log_sigma2, log_alpha), one of them None, as the functions take them."""
+        """(log_sigma2, log_alpha), one of them None, of the weight's shape or 1 in any dimension."""
         scale = self.method.scale
         assert scale is not None
         if scale.bounds is None:
             return None, self._constant(scale.init)
         noise: Tensor = getattr(self, scale.name)
-        return (noise, None) if scale.name == "log_sigma2" else (None, noise)
+        return (noise, None) if scale.name == "log_sigma2" else (None, self._spread(noise))
+
+    def _spread(self, per_weight: Tensor) -> Tensor:
+        """What broadcasts to the weight, from one value an input, [groups, I / groups, ...] if grouped."""
+        if self.groups == 1 or per_weight.shape[0] in (1, self.weight.shape[0]):
+            return per_weight
+        return per_weight.repeat_interleave(self.weight.shape[0] // self.groups, 0)
 
     def _constant(self, value: float) -> Tensor:
         # float32 at least, whatever the weights are: a rounded log_alpha would be another dropout rate
-        dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
-        return torch.full((1, 1), value, dtype=dtype, device=self.weight.device)
-
-    def _computed_log_alpha(self, weight: Tensor) -> Tensor:
-        scale = self.method.scale if "method" in self.__dict__ else None
-        if scale is not None and scale.name == "log_sigma2":
-            dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-            return log_alpha_of(weight.to(dtype), self.log_sigma2.to(dtype))
-        if scale is not None and scale.bounds is None:
-            return self._constant(scale.init)
-        raise AttributeError(f"{type(self).__name__} holds no computed log_alpha")
+        dtype = wide_dtype(self.weight.dtype)
+        return torch.full((1,) * self.weight.ndim, value, dtype=dtype, device=self.weight.device)
 
     def kl(self) -> Tensor:
-        """KL(q(w) || p(w)) summed over the layer's weights, in nats; 0 where the method has no prior.
+        """KL(q || p) summed over the layer's random variables, in nats; 0 where the method has no prior.
 
         Where weights share a log_alpha, its KL counts once for each of them.
         """
-        prior = self.method.kl_prior
-        if prior is None:
-            return self.weight.new_zeros((), dtype=self._constant(0.0).dtype)
-        log_sigma2, log_alpha = self._noise()
-        if log_alpha is None:
-            return F.kl(self.weight, log_sigma2, prior=prior)
-        return F.kl(log_alpha=log_alpha, prior=prior) * (self.weight.numel() // max(log_alpha.numel(), 1))
+        return self._place().kl(self)
+
+    def penalty(self) -> Tensor:
+        """What the method adds to the mean loss beside KL / N; 0 for most."""
+        return self._place().penalty(self)
 
     def keep_mask(self) -> Tensor:
-        """bool, of the weight's shape: log_alpha < `method.prune_at`; all True where nothing is pruned."""
-        threshold = self.method.prune_at
-        if threshold is None:
-            return torch.ones_like(self.weight, dtype=torch.bool)
-        scale = self.method.scale
-        assert scale is not None
-        if scale.name == "log_alpha":
-            log_alpha = self.log_alpha.detach()
-        else:
-            log_alpha = self._computed_log_alpha(self.weight.detach())
-        return (log_alpha < threshold).expand_as(self.weight)
+        """bool, of the weight's shape: False where the method prunes (log_alpha >= `method.prune_at`)."""
+        return self._place().keep_mask(self)
 
     def pruned_weight(self) -> Tensor:
-        """The mean weights, those to be pruned at zero: what `eval_mode` ``mean`` computes with."""
-        if self.method.prune_at is None:
-            return self.weight
-        return torch.where(self.keep_mask(), self.weight, 0.0)
+        """The mean weights, those to be pruned at zero, gates folded in: what eval mode computes with."""
+        return self._place().effective_weight(self)
+
+    def project_(self) -> None:
+        """What belongs after each step of the optimiser, in place; `vdropkern.project_` calls it."""
+        self._place().project_(self)
+
+
+def check_method(method: object) -> None:
+    """Raise TypeError unless it is a `Method`."""
+    if not isinstance(method, Method):
+        raise TypeError(f"method must be one of vdropkern.methods, such as SparseVD(), got {method!r}")

@@ -15,7 +15,7 @@ from ..philox_normal.reference import philox_normal
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _without_autocast(function: F) -> F:
+def without_autocast(function: F) -> F:
     """Keep autocast from casting the products: a float16 variance loses eps and is 0 / 0 in backward."""
 
     @functools.wraps(function)
@@ -28,14 +28,14 @@ def _without_autocast(function: F) -> F:
     return run  # type: ignore[return-value]
 
 
-def _sigma2(mu: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None) -> Tensor:
+def sigma2_of(mu: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None) -> Tensor:
     if log_sigma2 is not None:
         return log_sigma2.to(mu.dtype).exp()  # [O, I]
     assert log_alpha is not None
     return log_alpha.to(mu.dtype).exp() * mu**2  # [O, I]
 
 
-def _clipped(
+def clipped(
     of: Tensor, mu: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, clip: float
 ) -> Tensor:
     """`of` [O, I], and 0 where log_alpha >= clip: what train_clip leaves of the means and their gradients."""
@@ -45,7 +45,7 @@ def _clipped(
     return torch.where(log_alpha >= clip, 0.0, of)
 
 
-@_without_autocast
+@without_autocast
 def linear_lrt(
     x: Tensor,  # [*, I]
     mu: Tensor,  # [O, I]
@@ -64,8 +64,8 @@ def linear_lrt(
     """
     dtype = kl_reference.compute_dtype(x, mu, log_sigma2, log_alpha)
     x2d, m = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype), mu.to(dtype)
-    mean = x2d @ _clipped(m, m, log_sigma2, log_alpha, clip).T  # [B, O]
-    std = torch.sqrt(x2d**2 @ _sigma2(m, log_sigma2, log_alpha).T + eps)  # [B, O]
+    mean = x2d @ clipped(m, m, log_sigma2, log_alpha, clip).T  # [B, O]
+    std = torch.sqrt(x2d**2 @ sigma2_of(m, log_sigma2, log_alpha).T + eps)  # [B, O]
     y = mean + std * philox_normal(seed, x2d.shape[0], mu.shape[0], dtype)
     if bias is not None:
         y = y + bias.to(dtype)
@@ -76,7 +76,7 @@ def linear_lrt(
     return y.to(x.dtype).reshape(shape), std.reshape(shape), kl
 
 
-@_without_autocast
+@without_autocast
 def linear_lrt_backward(
     grad_y: Tensor,  # [*, O]
     grad_kl: Tensor | None,  # scalar
@@ -102,19 +102,19 @@ def linear_lrt_backward(
     dy = grad_y.reshape(rows, out).to(dtype)
     x2d, m = x.reshape(rows, mu.shape[1]).to(dtype), mu.to(dtype)
     g_v = dy * philox_normal(seed, rows, out, dtype) / (2 * std.reshape(rows, out))
-    sigma2 = _sigma2(m, log_sigma2, log_alpha)
+    sigma2 = sigma2_of(m, log_sigma2, log_alpha)
     noise = log_sigma2 if log_sigma2 is not None else log_alpha
     assert noise is not None
     dx, dmu, dlog, dbias = (t.new_empty(0) for t in (x, mu, noise, std))
     if needs_x:
         dx = (
-            (dy @ _clipped(m, m, log_sigma2, log_alpha, clip) + 2 * x2d * (g_v @ sigma2))
+            (dy @ clipped(m, m, log_sigma2, log_alpha, clip) + 2 * x2d * (g_v @ sigma2))
             .reshape(x.shape)
             .to(x.dtype)
         )
     if needs_weight:
         dv = g_v.T @ x2d**2  # [O, I]
-        dmu, dlog = _clipped(dy.T @ x2d, m, log_sigma2, log_alpha, clip), dv * sigma2
+        dmu, dlog = clipped(dy.T @ x2d, m, log_sigma2, log_alpha, clip), dv * sigma2
         if log_alpha is not None:
             dmu = dmu + 2 * dv * log_alpha.to(dtype).exp() * m
             dlog = dlog.sum_to_size(log_alpha.shape)

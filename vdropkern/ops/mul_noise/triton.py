@@ -12,7 +12,7 @@ from torch import Tensor
 from .._launch import launch_on, refuse_double
 from .._triton import normals_of_groups, weave, words_of_groups
 from ..philox_normal.triton import NoiseGrid, noise_tile
-from .reference import rows_and_cols
+from .reference import layout_of, rows_and_cols
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def mul_noise_kernel(
 
 
 def mul_noise(x: Tensor, seed: Tensor, noise: str, strength: float) -> Tensor:
-    """x times noise of mean 1, of x's shape and dtype."""
+    """x times noise of mean 1, of x's shape, dtype and format."""
     refuse_double("mul_noise", x)
     dense = x.contiguous()
     y = torch.empty_like(dense)
@@ -46,4 +46,4 @@ def mul_noise(x: Tensor, seed: Tensor, noise: str, strength: float) -> Tensor:
         mul_noise_kernel[(grid.programs,)](
             dense, seed, y, *grid.sizes, below, factor, BERNOULLI=bernoulli, **grid.tile
         )
-    return y
+    return y.contiguous(memory_format=layout_of(x))

@@ -1,0 +1,135 @@
+"""Gaussian weights with a variance of their own, pruned where they are noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Literal
+
+from .._method import LOG_ALPHA_BOUNDS, LOG_SIGMA2_BOUNDS, Enters, Method, Scale
+
+__all__ = ["ARD", "HierarchicalVD", "SparseVD"]
+
+
+@dataclass(frozen=True)
+class _Additive(Method):
+    """w ~ N(mu, sigma^2) with a free variance a weight, pruned by log_alpha."""
+
+    enters: ClassVar[Enters] = "pre-activation"
+
+    init_log_sigma2: float = -10.0
+    threshold: float = 3.0
+    train_clip: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_number("init_log_sigma2", *LOG_SIGMA2_BOUNDS)
+        self._check_number("threshold", *LOG_ALPHA_BOUNDS)
+
+    @cached_property
+    def scale(self) -> Scale:
+        return Scale("log_sigma2", "weight", self.init_log_sigma2, LOG_SIGMA2_BOUNDS)
+
+    @property
+    def kl_prior(self) -> str:
+        return "ard"
+
+    @property
+    def prune_at(self) -> float:
+        return self.threshold
+
+    @property
+    def clip_at(self) -> float | None:
+        return self.threshold if self.train_clip else None
+
+
+@dataclass(frozen=True)
+class SparseVD(_Additive):
+    """Sparse variational dropout: w ~ N(mu, sigma^2), log_sigma2 free, log-uniform prior, pruning.
+
+    Molchanov et al. 2017 (arXiv 1701.05369), sections 4.1 to 4.3: a noise variance of its own for each
+    weight (rather than alpha mu^2) lowers the variance of the gradients enough for alpha > 1 to be learned,
+    and a weight whose alpha is large is noise: it can go.
+
+    Args:
+        init_log_sigma2: first log variance, in [-20, 4]. -10 is the authors' value for LeNets: noise of
+            0.007, small beside fresh or trained weights, so that training starts as the dense net's. -15
+            suits a deep pretrained net, -8 to -5 a very small one.
+        threshold: weights with log_alpha at or above it are pruned. 3 is the authors': a dropout rate
+            alpha / (1 + alpha) above 0.95.
+        train_clip: whether weights that would be pruned already train with mean 0 (their noise stays), as
+            in the authors' LeNet scripts: the net gets used to their absence, and more of them go.
+        prior: ``log-uniform``, the approximation of equation 14 (error <= 0.007 nats a weight), or
+            ``log-uniform-exact``.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    name: ClassVar[str] = "sparse-vd"
+    paper: ClassVar[str] = "Molchanov, Ashukha & Vetrov 2017, arXiv 1701.05369"
+
+    prior: str = "log-uniform"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("prior", ("log-uniform", "log-uniform-exact"))
+
+    @property
+    def kl_prior(self) -> str:
+        return self.prior
+
+
+@dataclass(frozen=True)
+class ARD(_Additive):
+    """Automatic relevance determination: SparseVD's noise under the prior w ~ N(0, gamma), gamma learned.
+
+    Kharitonov et al. 2018 (arXiv 1811.00596): with the best gamma of each weight put in,
+    KL = 1/2 log(1 + 1 / alpha). It is exact, its prior is proper, and it lies below the log-uniform KL by
+    at most 0.636 nats a weight, so its nets come out close to SparseVD's.
+
+    Args:
+        init_log_sigma2, threshold, train_clip: as `SparseVD`.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    name: ClassVar[str] = "ard"
+    paper: ClassVar[str] = "Kharitonov, Molchanov & Vetrov 2018, arXiv 1811.00596"
+
+
+@dataclass(frozen=True)
+class HierarchicalVD(_Additive):
+    """Variational Bayesian dropout with a hierarchical prior, type B: w ~ N(0, gamma), gamma ~ uniform.
+
+    Liu et al. 2019 (arXiv 1811.07533, CVPR): a proper prior in place of the log-uniform one. With gamma
+    maximised out its KL is term for term that of `ARD`; what this method adds is the choice of parameter.
+
+    Args:
+        init_log_sigma2, threshold, train_clip: as `SparseVD`.
+        parameterisation: ``log_sigma2`` (default: noise of its own, whose gradients vary less) or
+            ``log_alpha`` (the noise is alpha mu^2 and vanishes with mu).
+        init_log_alpha: first log_alpha, in [-20, 20]. -4 is what log_sigma2 = -10 means for a weight of
+            0.05; 0 is dropout at p = 0.5.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    name: ClassVar[str] = "hierarchical-vd"
+    paper: ClassVar[str] = "Liu et al. 2019, arXiv 1811.07533"
+
+    parameterisation: Literal["log_sigma2", "log_alpha"] = "log_sigma2"
+    init_log_alpha: float = -4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("parameterisation", ("log_sigma2", "log_alpha"))
+        self._check_number("init_log_alpha", *LOG_ALPHA_BOUNDS)
+
+    @cached_property
+    def scale(self) -> Scale:
+        if self.parameterisation == "log_sigma2":
+            return Scale("log_sigma2", "weight", self.init_log_sigma2, LOG_SIGMA2_BOUNDS)
+        return Scale("log_alpha", "weight", self.init_log_alpha, LOG_ALPHA_BOUNDS)
