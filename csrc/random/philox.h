@@ -55,7 +55,7 @@ template <class F, class U>
 VDK_HD void cos_sin_turn(U bits, F& cosine, F& sine) {
   const U place = bits + 0x20000000u;  // its upper two bits are the quadrant
   // the rest is what they leave when shifted out; 2 pi 2^-34, 2 pi 2^-33
-  const F t = to_float(as_int(bits << 2)) * 3.657294798168149e-10f + 7.314589596336298e-10f;
+  const F t = to_float(as_int(bits << 2)) * 3.657295198167899e-10f + 7.314590396335798e-10f;
   const F t2 = t * t;
   F s = t2 * -1.9515295891e-4f + 8.3321608736e-3f;
   s = s * t2 - 1.6666654611e-1f;

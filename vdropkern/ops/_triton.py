@@ -106,7 +106,7 @@ def _cos_sin_turn(bits):
     place = bits + 0x20000000  # its upper two bits are the quadrant
     # the rest is what they leave when shifted out; 2 pi 2^-34, 2 pi 2^-33
     rest = (bits << 2).to(tl.int32, bitcast=True)
-    t = rest.to(tl.float32) * 3.657294798168149e-10 + 7.314589596336298e-10
+    t = rest.to(tl.float32) * 3.657295198167899e-10 + 7.314590396335798e-10
     t2 = t * t
     s = t2 * -1.9515295891e-4 + 8.3321608736e-3
     s = s * t2 - 1.6666654611e-1
