@@ -48,7 +48,7 @@ def ninja_file(nvcc: str, version: str, architecture: str, cxx: str = "c++") -> 
         name = "_".join(source.relative_to(ROOT / "csrc").parts) + ".o"
         objects.append(name)
         lines.append(f"build {name}: {'cuda' if source.suffix == '.cu' else 'cxx'} {source}")
-        if source.name == "cpu.cpp":
+        if source.name.startswith(("cpu", "winograd")):  # compiled once per instruction set
             lines.append(f"  flags = {_CPU}")
         if source.name == "registration.cpp":
             lines.append(f"  flags = {define}")

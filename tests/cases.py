@@ -86,7 +86,11 @@ class Case:
 
     @property
     def noisy(self) -> bool:
-        return self.op.startswith("linear_lrt")
+        return self.op.startswith(("linear_lrt", "conv2d_lrt"))
+
+    @property
+    def with_kl(self) -> bool:
+        return self.op.endswith("kl")
 
     def make(
         self,
@@ -126,12 +130,15 @@ def lay_out(t: Tensor, layout: str) -> Tensor:
     """A tensor of t's shape with other strides, as a view into memory that is NaN everywhere else.
 
     ``transposed``, ``sliced`` (with an offset that breaks alignment) and ``strided`` keep t's values;
-    ``expanded`` repeats its first row (stride 0), ``scalar`` its first element (all strides 0).
+    ``expanded`` repeats its first row (stride 0), ``scalar`` its first element (all strides 0);
+    ``channels_last``, not among `LAYOUTS`, is for images.
     """
     if layout == "contiguous" or t.numel() == 0 or t.ndim == 0:
         return t.contiguous()
     if layout == "transposed":
         return t.mT.contiguous().mT if t.ndim > 1 else lay_out(t, "strided")
+    if layout == "channels_last":
+        return t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t.contiguous()
     if layout == "sliced":
         padded = t.new_full([n + 3 for n in t.shape], torch.nan)
         view = padded[tuple(slice(1, 1 + n) for n in t.shape)]
@@ -266,7 +273,17 @@ def _by_id(cases: Iterator[Case]) -> dict[str, Case]:
 
 
 def _all() -> Iterator[Case]:
-    for family in (_linear_shapes, _linear_log_alpha, _linear_kl, _linear_extreme, _linear_clip, _kl):
+    from .conv_cases import conv_cases  # which builds on this module
+
+    for family in (
+        _linear_shapes,
+        _linear_log_alpha,
+        _linear_kl,
+        _linear_extreme,
+        _linear_clip,
+        _kl,
+        conv_cases,
+    ):
         yield from family()
 
 

@@ -6,7 +6,8 @@ its definition: gradients come from autograd, the exact KL from quadrature of Da
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from vdropkern.ops.philox_normal.reference import philox_normal
 
+from . import plain_conv
 from .cases import SEED, Case
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
@@ -119,12 +121,8 @@ def truth(case: Case, tensors: Mapping[str, Tensor], grads: tuple[Tensor, ...]) 
     prior = case.options.get("prior", "log-uniform")
     outputs: dict[str, Tensor] = {}
     if case.noisy:
-        rows, out = exact["x"].shape[:-1].numel(), exact["mu"].shape[0]
-        noise = philox_normal(seed, rows, out, torch.float64)
-        outputs["y"], std = linear_lrt(
-            exact, noise, case.options.get("eps", 1e-8), case.options.get("clip_log_alpha")
-        )
-    if case.op != "linear_lrt":
+        outputs["y"], std, noise = _sampled(case, exact, seed, upstream[0])
+    if case.with_kl:
         outputs["kl"] = kl_terms(log_alpha(exact), prior).sum()
     d = torch.autograd.grad(list(outputs.values()), list(exact.values()), upstream)
     expected = outputs | {f"d_{k}": g for k, g in zip(exact, d, strict=True)}
@@ -132,10 +130,28 @@ def truth(case: Case, tensors: Mapping[str, Tensor], grads: tuple[Tensor, ...]) 
         sizes = {k: torch.zeros_like(t) for k, t in expected.items()}
         lengths = dict.fromkeys(expected, 1)
         if case.noisy:
-            _linear_magnitudes(exact, upstream[0].abs(), noise.abs().reshape(std.shape), std, sizes, lengths)
-        if case.op != "linear_lrt":
+            sizes_of: Callable[..., None] = partial(plain_conv.magnitudes, options=case.options)
+            if case.op.startswith("linear_lrt"):
+                sizes_of = _linear_magnitudes
+            sizes_of(
+                exact, upstream[0].abs(), noise.abs().reshape(std.shape), std, sizes=sizes, lengths=lengths
+            )
+        if case.with_kl:
             _kl_magnitudes(exact, prior, upstream[-1].abs(), sizes, lengths)
     return {k: Truth(t.detach(), sizes[k], lengths[k]) for k, t in expected.items()}
+
+
+def _sampled(
+    case: Case, exact: Mapping[str, Tensor], seed: Tensor, like_y: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, std, noise) of a case with noise."""
+    if case.op.startswith("conv2d_lrt"):
+        noise = philox_normal(seed, like_y.shape[:2].numel(), like_y.shape[2:].numel(), torch.float64)
+        return (*plain_conv.conv2d_lrt(exact, noise, case.options), noise)
+    rows, out = exact["x"].shape[:-1].numel(), exact["mu"].shape[0]
+    noise = philox_normal(seed, rows, out, torch.float64)
+    eps, clip = case.options.get("eps", 1e-8), case.options.get("clip_log_alpha")
+    return (*linear_lrt(exact, noise, eps, clip), noise)
 
 
 def _linear_magnitudes(

@@ -164,7 +164,7 @@ def test_flags_hooks_device_and_dtype_are_kept() -> None:
 
 def test_other_subclasses_are_left_alone_with_a_warning() -> None:
     model = torch.nn.Sequential(MyLinear(4, 4), torch.nn.Linear(4, 4))
-    with pytest.warns(UserWarning, match=r"left 1 of 2 linear layers.*0 \(MyLinear: a subclass") as caught:
+    with pytest.warns(UserWarning, match=r"left 1 of 2 layers.*0 \(MyLinear: a subclass") as caught:
         converted = vdk.convert(model, SparseVD())
     assert caught[0].filename == __file__
     assert kinds(converted) == {"0": "MyLinear", "1": "SparseVD()"}

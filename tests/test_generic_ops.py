@@ -12,6 +12,7 @@ from torch import Tensor
 from vdropkern import functional
 from vdropkern.functional import PRIORS
 
+from . import plain_conv
 from .cases import CASES, LAYOUTS, Case, lay_out, select
 from .plain import Truth, truth
 from .tolerance import assert_close
@@ -41,6 +42,11 @@ LAYOUT_CASES = (
     "kl-odd-log-uniform",
     "kl-free-ard",
     "kl-conv",
+    "conv2d_lrt-odd",
+    "conv2d_lrt-stride2",
+    "conv2d_lrt-depthwise",
+    "conv2d_lrt-log_alpha[5]",
+    "conv2d_lrt_kl-odd-log-uniform",
 )
 
 
@@ -57,14 +63,20 @@ def results(case: Case, tensors: Mapping[str, Tensor], grads: tuple[Tensor, ...]
     return dict(zip(names, outputs, strict=True)) | {f"d_{k}": g for k, g in zip(leaves, d, strict=True)}
 
 
+def output_shape(case: Case, tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
+    if case.op.startswith("conv2d_lrt"):
+        return plain_conv.convolve(tensors["x"].to("meta"), tensors["mu"].to("meta"), case.options).shape
+    return (*tensors["x"].shape[:-1], tensors["mu"].shape[0])
+
+
 def upstream(case: Case, tensors: Mapping[str, Tensor], layout: str = "contiguous") -> tuple[Tensor, ...]:
     """Gradients of the outputs."""
     grads = []
     wide = tensors["mu" if "mu" in tensors else "log_alpha"].dtype
     if case.noisy:
-        shape = (*tensors["x"].shape[:-1], tensors["mu"].shape[0])
+        shape = output_shape(case, tensors)
         grads.append(lay_out(torch.randn(shape, generator=torch.Generator().manual_seed(7)).to(wide), layout))
-    if case.op != "linear_lrt":
+    if case.with_kl:
         either = [tensors[k].dtype for k in ("x", "mu", "log_sigma2", "log_alpha") if k in tensors]
         grads.append(torch.tensor(-0.75, dtype=torch.float64 if torch.float64 in either else torch.float32))
     return tuple(grads)
@@ -106,9 +118,27 @@ def test_strided_inputs(case: Case, layout: str, dtypes: str, backend: str) -> N
 
 @pytest.mark.parametrize("dtypes", ["fp32", "fp64", "bf16"])
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
-@by_case([CASES[name] for name in LAYOUT_CASES if name.startswith("linear")])
+@by_case([CASES[name] for name in LAYOUT_CASES if name.startswith(("linear", "conv"))])
 def test_strided_gradients(case: Case, layout: str, dtypes: str, backend: str) -> None:
     check(case, dtypes, grad_layout=layout)
+
+
+@pytest.mark.parametrize("dtypes", ["fp32", "bf16+fp32"])
+@pytest.mark.parametrize(
+    "layouts", ["channels_last/channels_last", "channels_last/contiguous", "contiguous/channels_last"]
+)
+@by_case([case for case in select("conv2d_lrt") if "kl-odd" not in case.id])
+def test_channels_last(case: Case, layouts: str, dtypes: str, backend: str) -> None:
+    """Images, their gradients and the weights in NHWC; results come in x's layout."""
+    layout, grad_layout = layouts.split("/")
+    check(case, dtypes, layout, grad_layout)
+    tensors = case.make()
+    x = lay_out(tensors["x"], layout).requires_grad_()
+    y = case.call({**tensors, "x": x})[0]
+    if not x.is_contiguous() and "same" not in case.id:
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        (dx,) = torch.autograd.grad(y.sum(), x)
+        assert dx.stride() == x.stride()
 
 
 @by_case([CASES["linear_lrt-odd"], CASES["linear_lrt_kl-odd-ard"]])
@@ -125,7 +155,12 @@ def test_gradients_of_sum_and_cat(case: Case, backend: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(gradients("sum"), gradients("cat"), strict=True))
 
 
-@by_case(select("linear_lrt-extreme", "linear_lrt_kl-extreme", "linear_lrt_kl-odd", "kl-extreme"))
+@by_case(
+    select(
+        "linear_lrt-extreme", "linear_lrt_kl-extreme", "linear_lrt_kl-odd", "kl-extreme",
+        "conv2d_lrt-extreme", "conv2d_lrt_kl-extreme", "conv2d_lrt_kl-odd",
+    )
+)  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_extreme_inputs_under_autocast(case: Case, dtype: torch.dtype, backend: str) -> None:
     tensors = {k: t.requires_grad_() for k, t in case.make().items()}

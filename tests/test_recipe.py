@@ -245,7 +245,7 @@ def test_every_method_learns_and_reports(method: str) -> None:
     assert last["test_error"] < 35, last  # guessing: 90
     assert last["weights"] == 266_200
     assert 0 < last["nonzero"] <= 266_200
-    has_kl = method in ("variational-b", "sparse-vd", "ard", "hierarchical-vd")
+    has_kl = method.startswith("variational") or method in ("sparse-vd", "ard", "hierarchical-vd")
     assert (last["kl"] > 0) == has_kl
     assert last["loss"] == pytest.approx(last["nll"] + last["kl_weight"] * last["kl"] / 200, rel=1e-6)
     if method == "variational-b":

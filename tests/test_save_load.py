@@ -503,7 +503,7 @@ def test_hostile_layers_for_into(tmp_path: Path) -> None:
         (lambda s, t: t["fc1.col_indices"].__setitem__(0, -1), "fc1: col_indices must lie in"),
         (
             lambda s, t: s["layers"]["fc1"].update(type="Flatten", config={"start_dim": 1, "end_dim": 2}),
-            "not a linear",
+            "a Flatten, which has no weight",
         ),
         (lambda s, t: s["layers"].update({"norm": s["layers"]["fc2"]}), "norm must be a linear layer"),
         (lambda s, t: s["layers"].update({"fc1": 5}), "must be described by an object"),

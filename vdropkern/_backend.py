@@ -24,7 +24,15 @@ ENV_BACKEND = "VDROPKERN_BACKEND"
 ENV_CPU_ISA = "VDROPKERN_CPU_ISA"
 BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
 CPU_ISAS = ("portable", "avx2", "avx512")  # order = the codes the compiled library uses
-KERNEL_OPS = ("philox_bits", "philox_normal", "linear_lrt", "kl", "mul_noise", "mul_noise_learned")
+KERNEL_OPS = (
+    "philox_bits",
+    "philox_normal",
+    "linear_lrt",
+    "kl",
+    "mul_noise",
+    "mul_noise_learned",
+    "conv2d_lrt",
+)
 OPS = (*KERNEL_OPS, "spmm")
 
 # On a GPU whose tensor cores take their operands from shared memory (wgmma and later), Triton's products use

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 Granularity = Literal["layer", "input", "output", "weight"]
 Enters = Literal["nowhere", "input", "pre-activation", "output", "weight", "mask", "gate"]
+Noise = Literal["input", "lrt", "output", "weights", "flipout"]
 
 # where noise enters -> the kernel's number in the table of the field, and the ops that draw it
 KERNELS: dict[Enters, str] = {
@@ -20,6 +21,14 @@ KERNELS: dict[Enters, str] = {
     "weight": "K4: weight_noise",
     "mask": "K5: weight_mask",
     "gate": "K6: gate",
+}
+# how the noise of Gaussian weights is drawn -> where it enters
+NOISE_PLACES: dict[Noise, Enters] = {
+    "input": "input",
+    "lrt": "pre-activation",
+    "output": "output",
+    "weights": "weight",
+    "flipout": "weight",
 }
 PRIOR_NAMES = {
     None: "none",
@@ -95,7 +104,7 @@ class Method:
     Attributes:
         name: the method's name in files and on the command line.
         enters: where the noise enters, one of `Enters`; `vdropkern.nn.places` has one object for each.
-        also_enters: other places among which an argument chooses.
+        noises: what the argument ``noise`` accepts, keys of `NOISE_PLACES`; empty: there is none.
         paper: where it comes from.
         formula: the training pass in one line, z = x W^T + b being the layer without noise.
         rows: its rows in the comparison of github lumosity4tpj/a-series-of-dropout.
@@ -105,7 +114,7 @@ class Method:
 
     name: ClassVar[str]
     enters: ClassVar[Enters]
-    also_enters: ClassVar[tuple[Enters, ...]] = ()
+    noises: ClassVar[tuple[Noise, ...]] = ()
     paper: ClassVar[str]
     formula: ClassVar[str]
     rows: ClassVar[tuple[str, ...]] = ()
@@ -123,6 +132,11 @@ class Method:
     @property
     def drop_probability(self) -> float:
         """Probability with which an input is dropped, where the noise is Bernoulli at the input."""
+        return 0.0
+
+    @property
+    def alpha(self) -> float:
+        """Variance of multiplicative Gaussian noise where it is fixed; 0 elsewhere."""
         return 0.0
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Replacing linear layers in a model, and saying what was replaced and what was not."""
+"""Replacing layers in a model, and saying what was replaced and what was not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class ChangeReport:
-    """One `LayerChange` a linear layer; prints as a table."""
+    """One `LayerChange` a layer; prints as a table."""
 
     rows: tuple[LayerChange, ...]
 
@@ -53,19 +53,29 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[int, 
     return "\n".join(lines)
 
 
-def linear_layers(model: torch.nn.Module) -> dict[torch.nn.Linear, tuple[str, ...]]:
-    """Every torch.nn.Linear of the model, subclasses included, with all names it is reached by.
+# torch's layers that have a variational twin
+WeightLayer = torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d
+PLAIN = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+
+
+def plain_class(layer: WeightLayer) -> type[torch.nn.Module]:
+    """The layer's class in torch.nn, of whatever subclass it is."""
+    return next(cls for cls in PLAIN if isinstance(layer, cls))
+
+
+def weight_layers(model: torch.nn.Module) -> dict[WeightLayer, tuple[str, ...]]:
+    """Every linear and convolution layer of the model, subclasses included, with all names it is reached by.
 
     The model's own name is ``(model)``.
     """
-    found: dict[torch.nn.Linear, tuple[str, ...]] = {}
+    found: dict[WeightLayer, tuple[str, ...]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, PLAIN):
             found[module] = (*found.get(module, ()), name or "(model)")
     return found
 
 
-def why_not_plain(layer: torch.nn.Linear) -> str | None:
+def why_not_plain(layer: torch.nn.Module) -> str | None:
     """Why the layer is not just its weight and bias, with what to do about it; None where it is."""
     if parametrize.is_parametrized(layer):
         return "parametrized; torch.nn.utils.parametrize.remove_parametrizations first"
@@ -79,7 +89,7 @@ def why_not_plain(layer: torch.nn.Linear) -> str | None:
 
 
 def with_replaced(
-    model: torch.nn.Module, replacements: Mapping[torch.nn.Linear, torch.nn.Module]
+    model: torch.nn.Module, replacements: Mapping[WeightLayer, torch.nn.Module]
 ) -> torch.nn.Module:
     """A deep copy of the model that holds the replacements themselves; what was shared stays shared."""
     result = copied(model, {id(old): new for old, new in replacements.items()})

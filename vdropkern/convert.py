@@ -1,4 +1,4 @@
-"""Turning the linear layers of an existing model variational, its weights kept."""
+"""Turning the linear and convolution layers of an existing model variational, its weights kept."""
 
 from __future__ import annotations
 
@@ -11,19 +11,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._surgery import ChangeReport, LayerChange, copied, linear_layers, replace_, why_not_plain
+from ._surgery import (
+    PLAIN,
+    ChangeReport,
+    LayerChange,
+    WeightLayer,
+    copied,
+    plain_class,
+    replace_,
+    weight_layers,
+    why_not_plain,
+)
 from .methods import Method
-from .nn import Linear, Variational
+from .nn import Conv1d, Conv2d, Linear, Variational
 
 __all__ = ["convert", "load_dense_state_dict", "plan_conversion"]
 
-MethodFor = Method | Mapping[str, Method] | Callable[[str, torch.nn.Linear], Method | None]
-Skip = Sequence[str] | Callable[[str, torch.nn.Linear], bool]
+MethodFor = Method | Mapping[str, Method] | Callable[[str, WeightLayer], Method | None]
+Skip = Sequence[str] | Callable[[str, WeightLayer], bool]
+
+_TWINS: dict[type[torch.nn.Module], type[Variational]] = {
+    torch.nn.Linear: Linear,
+    torch.nn.Conv1d: Conv1d,
+    torch.nn.Conv2d: Conv2d,
+}
 
 
 @dataclass(frozen=True)
 class _Decision:
-    layer: torch.nn.Linear
+    layer: WeightLayer
     name: str
     method: Method | None
     reason: str
@@ -39,15 +55,15 @@ class _Decision:
 def convert(
     model: torch.nn.Module, method: MethodFor, *, skip: Skip = (), inplace: bool = False
 ) -> torch.nn.Module:
-    """Replace the model's torch.nn.Linear layers by `vdropkern.nn.Linear`, weights and biases kept.
+    """Replace torch.nn.Linear, Conv1d and Conv2d by `vdropkern.nn`'s, weights and biases kept.
 
     A layer used in several places stays one layer, tied parameters stay tied. Device, dtype, training flag,
     requires_grad and forward hooks are kept; the noise's parameter is trainable if the weight is. Subclasses
-    of torch.nn.Linear may compute something else, so they are left alone, with one warning that names them
+    of torch's layers may compute something else, so they are left alone, with one warning that names them
     (none for those in `skip`); `plan_conversion` tells beforehand.
 
     Args:
-        model: any module, itself a torch.nn.Linear or not.
+        model: any module, itself such a layer or not.
         method: for all layers; or by name, {"fc1": SparseVD(), "decoder.*": ARD()}, the first match counts
             and layers without one stay dense; or a function (name, layer) -> Method, or None to leave it.
         skip: names of layers to leave dense; or a function (name, layer) -> True to leave it.
@@ -60,31 +76,34 @@ def convert(
         the converted copy, or the model itself.
 
     Raises:
-        ValueError: a name matches no linear layer; a layer is parametrized, hooked or lazy and not skipped;
+        ValueError: a name matches no such layer; a layer is parametrized, hooked or lazy and not skipped;
             `inplace` with a model that is itself the layer.
         TypeError: `method` or `skip` is none of the above.
     """
     decisions = _decide(model, method, skip)
     _warn(decisions)
-    if isinstance(model, torch.nn.Linear):
+    if isinstance(model, PLAIN):
         if inplace:
             raise ValueError("convert: a model that is itself the layer cannot be converted in place")
         decision = decisions[0]
         own = copied(model)
-        assert isinstance(own, torch.nn.Linear)
-        return own if decision.method is None else Linear.from_dense(own, decision.method)
+        return own if decision.method is None else _twin(own, decision.method)
     result = model if inplace else copied(model)
     by_name = {d.name: d.method for d in decisions if d.method is not None}
     replacements: dict[torch.nn.Module, torch.nn.Module] = {}
-    for layer, names in linear_layers(result).items():
+    for layer, names in weight_layers(result).items():
         if names[0] in by_name:
-            replacements[layer] = Linear.from_dense(layer, by_name[names[0]])
+            replacements[layer] = _twin(layer, by_name[names[0]])
     replace_(result, replacements)
     return result
 
 
+def _twin(layer: torch.nn.Module, method: Method) -> Variational:
+    return _TWINS[type(layer)].from_dense(layer, method)
+
+
 def plan_conversion(model: torch.nn.Module, method: MethodFor, *, skip: Skip = ()) -> ChangeReport:
-    """What `convert` with the same arguments would do to each linear layer, and why. Changes nothing.
+    """What `convert` with the same arguments would do to each layer, and why. Changes nothing.
 
     Raises:
         ValueError, TypeError: as `convert`.
@@ -106,13 +125,14 @@ def _check_patterns(patterns: Sequence[str], layers: Mapping[Any, tuple[str, ...
         if not any(_matches(pattern, names) for names in layers.values()):
             known = ", ".join(names[0] for names in layers.values()) or "none"
             raise ValueError(
-                f"convert: {argument} has {pattern!r}, which is no linear layer of the model; it has: {known}"
+                f"convert: {argument} has {pattern!r}, which is no linear or convolution layer of the model; "
+                f"it has: {known}"
             )
 
 
 def _skips(
-    skip: Skip, layers: Mapping[torch.nn.Linear, tuple[str, ...]]
-) -> Callable[[torch.nn.Linear, tuple[str, ...]], bool]:
+    skip: Skip, layers: Mapping[WeightLayer, tuple[str, ...]]
+) -> Callable[[WeightLayer, tuple[str, ...]], bool]:
     if callable(skip):
         predicate = skip
         return lambda layer, names: bool(predicate(names[0], layer))
@@ -124,8 +144,8 @@ def _skips(
 
 
 def _methods(
-    method: MethodFor, layers: Mapping[torch.nn.Linear, tuple[str, ...]]
-) -> Callable[[torch.nn.Linear, tuple[str, ...]], Method | None]:
+    method: MethodFor, layers: Mapping[WeightLayer, tuple[str, ...]]
+) -> Callable[[WeightLayer, tuple[str, ...]], Method | None]:
     if isinstance(method, Method):
         return lambda layer, names: method
     if isinstance(method, Mapping):
@@ -141,7 +161,7 @@ def _methods(
 
 
 def _decide(model: torch.nn.Module, method: MethodFor, skip: Skip) -> list[_Decision]:
-    layers = linear_layers(model)
+    layers = weight_layers(model)
     skipped, method_of = _skips(skip, layers), _methods(method, layers)
     readers = {
         module.out_proj for module in model.modules() if isinstance(module, torch.nn.MultiheadAttention)
@@ -162,11 +182,11 @@ def _decide(model: torch.nn.Module, method: MethodFor, skip: Skip) -> list[_Deci
             decisions.append(_Decision(layer, name, None, reason, surprising=True))
         elif (why := why_not_plain(layer)) is not None:
             raise ValueError(f"convert: {name!r} is {why}, or add it to skip")
-        elif type(layer) is not torch.nn.Linear:
-            reason = "a subclass of torch.nn.Linear, which may compute something else"
+        elif type(layer) not in _TWINS:
+            reason = f"a subclass of torch.nn.{plain_class(layer).__name__}, which may compute something else"
             decisions.append(_Decision(layer, name, None, reason, surprising=True))
         else:
-            decisions.append(_Decision(layer, name, chosen, "a plain torch.nn.Linear"))
+            decisions.append(_Decision(layer, name, chosen, f"a plain torch.nn.{type(layer).__name__}"))
     return decisions
 
 
@@ -174,7 +194,7 @@ def _warn(decisions: list[_Decision]) -> None:
     left = [f"{d.name} ({type(d.layer).__name__}: {d.reason})" for d in decisions if d.surprising]
     if left:
         warnings.warn(
-            f"convert left {len(left)} of {len(decisions)} linear layers as they were: {'; '.join(left)}. "
+            f"convert left {len(left)} of {len(decisions)} layers as they were: {'; '.join(left)}. "
             "Add them to skip to say so yourself.",
             UserWarning,
             stacklevel=3,

@@ -26,40 +26,74 @@ VDK_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / u
 VDK_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 VDK_INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// A pointer the compiler knows nothing of: it would compute, and spill, the addresses of all rows beforehand.
+template <class P>
+VDK_INLINE P* unseen(P* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
 // c[kRows][kVectors vectors] (+)= a[kRows rows of stride lda][k] * b[k][kCols], in elements of V (pairs.h)
-template <class T, int kVectors, class V>
+template <class T, int kVectors, class V, int kRows = Tile<T>::kRows>
 __attribute__((noinline)) void microkernel(int64_t k, const V* a, int64_t lda, const V* b, T* c, int64_t ldc,
                                            bool accumulate) {
-  constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols, kStep = 8;
+  constexpr int kCols = Tile<T>::kCols, kStep = 8;
   Vec<T> acc[kRows][kVectors];
+#pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kVectors; ++j) acc[i][j] = accumulate ? load(c + i * ldc + j * kLanes<T>) : Vec<T>{};
-  const V* row[kRows];
-  for (int i = 0; i < kRows; ++i) {
-    row[i] = a + i * lda;
-    // one register a row: unless the rows look unrelated, the compiler recomputes and spills addresses
-    asm("" : "+r"(row[i]));
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>{};
+  if (accumulate) {
+    const T* from = c;
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i, from = unseen(from + ldc))
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = load(from + j * kLanes<T>);
   }
+  // a register for every third row
+  const V* third[(kRows + 2) / 3];
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; i += 3) third[i / 3] = a + i * lda;
   const auto step = [&](int u) __attribute__((always_inline)) {
     Vec<T> bv[kVectors];
+#pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) bv[j] = load_panel(b + u * kCols + j * kLanes<T>);
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < kVectors; ++j) multiply_add(acc[i][j], row[i] + u, bv[j]);
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) multiply_add(acc[i][j], third[i / 3] + i % 3 * lda + u, bv[j]);
+  };
+  const auto advance = [&](int64_t n) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int i = 0; i < (kRows + 2) / 3; ++i) third[i] = unseen(third[i] + n);
+    b += n * kCols;
   };
   for (; k >= kStep; k -= kStep) {
 #pragma GCC unroll 8
     for (int u = 0; u < kStep; ++u) step(u);
-    for (int i = 0; i < kRows; ++i) row[i] += kStep;
-    b += kStep * kCols;
+    advance(kStep);
   }
   for (; k > 0; --k) {
     step(0);
-    for (int i = 0; i < kRows; ++i) ++row[i];
-    b += kCols;
+    advance(1);
   }
-  for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kVectors; ++j) store(c + i * ldc + j * kLanes<T>, acc[i][j]);
+#pragma GCC unroll 12
+  for (int i = 0; i < kRows; ++i, c = unseen(c + ldc))
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) store(c + j * kLanes<T>, acc[i][j]);
+}
+
+// No more threads than the work is worth.
+VDK_INLINE Parallel limited(const Parallel& parallel, int64_t flops) {
+  constexpr int64_t kFlopsPerThread = 1 << 19;
+  return {at_least(at_most(parallel.threads, flops / kFlopsPerThread), 1), parallel.run};
+}
+
+// This task's share of n small jobs.
+template <class F>
+VDK_INLINE void share(int64_t n, int64_t task, int64_t tasks, F&& f) {
+  const Range mine = part_of(n, 1, task, tasks);
+  for (int64_t i = mine.begin; i < mine.end; ++i) f(i);
 }
 
 // A packed block. Rows: `stride` between rows. Panels: `stride` between panels. In elements of `mean`.

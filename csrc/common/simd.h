@@ -78,6 +78,10 @@ VDK_INLINE VecF reciprocal(VecF x) {  // an estimate and a Newton step: within 2
   const VecF r = (VecF)_mm512_rcp14_ps((__m512)x);
   return r * (2.0f - x * r);
 }
+VDK_INLINE VecF reciprocal_root(VecF x) {  // as `reciprocal`, for normal x > 0
+  const VecF r = (VecF)_mm512_rsqrt14_ps((__m512)x);
+  return r * (1.5f - x * 0.5f * r * r);
+}
 VDK_INLINE VecD square_root(VecD x) { return (VecD)_mm512_sqrt_pd((__m512d)x); }
 #elif defined(__AVX2__)
 template <class T>
@@ -106,6 +110,10 @@ VDK_INLINE VecF reciprocal(VecF x) {  // an estimate and a Newton step: within 3
   const VecF r = (VecF)_mm256_rcp_ps((__m256)x);
   return r * (2.0f - x * r);
 }
+VDK_INLINE VecF reciprocal_root(VecF x) {  // as `reciprocal`, for normal x > 0
+  const VecF r = (VecF)_mm256_rsqrt_ps((__m256)x);
+  return r * (1.5f - x * 0.5f * r * r);
+}
 VDK_INLINE VecD square_root(VecD x) { return (VecD)_mm256_sqrt_pd((__m256d)x); }
 #else
 template <class T>
@@ -129,6 +137,7 @@ VDK_INLINE VecD square_root(VecD x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = sqrt(x[i]);
   return x;
 }
+VDK_INLINE VecF reciprocal_root(VecF x) { return 1.0f / square_root(x); }
 #endif
 VDK_INLINE VecD minimum(VecD a, VecD b) { return a < b ? a : b; }
 VDK_INLINE VecD maximum(VecD a, VecD b) { return a > b ? a : b; }

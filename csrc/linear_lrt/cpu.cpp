@@ -10,22 +10,10 @@ namespace {
 
 constexpr int64_t kL2Bytes = 256 << 10;         // of a core's L2, what a packed block may take
 constexpr int64_t kActivationBytes = 64 << 20;  // packed activations of one part of the batch
-constexpr int64_t kFlopsPerThread = 1 << 19;    // less is not worth waking a thread
-
-Parallel limited(const Parallel& parallel, int64_t flops) {
-  return {at_least(at_most(parallel.threads, flops / kFlopsPerThread), 1), parallel.run};
-}
 
 // Rows of the batch handled at a time, so that packed activations stay bounded.
 int64_t batch_part(int64_t batch, int64_t bytes_per_row) {
   return at_least(at_most(batch, round_up(kActivationBytes / at_least(bytes_per_row, 1), 48)), 1);
-}
-
-// This task's share of n small jobs.
-template <class F>
-void share(int64_t n, int64_t task, int64_t tasks, F&& f) {
-  const Range mine = part_of(n, 1, task, tasks);
-  for (int64_t i = mine.begin; i < mine.end; ++i) f(i);
 }
 
 // The block [outputs, batch] of means and variances becomes y and std, [batch, outputs].

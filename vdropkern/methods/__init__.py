@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from .._method import MC, Enters, EvalMode, Granularity, Method, Scale
 from .additive import ARD, HierarchicalVD, SparseVD
-from .dropout import Bernoulli, GaussianW
-from .variational import VariationalB
+from .dropout import Bernoulli, GaussianS, GaussianW, NoDropout
+from .variational import VariationalA, VariationalB
 
 __all__ = [
     "ARD",
@@ -28,20 +28,26 @@ __all__ = [
     "Bernoulli",
     "Enters",
     "EvalMode",
+    "GaussianS",
     "GaussianW",
     "Granularity",
     "HierarchicalVD",
     "Method",
+    "NoDropout",
     "Scale",
     "SparseVD",
+    "VariationalA",
     "VariationalB",
 ]
 
 METHODS: dict[str, type[Method]] = {
     cls.name: cls
     for cls in (
+        NoDropout,
         Bernoulli,
+        GaussianS,
         GaussianW,
+        VariationalA,
         VariationalB,
         SparseVD,
         ARD,

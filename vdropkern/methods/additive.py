@@ -1,4 +1,4 @@
-"""Gaussian weights with a variance of their own, pruned where they are noise."""
+"""Gaussian weights that are pruned where they are noise: sparse and hierarchical variational dropout, ARD."""
 
 from __future__ import annotations
 
@@ -6,29 +6,44 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
 
-from .._method import LOG_ALPHA_BOUNDS, LOG_SIGMA2_BOUNDS, Enters, Method, Scale
+from .._method import LOG_ALPHA_BOUNDS, LOG_SIGMA2_BOUNDS, Noise, Scale
+from ._noise import UNIT_NOISES, NoisyWeights
 
 __all__ = ["ARD", "HierarchicalVD", "SparseVD"]
 
 
 @dataclass(frozen=True)
-class _Additive(Method):
-    """w ~ N(mu, sigma^2) with a free variance a weight, pruned by log_alpha."""
+class _Additive(NoisyWeights):
+    """w ~ N(mu, sigma^2) with a free variance a weight, pruned by log_alpha; or noise a unit.
 
-    enters: ClassVar[Enters] = "pre-activation"
+    The arguments are `SparseVD`'s, which documents them.
+    """
+
+    noises: ClassVar[tuple[Noise, ...]] = ("lrt", "input", "output")
+    formula: ClassVar[str] = "y = x mu^T + b + sqrt(x^2 (sigma^2)^T + eps) e"
 
     init_log_sigma2: float = -10.0
     threshold: float = 3.0
     train_clip: bool = field(default=False, kw_only=True)
+    parameterisation: Literal["log_sigma2", "log_alpha"] = field(default="log_sigma2", kw_only=True)
+    init_log_alpha: float = field(default=-4.0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_number("init_log_sigma2", *LOG_SIGMA2_BOUNDS)
         self._check_number("threshold", *LOG_ALPHA_BOUNDS)
+        self._check_choice("parameterisation", ("log_sigma2", "log_alpha"))
+        self._check_number("init_log_alpha", *LOG_ALPHA_BOUNDS)
+        if self.train_clip and self.noise != "lrt":
+            raise ValueError(f"{type(self).__name__}: train_clip goes with noise 'lrt', got {self.noise!r}")
 
     @cached_property
     def scale(self) -> Scale:
-        return Scale("log_sigma2", "weight", self.init_log_sigma2, LOG_SIGMA2_BOUNDS)
+        if self.noise in UNIT_NOISES:
+            return Scale("log_alpha", UNIT_NOISES[self.noise], self.init_log_alpha, LOG_ALPHA_BOUNDS)
+        if self.parameterisation == "log_sigma2":
+            return Scale("log_sigma2", "weight", self.init_log_sigma2, LOG_SIGMA2_BOUNDS)
+        return Scale("log_alpha", "weight", self.init_log_alpha, LOG_ALPHA_BOUNDS)
 
     @property
     def kl_prior(self) -> str:
@@ -59,6 +74,14 @@ class SparseVD(_Additive):
             alpha / (1 + alpha) above 0.95.
         train_clip: whether weights that would be pruned already train with mean 0 (their noise stays), as
             in the authors' LeNet scripts: the net gets used to their absence, and more of them go.
+        parameterisation: ``log_sigma2`` (default), or ``log_alpha``: the noise is alpha mu^2 and vanishes
+            with mu.
+        init_log_alpha: first log_alpha where that is the parameter, in [-20, 20]. -4 is what
+            log_sigma2 = -10 means for a weight of 0.05; 0 is dropout at p = 0.5.
+        noise: how it is drawn: ``lrt`` (default), by local reparameterisation; ``input`` (type A), on the
+            inputs, x (1 + sqrt(alpha) e); ``output``, on the outputs, y = (x mu^T + b)(1 + sqrt(alpha) e).
+            With the last two a unit has one log_alpha, which is the parameter then, the KL counts once a
+            unit, and whole units are pruned: all their weights; a bias stays.
         prior: ``log-uniform``, the approximation of equation 14 (error <= 0.007 nats a weight), or
             ``log-uniform-exact``.
 
@@ -68,6 +91,11 @@ class SparseVD(_Additive):
 
     name: ClassVar[str] = "sparse-vd"
     paper: ClassVar[str] = "Molchanov, Ashukha & Vetrov 2017, arXiv 1701.05369"
+    rows: ClassVar[tuple[str, ...]] = (
+        "SparseVD-B, on W: parameterisation='log_alpha'",
+        "SparseVD-B, on B: noise='output'",
+        "SparseVD-A: noise='input'",
+    )
 
     prior: str = "log-uniform"
 
@@ -89,7 +117,7 @@ class ARD(_Additive):
     at most 0.636 nats a weight, so its nets come out close to SparseVD's.
 
     Args:
-        init_log_sigma2, threshold, train_clip: as `SparseVD`.
+        init_log_sigma2, threshold, train_clip, parameterisation, init_log_alpha, noise: as `SparseVD`.
 
     Raises:
         ValueError: an argument out of range.
@@ -101,17 +129,14 @@ class ARD(_Additive):
 
 @dataclass(frozen=True)
 class HierarchicalVD(_Additive):
-    """Variational Bayesian dropout with a hierarchical prior, type B: w ~ N(0, gamma), gamma ~ uniform.
+    """Variational Bayesian dropout with a hierarchical prior: w ~ N(0, gamma), gamma ~ uniform.
 
-    Liu et al. 2019 (arXiv 1811.07533, CVPR): a proper prior in place of the log-uniform one. With gamma
-    maximised out its KL is term for term that of `ARD`; what this method adds is the choice of parameter.
+    Liu et al. 2019 (arXiv 1811.07533, CVPR): a proper prior in place of the log-uniform one, and no bound on
+    alpha. With gamma maximised out its KL, 1/2 log(1 + 1 / alpha), is term for term that of `ARD`; what this
+    method adds are the paper's types: A (``noise="input"``, one alpha an input) and B (one a weight).
 
     Args:
-        init_log_sigma2, threshold, train_clip: as `SparseVD`.
-        parameterisation: ``log_sigma2`` (default: noise of its own, whose gradients vary less) or
-            ``log_alpha`` (the noise is alpha mu^2 and vanishes with mu).
-        init_log_alpha: first log_alpha, in [-20, 20]. -4 is what log_sigma2 = -10 means for a weight of
-            0.05; 0 is dropout at p = 0.5.
+        init_log_sigma2, threshold, train_clip, parameterisation, init_log_alpha, noise: as `SparseVD`.
 
     Raises:
         ValueError: an argument out of range.
@@ -119,17 +144,8 @@ class HierarchicalVD(_Additive):
 
     name: ClassVar[str] = "hierarchical-vd"
     paper: ClassVar[str] = "Liu et al. 2019, arXiv 1811.07533"
-
-    parameterisation: Literal["log_sigma2", "log_alpha"] = "log_sigma2"
-    init_log_alpha: float = -4.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_choice("parameterisation", ("log_sigma2", "log_alpha"))
-        self._check_number("init_log_alpha", *LOG_ALPHA_BOUNDS)
-
-    @cached_property
-    def scale(self) -> Scale:
-        if self.parameterisation == "log_sigma2":
-            return Scale("log_sigma2", "weight", self.init_log_sigma2, LOG_SIGMA2_BOUNDS)
-        return Scale("log_alpha", "weight", self.init_log_alpha, LOG_ALPHA_BOUNDS)
+    rows: ClassVar[tuple[str, ...]] = (
+        "HierarchicalVD-B, on W: parameterisation='log_alpha'",
+        "HierarchicalVD-B, on B: noise='output'",
+        "HierarchicalVD-A: noise='input'",
+    )

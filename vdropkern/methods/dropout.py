@@ -1,4 +1,4 @@
-"""Dropout with a fixed rate."""
+"""Dropout with a fixed rate, or none."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from .._method import Enters, Method, Scale, logit
+from .._method import Enters, Method, Noise, Scale, logit
+from ._noise import NoisyWeights
 
-__all__ = ["Bernoulli", "GaussianW"]
+__all__ = ["Bernoulli", "GaussianS", "GaussianW", "NoDropout"]
+
+
+@dataclass(frozen=True)
+class NoDropout(Method):
+    """No noise: the dense layer, as the baseline of comparisons. No KL, nothing is pruned."""
+
+    name: ClassVar[str] = "none"
+    enters: ClassVar[Enters] = "nowhere"
+    paper: ClassVar[str] = "the dense layer"
+    formula: ClassVar[str] = "y = x W^T + b"
+    rows: ClassVar[tuple[str, ...]] = ("None",)
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,8 @@ class Bernoulli(Method):
     name: ClassVar[str] = "bernoulli"
     enters: ClassVar[Enters] = "input"
     paper: ClassVar[str] = "Srivastava et al. 2014, JMLR 15"
+    formula: ClassVar[str] = "y = (x * xi) W^T + b, xi ~ Bernoulli(1 - p) / (1 - p)"
+    rows: ClassVar[tuple[str, ...]] = ("Bernoulli",)
 
     p: float = 0.5
 
@@ -40,14 +54,17 @@ class Bernoulli(Method):
     def drop_probability(self) -> float:
         return self.p
 
+    @property
+    def says_scale(self) -> str:
+        return "fixed p"
+
 
 @dataclass(frozen=True)
-class GaussianW(Method):
-    """Gaussian dropout of the weights: w ~ N(mu, alpha mu^2) iid, alpha = p / (1 - p) fixed.
+class GaussianS(Method):
+    """Gaussian dropout of the layer's inputs: y = (x * xi) W^T + b, xi ~ N(1, alpha) iid.
 
-    Wang & Manning 2013 (ICML): a sum of Bernoulli-dropped inputs is close to a normal of the same mean and
-    variance; Kingma et al. 2015 (arXiv 1506.02557), section 3.1, read it as noise on the weights. By local
-    reparameterisation y = x mu^T + b + sqrt(x^2 (alpha mu^2)^T + eps) e. No KL, nothing is pruned.
+    Srivastava et al. 2014 (JMLR 15), section 10, with alpha = p / (1 - p), the variance of Bernoulli dropout
+    at rate p. No KL, nothing is pruned.
 
     Args:
         p: rate of the Bernoulli dropout it imitates, in [1e-6, 0.999]. 0.5 makes alpha = 1.
@@ -56,9 +73,11 @@ class GaussianW(Method):
         ValueError: p or eval_mode out of range.
     """
 
-    name: ClassVar[str] = "gaussian-w"
-    enters: ClassVar[Enters] = "pre-activation"
-    paper: ClassVar[str] = "Wang & Manning 2013, ICML"
+    name: ClassVar[str] = "gaussian-s"
+    enters: ClassVar[Enters] = "input"
+    paper: ClassVar[str] = "Srivastava et al. 2014, JMLR 15"
+    formula: ClassVar[str] = "y = (x * xi) W^T + b, xi ~ N(1, alpha)"
+    rows: ClassVar[tuple[str, ...]] = ("GaussianS",)
 
     p: float = 0.5
 
@@ -69,3 +88,46 @@ class GaussianW(Method):
     @cached_property
     def scale(self) -> Scale:
         return Scale("log_alpha", "layer", logit(self.p), bounds=None)
+
+    @property
+    def alpha(self) -> float:
+        return self.p / (1 - self.p)
+
+
+@dataclass(frozen=True)
+class GaussianW(NoisyWeights):
+    """Gaussian dropout of the weights: w ~ N(mu, alpha mu^2) iid, alpha = p / (1 - p) fixed.
+
+    Wang & Manning 2013 (ICML, "fast dropout"): a sum of Bernoulli-dropped inputs is close to a normal of the
+    same mean and variance; Kingma et al. 2015 (arXiv 1506.02557), section 3.1, read it as noise on the
+    weights. By local reparameterisation y = x mu^T + b + sqrt(x^2 (alpha mu^2)^T + eps) e. No KL, nothing is
+    pruned. `vdropkern.propagate_moments` pushes mean and variance through a whole net instead of noise.
+
+    Args:
+        p: rate of the Bernoulli dropout it imitates, in [1e-6, 0.999]. 0.5 makes alpha = 1.
+        noise: how it is drawn: ``lrt`` (default), by local reparameterisation; ``output``, on the layer's
+            output, y = (x mu^T + b)(1 + sqrt(alpha) e), which is another distribution.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    name: ClassVar[str] = "gaussian-w"
+    noises: ClassVar[tuple[Noise, ...]] = ("lrt", "output")
+    paper: ClassVar[str] = "Wang & Manning 2013, ICML"
+    formula: ClassVar[str] = "y = x mu^T + b + sqrt(x^2 (alpha mu^2)^T + eps) e"
+    rows: ClassVar[tuple[str, ...]] = ("GaussianW (first table)", "GaussianW (second table): noise='output'")
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_number("p", 1e-6, 0.999)
+
+    @cached_property
+    def scale(self) -> Scale:
+        return Scale("log_alpha", "layer", logit(self.p), bounds=None)
+
+    @property
+    def alpha(self) -> float:
+        return self.p / (1 - self.p)

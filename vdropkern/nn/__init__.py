@@ -1,11 +1,14 @@
 """Drop-in modules: torch.nn's layers with a `method` that says what noise their weights carry."""
 
+from .conv import Conv1d, Conv2d
 from .linear import Linear
 from .modes import mc_predict, use_eval_mode
 from .training import attach_projection, parameter_groups, project_
 from .variational import Variational
 
 __all__ = [
+    "Conv1d",
+    "Conv2d",
     "Linear",
     "Variational",
     "attach_projection",

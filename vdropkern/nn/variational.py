@@ -70,6 +70,10 @@ class Variational(KLModule):
         """The layer without noise, of any weight: plain ATen."""
         raise NotImplementedError(f"{type(self).__name__} must define _dense()")
 
+    def _plain(self, x: Tensor) -> Tensor:
+        """The layer without noise, of its own weight and bias."""
+        return self._dense(x, self.weight, self.bias)
+
     def _lrt(
         self, x: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, mean: Tensor | None = None
     ) -> Tensor:

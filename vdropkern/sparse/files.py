@@ -19,7 +19,7 @@ from .._surgery import replace_
 from ..ops.spmm.csr import check_csr
 from .format import DTYPES, Content, ModelFileError, decode, decode_header, encode
 from .linear import SparseLinear
-from .structure import StructureError, build, describe_layer, describe_tree, layer_nodes
+from .structure import StructureError, build, describe_layer, describe_tree, geometry, layer_nodes
 
 __all__ = ["ModelFileError", "describe", "load", "save"]
 
@@ -30,8 +30,8 @@ def save(model: torch.nn.Module, path: str | os.PathLike[str]) -> None:
     The structure is complete, so that `load` needs no code, where the model is a torch.nn.Sequential (nested
     or not) of layers of this library, torch's Linear, convolutions, pooling, normalisation, dropout,
     activations, Flatten and Identity, or of what `sparse.register_module` added. Of any other model the
-    linear layers are described, and `load` needs ``into``. Hooks, requires_grad and modes of submodules
-    are not saved; the model's own training flag is.
+    linear and convolution layers are described, and `load` needs ``into``. Hooks, requires_grad and modes of
+    submodules are not saved; the model's own training flag is.
 
     Args:
         model: any module whose state dict holds dense tensors.
@@ -175,7 +175,7 @@ def _assign(model: torch.nn.Module, tensors: dict[str, Tensor], aliases: dict[st
 
 
 def _fill(into: torch.nn.Module, content: Content) -> None:
-    """Turn the linear layers of `into` into the saved ones and load the state; all or nothing."""
+    """Turn the layers of `into` into the saved ones and load the state; all or nothing."""
     replacements = _replacements(into, content.structure["layers"])
     names = dict(into.named_modules(remove_duplicate=False))
     replaced = {name: replacements[module] for name, module in names.items() if module in replacements}
@@ -219,16 +219,16 @@ def _replacements(into: torch.nn.Module, nodes: dict[str, Any]) -> dict[torch.nn
     replacements: dict[torch.nn.Module, torch.nn.Module] = {}
     for name, node in nodes.items():
         old, new = names.get(name), build(node)
-        if not isinstance(old, (torch.nn.Linear, SparseLinear)):
+        has, saved = geometry(old), geometry(new)
+        if saved is None:
+            raise StructureError(f"{name[:80]} is described as a {type(new).__name__}, which has no weight")
+        if old is None or has is None or has[0] != saved[0]:
             what = "nothing" if old is None else f"a {type(old).__name__}"
-            raise StructureError(f"{name[:80]} must be a linear layer, the model has {what} there")
-        if not isinstance(new, (torch.nn.Linear, SparseLinear)):
-            raise StructureError(f"{name[:80]} is described as a {type(new).__name__}, not a linear layer")
-        sizes = [(m.in_features, m.out_features, m.bias is not None) for m in (old, new)]
-        if sizes[0] != sizes[1]:
+            kind = saved[0].partition(" ")[0]
+            raise StructureError(f"{name[:80]} must be a {kind} layer, the model has {what} there")
+        if has != saved:
             raise StructureError(
-                f"{name[:80]} must have (in_features, out_features, bias) = {sizes[0]}, "
-                f"the file's has {sizes[1]}"
+                f"{name[:80]} must have {has[0].partition(' ')[2]} = {has[1]}, the file's has {saved[1]}"
             )
         if describe_layer(old) != node:
             if old is into:

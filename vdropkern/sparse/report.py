@@ -105,9 +105,9 @@ def sparsity(model: torch.nn.Module) -> SparsityReport:
             nonzero = int(torch.count_nonzero(module.values))
             rows.append(SparsityRow(label, "SparseLinear", size, nonzero))
             continue
-        noise = module.noise_parameter() if isinstance(module, Variational) else None
+        noise = {id(p) for p in module.noise_parameters()} if isinstance(module, Variational) else set()
         for parameter_name, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim < 2 or parameter is noise or parameter in seen:
+            if parameter.ndim < 2 or id(parameter) in noise or parameter in seen:
                 continue
             seen.add(parameter)
             is_mean = isinstance(module, Variational) and parameter is module.weight

@@ -8,8 +8,10 @@ from torch import Tensor
 from .._surgery import (
     ChangeReport,
     LayerChange,
+    WeightLayer,
     carry_over,
-    linear_layers,
+    plain_class,
+    weight_layers,
     why_not_plain,
     with_replaced,
 )
@@ -30,9 +32,10 @@ def sparsify(
 ) -> torch.nn.Module:
     """A pruned copy of the model for inference; the model itself stays as it is.
 
-    Variational layers lose their noise and the weights with log_alpha >= threshold; they and plain
+    Variational layers lose their noise and the weights their method prunes; linear ones and plain
     torch.nn.Linear layers become `SparseLinear` where few enough weights are left, and torch.nn.Linear
-    otherwise. The copy is in eval mode and computes what the model computes in eval mode ``mean``.
+    otherwise. Convolutions become torch's dense ones with the pruned weights at zero: they have no sparse
+    kernel. The copy is in eval mode and computes what the model computes in eval mode ``mean``.
 
     Args:
         model: any module, trained by this library or pruned by other means.
@@ -54,7 +57,7 @@ def sparsify(
 def plan_sparsification(
     model: torch.nn.Module, *, max_density: float = MAX_DENSITY, min_weights: int = MIN_WEIGHTS
 ) -> ChangeReport:
-    """What `sparsify` with the same arguments makes of each linear layer, and why. Changes nothing.
+    """What `sparsify` with the same arguments makes of each layer, and why. Changes nothing.
 
     Raises:
         ValueError: as `sparsify`.
@@ -63,29 +66,32 @@ def plan_sparsification(
 
 
 @torch.no_grad()
-def _plan(model: torch.nn.Module, max_density: float, min_weights: int) -> dict[torch.nn.Linear, LayerChange]:
+def _plan(model: torch.nn.Module, max_density: float, min_weights: int) -> dict[WeightLayer, LayerChange]:
     if not 0 <= max_density <= 1:
         raise ValueError(f"sparsify: max_density must lie in [0, 1], got {max_density}")
     if min_weights < 0:
         raise ValueError(f"sparsify: min_weights must be >= 0, got {min_weights}")
     plan = {}
-    for layer, names in linear_layers(model).items():
+    for layer, names in weight_layers(model).items():
         kind = str(layer.method) if isinstance(layer, Variational) else type(layer).__name__
         if isinstance(layer, Variational):
-            after, reason = _choose(layer.pruned_weight(), max_density, min_weights)
+            after, reason = _choose(layer, layer.pruned_weight(), max_density, min_weights)
         elif (why := why_not_plain(layer)) is not None:
             after, reason = kind, why
-        elif type(layer) is not torch.nn.Linear:
-            after, reason = kind, "a subclass of torch.nn.Linear, which may compute something else"
+        elif type(layer) is not (plain := plain_class(layer)):
+            after, reason = kind, f"a subclass of torch.nn.{plain.__name__}, which may compute something else"
         else:
-            after, reason = _choose(layer.weight, max_density, min_weights)
+            after, reason = _choose(layer, layer.weight, max_density, min_weights)
         plan[layer] = LayerChange(names[0], kind, after, reason)
     return plan
 
 
-def _choose(weight: Tensor, max_density: float, min_weights: int) -> tuple[str, str]:
-    """What a layer with this weight is to be, and why."""
+def _choose(layer: WeightLayer, weight: Tensor, max_density: float, min_weights: int) -> tuple[str, str]:
+    """What a layer with this effective weight is to be, and why."""
     size = weight.numel()
+    if not isinstance(layer, torch.nn.Linear):
+        left = f"{int(torch.count_nonzero(weight)) / max(size, 1):.2%} of {size:,} weights left"
+        return plain_class(layer).__name__, f"{left}; convolutions have no sparse kernel"
     if size < min_weights:
         return "Linear", f"{size:,} weights are fewer than {min_weights:,}"
     density = int(torch.count_nonzero(weight)) / max(size, 1)
@@ -95,14 +101,14 @@ def _choose(weight: Tensor, max_density: float, min_weights: int) -> tuple[str, 
 
 
 @torch.no_grad()
-def _made(layer: torch.nn.Linear, change: LayerChange) -> torch.nn.Module:
+def _made(layer: WeightLayer, change: LayerChange) -> torch.nn.Module:
     """The layer that replaces `layer`."""
-    if change.after == "Linear":
+    if change.after != "SparseLinear":
         assert isinstance(layer, Variational)
         return carry_over(layer, layer.to_dense())
     weight = layer.pruned_weight() if isinstance(layer, Variational) else layer.weight
     sparse = SparseLinear.from_dense(weight, layer.bias)
     sparse.values.requires_grad_(layer.weight.requires_grad)
-    if sparse.bias is not None:
+    if sparse.bias is not None and layer.bias is not None:
         sparse.bias.requires_grad_(layer.bias.requires_grad)
     return carry_over(layer, sparse)

@@ -9,10 +9,18 @@ from typing import Any
 import torch
 
 from ..methods import MC, METHODS, Method
-from ..nn import Linear
+from ..nn import Conv1d, Conv2d, Linear
 from .linear import SparseLinear
 
-__all__ = ["StructureError", "build", "describe_layer", "describe_tree", "layer_nodes", "register_module"]
+__all__ = [
+    "StructureError",
+    "build",
+    "describe_layer",
+    "describe_tree",
+    "geometry",
+    "layer_nodes",
+    "register_module",
+]
 
 _MAX_DEPTH = 64
 _POOL = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
@@ -32,6 +40,8 @@ _CONV = (
 
 # name in files -> (class, the attributes that are its constructor's arguments)
 _MODULES: dict[str, tuple[type[torch.nn.Module], tuple[str, ...]]] = {
+    "vdropkern.Conv1d": (Conv1d, (*_CONV, "method")),
+    "vdropkern.Conv2d": (Conv2d, (*_CONV, "method")),
     "vdropkern.Linear": (Linear, ("in_features", "out_features", "bias", "method")),
     "vdropkern.SparseLinear": (SparseLinear, ("in_features", "out_features", "nnz", "bias")),
 }
@@ -79,7 +89,15 @@ _TORCH_MODULES: dict[str, tuple[str, ...]] = {
     "Unflatten": ("dim", "unflattened_size"),
 }
 _MODULES.update({name: (getattr(torch.nn, name), attributes) for name, attributes in _TORCH_MODULES.items()})
-_LAYERS = ("vdropkern.Linear", "vdropkern.SparseLinear", "Linear")
+_LAYERS = (
+    "vdropkern.Linear",
+    "vdropkern.SparseLinear",
+    "Linear",
+    "vdropkern.Conv1d",
+    "Conv1d",
+    "vdropkern.Conv2d",
+    "Conv2d",
+)
 
 
 class StructureError(ValueError):
@@ -179,12 +197,24 @@ def _describe(module: torch.nn.Module, path: str, seen: dict[torch.nn.Module, st
 
 
 def layer_nodes(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
-    """The nodes of the model's linear layers by name, those of this library and torch's own."""
+    """The nodes of the model's linear and convolution layers by name, this library's and torch's own."""
     nodes = {}
     for name, module in model.named_modules():
         if _known(module) in _LAYERS:
             nodes[name] = describe_layer(module)
     return {name: node for name, node in nodes.items() if node is not None}
+
+
+def geometry(layer: torch.nn.Module | None) -> tuple[str, tuple[Any, ...]] | None:
+    """(kind and names, values) of what layers that can stand for each other share; None: not such a layer."""
+    bias = getattr(layer, "bias", None) is not None
+    if isinstance(layer, (torch.nn.Linear, SparseLinear)):
+        return "linear (in_features, out_features, bias)", (layer.in_features, layer.out_features, bias)
+    for cls in (torch.nn.Conv1d, torch.nn.Conv2d):
+        if isinstance(layer, cls):
+            values = tuple(bias if name == "bias" else getattr(layer, name) for name in _CONV)
+            return f"{cls.__name__} ({', '.join(_CONV)})", values
+    return None
 
 
 def build(node: Any) -> torch.nn.Module:

@@ -10,6 +10,7 @@ from ..._method import Enters
 from ._base import Place
 from .input import Input
 from .nowhere import Nowhere
+from .output import Output
 from .preactivation import PreActivation
 
 __all__ = ["PLACES", "Place"]
@@ -18,4 +19,5 @@ PLACES: dict[Enters, Place] = {
     "nowhere": Nowhere(),
     "input": Input(),
     "pre-activation": PreActivation(),
+    "output": Output(),
 }

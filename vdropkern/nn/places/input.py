@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ... import functional as F
 from ._base import Place
 
 if TYPE_CHECKING:
@@ -14,8 +15,20 @@ if TYPE_CHECKING:
 
 
 class Input(Place):
-    """y = (x * xi) W^T + b, xi of mean 1, drawn for every element of x."""
+    """y = (x * xi) W^T + b, xi of mean 1, drawn for every element of x.
+
+    All weights of an input share its noise, so the KL counts once an input.
+    """
 
     def sample(self, layer: Variational, x: Tensor) -> Tensor:
-        dropped = torch.nn.functional.dropout(x, layer.method.drop_probability)
-        return layer._dense(dropped, layer.weight, layer.bias)
+        scale = layer.method.scale
+        if scale is None:
+            noisy = torch.nn.functional.dropout(x, layer.method.drop_probability)
+        elif scale.bounds is None:
+            noisy = F.mul_noise(x, layer.method.alpha, noise="gaussian")
+        else:
+            noisy = F.mul_noise(x, log_alpha=layer.unit_shape_in(getattr(layer, scale.name)))
+        return layer._plain(noisy)
+
+    def kl_terms(self, layer: Variational) -> int:
+        return layer.in_units

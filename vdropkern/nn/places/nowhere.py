@@ -16,4 +16,4 @@ class Nowhere(Place):
     """y = x W^T + b."""
 
     def sample(self, layer: Variational, x: Tensor) -> Tensor:
-        return layer._dense(x, layer.weight, layer.bias)
+        return layer._plain(x)

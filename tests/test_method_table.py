@@ -8,6 +8,7 @@ import pickle
 
 import pytest
 
+from vdropkern._method import NOISE_PLACES
 from vdropkern.functional import PRIORS
 from vdropkern.methods import (
     ARD,
@@ -18,35 +19,41 @@ from vdropkern.methods import (
     HierarchicalVD,
     Method,
     SparseVD,
+    VariationalA,
     VariationalB,
 )
+from vdropkern.nn.places import PLACES
 
 ALL = [cls() for cls in METHODS.values()]
 BY_NAME = pytest.mark.parametrize("method", ALL, ids=lambda m: m.name)
 
 
 def test_the_table_holds_every_method_once() -> None:
-    assert list(METHODS) == [
-        "bernoulli",
-        "gaussian-w",
-        "variational-b",
-        "sparse-vd",
-        "ard",
-        "hierarchical-vd",
-    ]
+    assert len(METHODS) == len(set(METHODS.values()))
     assert all(METHODS[method.name] is type(method) for method in ALL)
 
 
 @BY_NAME
 def test_method_says_all_a_layer_reads(method: Method) -> None:
-    assert method.enters in ("input", "pre-activation")
-    assert method.paper
+    assert method.enters in PLACES
+    assert set(method.noises) <= set(NOISE_PLACES)
     assert method.eval_mode == "mean"
-    assert (method.scale is None) == (method.enters == "input")
-    assert (method.drop_probability > 0) == (method.enters == "input")
     assert method.kl_prior is None or method.kl_prior in PRIORS
-    if method.kl_prior is not None:
-        assert method.scale is not None and method.scale.bounds is not None
+    if method.scale is not None and method.scale.bounds is None:
+        assert method.alpha == pytest.approx(math.exp(method.scale.init))
+    for words in (method.paper, method.formula, method.says_scale, method.says_prior, method.says_eval):
+        assert isinstance(words, str) and words
+    assert method.says_prunes and all(isinstance(row, str) for row in method.rows)
+
+
+@BY_NAME
+def test_noise_says_where_it_enters(method: Method) -> None:
+    for noise in method.noises:
+        assert dataclasses.replace(method, noise=noise).enters == NOISE_PLACES[noise]
+    if method.noises:
+        assert method.noise == "lrt"
+        with pytest.raises(ValueError, match="noise must be one of 'lrt'"):
+            dataclasses.replace(method, noise="weight")
 
 
 @BY_NAME
@@ -84,6 +91,9 @@ def test_scales_of_the_papers() -> None:
 )
 def test_granularity_shapes_the_parameter(granularity: str, shape: tuple[int, int]) -> None:
     assert VariationalB(granularity).scale.shape((3, 5)) == shape
+    kernel = (3, 2) if granularity == "weight" else (1, 1)
+    conv = VariationalB(granularity).scale.shape((3, 5, 3, 2), groups=2)
+    assert conv == ((2, 5, 1, 1) if granularity == "input" else (*shape, *kernel))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +105,9 @@ def test_granularity_shapes_the_parameter(granularity: str, shape: tuple[int, in
         (lambda: GaussianW("half"), ["GaussianW", "p must", "'half'"]),
         (lambda: VariationalB(p=0.6), ["VariationalB", "p must", "0.5", "0.6"]),
         (lambda: VariationalB("unit"), ["granularity", "'layer'", "'weight'", "'unit'"]),
+        (lambda: VariationalB("input", noise="output"), ["noise 'output'", "'layer'"]),
+        (lambda: VariationalA("weight"), ["VariationalA", "'input', 'layer'", "'weight'"]),
+        (lambda: SparseVD(train_clip=True, noise="input"), ["train_clip", "'lrt'", "'input'"]),
         (lambda: VariationalB(prior="ard"), ["prior", "'log-uniform-kingma'", "'ard'"]),
         (lambda: SparseVD(prior="ard"), ["SparseVD", "prior", "'log-uniform-exact'", "'ard'"]),
         (lambda: SparseVD(init_log_sigma2=5.0), ["init_log_sigma2", "[-20, 4]", "5.0"]),

@@ -1,0 +1,234 @@
+#include <cmath>
+
+#include "../common/binding.h"
+#include "conv2d_lrt.h"
+
+namespace vdk {
+namespace {
+
+using OptionalTensor = std::optional<Tensor>;
+using torch::headeronly::MemoryFormat;
+
+template <class T>
+using WeightValues = double (*)(const ConvWeights<T>&, T*, T*, const Parallel&);
+template <class T>
+using WeightGradients = void (*)(const ConvWeights<T>&, T, T*, T*, const Parallel&);
+template <class T>
+using Forward = void (*)(const ConvForward<T>&, const Parallel&);
+template <class T>
+using Backward = void (*)(const ConvBackward<T>&, const Parallel&);
+
+bool is_dense(const Tensor& t, std::initializer_list<int64_t> inner_first) {
+  int64_t expected = 1;
+  for (const int64_t d : inner_first) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+// The layout of results: x's, and NCHW where x is in neither or, being so small, in both.
+MemoryFormat layout_of(const Tensor& x) {
+  const bool last = !x.is_contiguous() && is_dense(x, {1, 3, 2, 0});
+  return last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+Tensor prepared(const Tensor& t, ScalarType type, MemoryFormat layout) {
+  return torch::stable::contiguous(t.scalar_type() == type ? t : torch::stable::to(t, type), layout);
+}
+Tensor empty_image(const std::vector<int64_t>& sizes, ScalarType type, MemoryFormat layout) {
+  return torch::stable::empty({sizes.data(), sizes.size()}, type, std::nullopt, std::nullopt, std::nullopt,
+                              layout);
+}
+
+// Calls f(place in mu, place in log) for every weight.
+template <class F>
+void for_weights(const Tensor& mu, const Tensor& log, F&& f) {
+  int64_t step[4], inner = 1, at = 0;
+  for (int64_t d = 3; d >= 0; --d) {
+    step[d] = log.size(d) == 1 ? 0 : inner;
+    inner *= log.size(d);
+  }
+  for (int64_t o = 0; o < mu.size(0); ++o)
+    for (int64_t c = 0; c < mu.size(1); ++c)
+      for (int64_t h = 0; h < mu.size(2); ++h)
+        for (int64_t w = 0; w < mu.size(3); ++w)
+          f(at++, o * step[0] + c * step[1] + h * step[2] + w * step[3]);
+}
+
+// mu and the noise parameter, the latter as large as mu.
+struct Weights {
+  ScalarType type;
+  Tensor mu, given, log;
+  bool is_alpha, shared;
+  double clip;
+  Prior prior;
+
+  Weights(const Tensor& mu, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha, double clip,
+          Prior prior, ScalarType type)
+      : type(type),
+        mu(vdk::prepared(mu, type)),
+        given(vdk::prepared(log_alpha ? *log_alpha : *log_sigma2, type)),
+        log(given),
+        is_alpha(log_alpha),
+        shared(false),
+        clip(std::exp(clip)),
+        prior(prior) {
+    STD_TORCH_CHECK(mu.dim() == 4 && given.dim() == 4, "conv2d_lrt: mu and its noise parameter must be 4-D");
+    for (int64_t d = 0; d < 4; ++d) {
+      STD_TORCH_CHECK(given.size(d) == mu.size(d) || (is_alpha && given.size(d) == 1),
+                      "conv2d_lrt: log_sigma2 must have mu's shape, log_alpha broadcast to it");
+      shared = shared || given.size(d) != mu.size(d);
+    }
+    if (!shared) return;
+    STD_TORCH_CHECK(prior == Prior::kNone, "conv2d_lrt: log_alpha must have mu's shape for the KL");
+    log = empty_like(this->mu, type);
+    with_compute_type(type, [&](auto zero) {
+      using T = decltype(zero);
+      T* const to = output<T>(log);
+      const T* const from = pointer<T>(given);
+      for_weights(mu, given, [&](int64_t i, int64_t j) { to[i] = from[j]; });
+    });
+  }
+  template <class T>
+  ConvWeights<T> get() const {
+    return {pointer<T>(mu), pointer<T>(log), is_alpha, mu.numel(), T(clip), prior};
+  }
+  // The gradient of a shared log_alpha is the sum of its copies'.
+  Tensor gradient(const Tensor& dlog) const {
+    if (!shared) return dlog;
+    const Tensor total = empty_like(given, type);
+    with_compute_type(type, [&](auto zero) {
+      using T = decltype(zero);
+      std::vector<double> sums(size_t(given.numel()), 0.0);
+      const T* const from = pointer<T>(dlog);
+      for_weights(mu, given, [&](int64_t i, int64_t j) { sums[size_t(j)] += double(from[i]); });
+      T* const to = output<T>(total);
+      for (size_t j = 0; j < sums.size(); ++j) to[j] = T(sums[j]);
+    });
+    return total;
+  }
+};
+
+struct Geometry {
+  int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
+
+  ConvShape shape(const Tensor& x, const Tensor& mu, MemoryFormat layout) const {
+    STD_TORCH_CHECK(x.dim() == 4 && mu.dim() == 4 && groups > 0 && mu.size(0) % groups == 0 &&
+                        x.size(1) == mu.size(1) * groups,
+                    "conv2d_lrt: x must be [N, C, H, W] and mu [O, C / groups, kh, kw]");
+    STD_TORCH_CHECK(
+        stride_h > 0 && stride_w > 0 && dilation_h > 0 && dilation_w > 0 && padding_h >= 0 && padding_w >= 0,
+        "conv2d_lrt: strides and dilations must be > 0, paddings >= 0");
+    const auto size = [](int64_t n, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
+      const int64_t room = n + 2 * padding - dilation * (kernel - 1) - 1;
+      STD_TORCH_CHECK(kernel > 0 && room >= 0, "conv2d_lrt: the kernel does not fit into x");
+      return room / stride + 1;
+    };
+    return {x.size(0),
+            x.size(1),
+            x.size(2),
+            x.size(3),
+            mu.size(0),
+            mu.size(2),
+            mu.size(3),
+            size(x.size(2), mu.size(2), stride_h, padding_h, dilation_h),
+            size(x.size(3), mu.size(3), stride_w, padding_w, dilation_w),
+            stride_h,
+            stride_w,
+            padding_h,
+            padding_w,
+            dilation_h,
+            dilation_w,
+            groups,
+            layout == MemoryFormat::ChannelsLast};
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu,
+                                           const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha,
+                                           const OptionalTensor& bias, const Tensor& seed, int64_t stride_h,
+                                           int64_t stride_w, int64_t padding_h, int64_t padding_w,
+                                           int64_t dilation_h, int64_t dilation_w, int64_t groups,
+                                           const std::string& prior, double eps, double clip) {
+  STD_TORCH_CHECK(log_sigma2.has_value() != log_alpha.has_value(),
+                  "conv2d_lrt: give one of log_sigma2, log_alpha");
+  const ScalarType type = compute_type(OptionalTensor(x), OptionalTensor(mu), log_sigma2, log_alpha);
+  const MemoryFormat layout = layout_of(x);
+  const ConvShape s =
+      Geometry{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups}.shape(x, mu, layout);
+  const Weights weights(mu, log_sigma2, log_alpha, clip, prior_of(prior), type);
+  const Tensor input = prepared(x, type, layout);
+  const OptionalTensor b = vdk::prepared(bias, type);
+  const std::vector<int64_t> sizes{s.batch, s.out, s.out_h, s.out_w};
+  const Tensor y = empty_image(sizes, type, layout), r = empty_image(sizes, type, layout);
+  const Tensor mean = empty_like(weights.mu, type), sigma2 = empty_like(weights.mu, type);
+  const Tensor kl = with_compute_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    const double value = VDK_SELECT_AS(WeightValues<T>, conv2d_lrt_weights)(
+        weights.get<T>(), output<T>(mean), output<T>(sigma2), torch_parallel());
+    const ConvForward<T> args{
+        s,      pointer<T>(input), pointer<T>(mean), pointer<T>(sigma2), pointer<T>(b), seed_of(seed),
+        T(eps), output<T>(y),      output<T>(r)};
+    VDK_SELECT_AS(Forward<T>, conv2d_lrt_forward)(args, torch_parallel());
+    return scalar<T>(value, type);
+  });
+  return {returned(y, x.scalar_type()), r, kl};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
+    const Tensor& grad_y, const OptionalTensor& grad_kl, const Tensor& x, const Tensor& mu,
+    const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha, const Tensor& r, int64_t stride_h,
+    int64_t stride_w, int64_t padding_h, int64_t padding_w, int64_t dilation_h, int64_t dilation_w,
+    int64_t groups, const std::string& prior, double clip, bool needs_x, bool needs_weight, bool needs_bias) {
+  const ScalarType type = r.scalar_type();
+  const MemoryFormat layout = layout_of(x);
+  const ConvShape s =
+      Geometry{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups}.shape(x, mu, layout);
+  const bool with_kl = grad_kl && prior != "none";
+  const Weights weights(mu, log_sigma2, log_alpha, clip, with_kl ? prior_of(prior) : Prior::kNone, type);
+  const Tensor dy = prepared(grad_y, type, layout), input = prepared(x, type, layout),
+               scale = prepared(r, type, layout);
+  const auto none = [&] { return empty({0}, type); };  // one each: results must not alias
+  const Tensor dx = needs_x ? empty_image({s.batch, s.in, s.height, s.width}, type, layout) : none();
+  const Tensor dmu = needs_weight ? empty_like(weights.mu, type) : none();
+  const Tensor dlog = needs_weight ? empty_like(weights.mu, type) : none();
+  const Tensor dbias = needs_bias ? empty({s.out}, type) : none();
+  const Tensor mean = needs_x ? empty_like(weights.mu, type) : none();
+  const Tensor sigma2 = needs_x ? empty_like(weights.mu, type) : none();
+  with_compute_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    if (needs_x) {
+      ConvWeights<T> silent = weights.get<T>();
+      silent.prior = Prior::kNone;
+      VDK_SELECT_AS(WeightValues<T>, conv2d_lrt_weights)
+      (silent, output<T>(mean), output<T>(sigma2), torch_parallel());
+    }
+    const ConvBackward<T> args{s,
+                               pointer<T>(input),
+                               pointer<T>(dy),
+                               pointer<T>(scale),
+                               needs_x ? pointer<T>(mean) : nullptr,
+                               needs_x ? pointer<T>(sigma2) : nullptr,
+                               needs_x ? output<T>(dx) : nullptr,
+                               needs_weight ? output<T>(dmu) : nullptr,
+                               needs_weight ? output<T>(dlog) : nullptr,
+                               needs_bias ? output<T>(dbias) : nullptr};
+    VDK_SELECT_AS(Backward<T>, conv2d_lrt_backward)(args, torch_parallel());
+    if (!needs_weight) return;
+    const T kl_scale = with_kl ? *pointer<T>(vdk::prepared(*grad_kl, type)) : T(0);
+    VDK_SELECT_AS(WeightGradients<T>, conv2d_lrt_weights_backward)
+    (weights.get<T>(), kl_scale, output<T>(dmu), output<T>(dlog), torch_parallel());
+  });
+  const Tensor& noise = log_alpha ? *log_alpha : *log_sigma2;
+  return {returned(dx, x.scalar_type()), returned(dmu, mu.scalar_type()),
+          needs_weight ? returned(weights.gradient(dlog), noise.scalar_type()) : dlog, dbias};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(vdropkern, CPU, m) {
+  m.impl("conv2d_lrt", TORCH_BOX(&forward));
+  m.impl("conv2d_lrt_backward", TORCH_BOX(&backward));
+}
+
+}  // namespace vdk

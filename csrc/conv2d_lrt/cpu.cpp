@@ -1,0 +1,305 @@
+// Implicit GEMM on the driver of common/gemm.h. NCHW: weights are the rows, pixels the lanes, so results lie
+// as they are stored. NHWC: pixels are the rows, channels the lanes, for the same reason. Where nothing is
+// multiplied with enough of something, groups of a few channels, cpu_direct.cpp takes over.
+#include "gather.h"
+#include "sample.h"
+#include "weight_gradient.h"
+#include "weights.h"
+
+namespace vdk {
+namespace VDK_ISA {
+namespace {
+
+Gather forward_gather(const ConvShape& s) {
+  const int64_t plane = s.height * s.width;
+  return {s.batch,
+          s.in / s.groups,
+          s.height,
+          s.width,
+          s.in * plane,
+          s.channels_last ? 1 : plane,
+          s.channels_last ? s.in : 1,
+          s.out_h,
+          s.out_w,
+          s.stride_h,
+          s.stride_w,
+          -s.pad_h,
+          -s.pad_w,
+          s.kernel_h,
+          s.kernel_w,
+          s.dilation_h,
+          s.dilation_w};
+}
+
+// Along one dimension: the taps that reach inputs with remainder `rest` of the stride, and from where.
+struct Phase {
+  int64_t first_tap, tap_step, taps;  // of the kernel
+  int64_t grid, first, source_step;   // inputs with that remainder; their outputs
+
+  Phase(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation, int64_t rest)
+      : first_tap(0),
+        tap_step(1),
+        taps(0),
+        grid((size - rest + stride - 1) / stride),
+        first(0),
+        source_step(0) {
+    const auto hits = [&](int64_t tap) { return (rest + pad - tap * dilation) % stride == 0; };
+    while (first_tap < kernel && !hits(first_tap)) ++first_tap;
+    if (first_tap == kernel) return;
+    while (tap_step < stride && tap_step * dilation % stride != 0) ++tap_step;
+    taps = (kernel - first_tap + tap_step - 1) / tap_step;
+    first = (rest + pad - first_tap * dilation) / stride;
+    source_step = -(tap_step * dilation / stride);
+  }
+};
+
+constexpr int64_t kMaxCols = 512, kMaxRows = 504;  // of a block of results
+
+template <class T>
+struct ForwardFinish {
+  const ConvForward<T>& a;
+  const NoiseGrid& grid;
+  int64_t o0;  // of the group
+
+  void operator()(int64_t i0, int64_t rows, int64_t j0, int64_t cols, const T* mean, const T* variance,
+                  int64_t ld, const Grid&) const {
+    const int64_t plane = a.s.out_h * a.s.out_w;
+    const bool last = a.s.channels_last;
+    const int64_t q0 = last ? i0 : j0, count = last ? rows : cols;
+    alignas(64) T z[kSampleRows * (kPixelBlock + 4 * (kRunGroups + 1))];
+    for (int64_t done = 0; done < count;) {
+      const int64_t image = (q0 + done) / plane, p = (q0 + done) % plane;
+      const int64_t n = at_most(count - done, plane - p);
+      if (last)
+        sample_pixels(a, grid, image, o0 + j0, cols, p, n, mean + done * ld, variance + done * ld, ld);
+      else
+        sample_rows(a, grid, image, o0 + i0, rows, p, n, mean + done, variance + done, ld, z);
+      done += n;
+    }
+  }
+  static constexpr int64_t kPixelBlock = 128;
+};
+
+// dx = mean + 2 x variance at the pixels of one phase.
+template <class T>
+struct InputFinish {
+  const ConvBackward<T>& a;
+  const Gather& g;
+  int64_t c0, rest_h, rest_w;
+
+  void operator()(int64_t i0, int64_t rows, int64_t j0, int64_t cols, const T* mean, const T* variance,
+                  int64_t ld, const Grid&) const {
+    const ConvShape& s = a.s;
+    const bool last = s.channels_last;
+    const int64_t channels = last ? cols : rows, first = c0 + (last ? j0 : i0), plane = s.height * s.width;
+    const int64_t count = last ? rows : cols;
+    Place at(g, last ? i0 : j0);
+    for (int64_t done = 0; done < count;) {
+      const int64_t run = at_most(count - done, g.grid_w - at.b);
+      const int64_t pixel = (at.a * s.stride_h + rest_h) * s.width + at.b * s.stride_w + rest_w;
+      if (last)
+        for (int64_t i = 0; i < run; ++i)
+          write(mean + (done + i) * ld, variance + (done + i) * ld, channels,
+                (at.image * plane + pixel + i * s.stride_w) * s.in + first, 1);
+      else
+        for (int64_t c = 0; c < channels; ++c)
+          write(mean + c * ld + done, variance + c * ld + done, run,
+                (at.image * s.in + first + c) * plane + pixel, s.stride_w);
+      done += run;
+      at.b += run - 1;
+      at.advance(g);
+    }
+  }
+  VDK_INLINE void write(const T* mean, const T* variance, int64_t n, int64_t to, int64_t step) const {
+    if (step != 1) {
+      for (int64_t i = 0; i < n; ++i) a.dx[to + i * step] = mean[i] + 2 * a.x[to + i * step] * variance[i];
+      return;
+    }
+    for (int64_t i = 0; i < n; i += kLanes<T>) {
+      const Vec<T> x = load_first(a.x + to + i, n - i);
+      store_first(a.dx + to + i, load_first(mean + i, n - i) + x * load_first(variance + i, n - i) * T(2),
+                  n - i);
+    }
+  }
+};
+
+// The two products of one grid of pixels with one view of the weights.
+template <class T, bool kSquare, class Finish>
+void image_product(const Gather& g, const Source<T, kSquare>& source, const WeightView<T>& w,
+                   bool channels_last, const Finish& finish, const Parallel& all) {
+  const Chunks chunks(w.depth(), 256);
+  const int64_t pixels = g.pixels();
+  const Parallel parallel = limited(all, 4 * pixels * w.rows * w.depth());
+  if (channels_last) {
+    const auto weights = packed_weights<T, WeightPanels>(w, chunks, parallel);
+    const Blocking blocking{96, kMaxCols, chunks};
+    dual_gemm<T, T>(pixels, w.rows, blocking, make_grid<T>(pixels, w.rows, parallel.threads, OnTheFly::kRows),
+                    PixelRows<T, kSquare>{g, source, chunks}, weights, finish, parallel);
+  } else {
+    const auto weights = packed_weights<T, WeightRows>(w, chunks, parallel);
+    const Blocking blocking{kMaxRows, w.rows > 192 ? 64 : ForwardFinish<T>::kPixelBlock, chunks};
+    dual_gemm<T, T>(w.rows, pixels, blocking,
+                    make_grid<T>(w.rows, pixels, parallel.threads, OnTheFly::kPanels), weights,
+                    PixelPanels<T, kSquare>{g, source, chunks}, finish, parallel);
+  }
+}
+
+template <class T>
+void forward(const ConvForward<T>& a, const Parallel& parallel) {
+  const ConvShape& s = a.s;
+  const Gather g = forward_gather(s);
+  if (g.pixels() == 0) return;
+  const int64_t out = s.out / s.groups, in = g.channels, taps = s.kernel_h * s.kernel_w;
+  const NoiseGrid grid(a.seed, s.out_h * s.out_w);
+  for (int64_t group = 0; group < s.groups; ++group) {
+    const int64_t at = group * out * in * taps;
+    const WeightView<T> w{a.mu + at,  a.sigma2 + at, out, in,         in * taps, taps,
+                          s.kernel_h, s.kernel_w,    0,   s.kernel_w, 1};
+    const Source<T, true> x{a.x, nullptr};
+    image_product(g, x + group * in * g.channel_stride, w, s.channels_last,
+                  ForwardFinish<T>{a, grid, group * out}, parallel);
+  }
+}
+
+// dx of one group, at the inputs of one pair of remainders.
+template <class T>
+void input_gradient(const ConvBackward<T>& a, int64_t group, int64_t rest_h, int64_t rest_w,
+                    const Parallel& parallel) {
+  const ConvShape& s = a.s;
+  const Phase h(s.height, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h, rest_h);
+  const Phase w(s.width, s.kernel_w, s.stride_w, s.pad_w, s.dilation_w, rest_w);
+  const int64_t out = s.out / s.groups, in = s.in / s.groups, taps = s.kernel_h * s.kernel_w;
+  const int64_t plane = s.out_h * s.out_w;
+  const Gather g{s.batch,
+                 out,
+                 s.out_h,
+                 s.out_w,
+                 s.out * plane,
+                 s.channels_last ? 1 : plane,
+                 s.channels_last ? s.out : 1,
+                 h.grid,
+                 w.grid,
+                 1,
+                 1,
+                 h.first,
+                 w.first,
+                 h.taps,
+                 w.taps,
+                 h.source_step,
+                 w.source_step};
+  if (g.depth() == 0 || g.pixels() == 0) return;
+  const int64_t at = group * out * in * taps;
+  const WeightView<T> weights{a.mu + at,
+                              a.sigma2 + at,
+                              in,
+                              out,
+                              taps,
+                              in * taps,
+                              h.taps,
+                              w.taps,
+                              h.first_tap * s.kernel_w + w.first_tap,
+                              h.tap_step * s.kernel_w,
+                              w.tap_step};
+  const Source<T, false> dy{a.dy, a.r};
+  image_product(g, dy + group * out * g.channel_stride, weights, s.channels_last,
+                InputFinish<T>{a, g, group * in, rest_h, rest_w}, parallel);
+}
+
+template <class T>
+void bias_gradient(const ConvBackward<T>& a, const Parallel& all) {
+  const ConvShape& s = a.s;
+  const int64_t plane = s.out_h * s.out_w;
+  const Parallel parallel = limited(all, s.batch * s.out * plane);
+  if (s.channels_last) {
+    const int64_t vectors = (s.out + kLanes<T> - 1) / kLanes<T>, pixels = s.batch * plane;
+    parallel(parallel.threads, [&](int64_t task) {
+      share(vectors, task, parallel.threads, [&](int64_t i) {
+        const int64_t o = i * kLanes<T>;
+        Vec<T> total{};
+        for (int64_t q0 = 0; q0 < pixels; q0 += 256) {  // runs, so that rounding does not grow with the batch
+          Vec<T> sum{};
+          for (int64_t q = q0; q < at_most(q0 + 256, pixels); ++q)
+            sum += load_first(a.dy + q * s.out + o, s.out - o);
+          total += sum;
+        }
+        store_first(a.dbias + o, total, s.out - o);
+      });
+    });
+    return;
+  }
+  parallel(parallel.threads, [&](int64_t task) {
+    share(s.out, task, parallel.threads, [&](int64_t o) {
+      double total = 0;
+      for (int64_t n = 0; n < s.batch; ++n) {
+        const T* const dy = a.dy + (n * s.out + o) * plane;
+        Vec<T> sum{};
+        for (int64_t i = 0; i < plane; i += kLanes<T>) sum += load_first(dy + i, plane - i);
+        total += double(sum_lanes<T>(sum));
+      }
+      a.dbias[o] = T(total);
+    });
+  });
+}
+
+// Whether some input is seen by no output's window, so that its gradient is never written.
+bool leaves_inputs_out(const ConvShape& s) {
+  for (int64_t i = 0; i < s.stride_h; ++i)
+    if (!Phase(s.height, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h, i).taps) return true;
+  for (int64_t i = 0; i < s.stride_w; ++i)
+    if (!Phase(s.width, s.kernel_w, s.stride_w, s.pad_w, s.dilation_w, i).taps) return true;
+  return false;
+}
+
+template <class T>
+void zero(T* p, int64_t n, const Parallel& parallel) {
+  parallel(parallel.threads, [&](int64_t task) {
+    const Range mine = part_of(n, 1024, task, parallel.threads);
+    for (int64_t i = mine.begin; i < mine.end; ++i) p[i] = 0;
+  });
+}
+
+template <class T>
+void backward(const ConvBackward<T>& a, const Parallel& parallel) {
+  const ConvShape& s = a.s;
+  const Gather g = forward_gather(s);
+  const int64_t out = s.out / s.groups, in = g.channels, taps = s.kernel_h * s.kernel_w;
+  if (a.dx) {
+    if (leaves_inputs_out(s)) zero(a.dx, s.batch * s.in * s.height * s.width, parallel);
+    for (int64_t group = 0; group < s.groups; ++group)
+      for (int64_t i = 0; i < s.stride_h * s.stride_w; ++i)
+        input_gradient(a, group, i / s.stride_w, i % s.stride_w, parallel);
+  }
+  if (!a.dmu) return;
+  if (g.pixels() == 0) {
+    zero(a.dmu, s.out * in * taps, parallel);
+    zero(a.dsigma2, s.out * in * taps, parallel);
+    return;
+  }
+  for (int64_t group = 0; group < s.groups; ++group) {
+    const Source<T, true> x{a.x, nullptr};
+    const int64_t o = group * out * (s.channels_last ? 1 : s.out_h * s.out_w), at = group * out * in * taps;
+    weight_gradient(WeightGradient<T>{g, x + group * in * g.channel_stride, a.dy + o, a.r + o, out, s.out,
+                                      s.channels_last},
+                    a.dmu + at, a.dsigma2 + at, limited(parallel, 4 * g.pixels() * out * g.depth()));
+  }
+}
+
+template <class T>
+void forward_any(const ConvForward<T>& a, const Parallel& parallel) {
+  forward(a, parallel);
+}
+template <class T>
+void backward_any(const ConvBackward<T>& a, const Parallel& parallel) {
+  if (a.dbias) bias_gradient(a, parallel);
+  backward(a, parallel);
+}
+
+}  // namespace
+
+void conv2d_lrt_forward(const ConvForward<float>& a, const Parallel& p) { forward_any(a, p); }
+void conv2d_lrt_forward(const ConvForward<double>& a, const Parallel& p) { forward_any(a, p); }
+void conv2d_lrt_backward(const ConvBackward<float>& a, const Parallel& p) { backward_any(a, p); }
+void conv2d_lrt_backward(const ConvBackward<double>& a, const Parallel& p) { backward_any(a, p); }
+
+}  // namespace VDK_ISA
+}  // namespace vdk
