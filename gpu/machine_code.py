@@ -123,7 +123,8 @@ def hold_to_budgets(results: list[Result], tools: dict[str, str], update: bool) 
             rows.setdefault(r.compiler, {})[r.kernel] = r.row
         if update:
             before_tools, before = budgets.read(architecture)
-            budgets.write(architecture, {**before_tools, **tools}, {**before, **rows})
+            used = {name: version for name, version in tools.items() if version}
+            budgets.write(architecture, {**before_tools, **used}, {**before, **rows})
             continue
         for compiler, kernels in rows.items():
             complaints = budgets.compare(compiler, architecture, kernels)

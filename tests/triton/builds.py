@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from gpu import traffic
-from vdropkern._precision import Precision
+from vdropkern._precision import Precision, use_precision
+from vdropkern.ops.conv2d_lrt import triton as conv2d_lrt
+from vdropkern.ops.conv2d_lrt import triton_kernels as conv_kernels
 from vdropkern.ops.kl import triton as kl
 from vdropkern.ops.linear_lrt import tiles
 from vdropkern.ops.linear_lrt import triton as linear_lrt
@@ -188,6 +192,50 @@ def _others() -> Iterator[Build]:
     yield Build("kl_sum", kl.sum_kernel, sum_types, {"REDUCE": kl.REDUCE}, {"num_warps": 4}, kl.REDUCE)
 
 
+CONV_TYPES = {
+    "forward": "x X, mu X, log *fp32, bias *fp32, seed *i64, y X, r *fp32, channels i32, height i32,"
+    " width i32, out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32, x_h i32, y_n i32, y_c i32,"
+    " eps fp32, exp_clip fp32",
+    "input_gradient": "dy X, g2 G, x X, mu X, log *fp32, dx X, channels i32, width i32, out_channels i32,"
+    " out_height i32, out_width i32, pixels i32, x_n i32, x_c i32, y_n i32, y_c i32, y_h i32, exp_clip fp32",
+    "weight_gradient": "dy X, g2 G, x X, partial *fp32, images i32, channels i32, height i32, width i32,"
+    " out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32, x_h i32, y_n i32, y_c i32",
+}
+CONV_KERNELS = {
+    "forward": conv_kernels.forward_kernel,
+    "input_gradient": conv_kernels.input_gradient_kernel,
+    "weight_gradient": conv_kernels.weight_gradient_kernel,
+}
+
+
+def _convolutions(architecture: str) -> Iterator[Build]:
+    """3 x 3 on NCHW, where steps along a row are 1, as Triton specialises what is 1."""
+    steps = dict.fromkeys(("stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w"), 1)
+    for product, kernel in CONV_KERNELS.items():
+        for arithmetic in ("ieee", "tf32", "half"):
+            x, precision = RUNS[arithmetic][0]
+            g2 = "*bf16" if precision.variance == "bf16" else "*fp32"
+            with use_precision(*(("torch", "auto") if arithmetic == "half" else precision)):
+                dtype = torch.float32 if x == "*fp32" else torch.bfloat16
+                major = int(architecture.removeprefix("sm_")) // 10
+                options = conv2d_lrt.launch_options(64, dtype, (3, 9), major)
+            launch = {key: options.pop(key) for key in ("num_warps", "num_stages")}
+            if product == "weight_gradient":
+                del options["ONCE"]
+                options["SPLIT"] = 4
+            else:
+                options |= {"FORM": 0, "CLIP": True}
+            if product == "forward":
+                options["BIAS"] = True
+            ones = {n: 1 for n in ("x_w", "y_p", "x_p", "y_w") if n in kernel.arg_names}
+            tensor_core = (TENSOR_CORE.get(architecture, "HMMA"),) if arithmetic != "ieee" else ()
+            yield Build(
+                f"conv2d_lrt_{product}-{x[1:]}-{precision.mean}-{precision.variance}", kernel,
+                _types(CONV_TYPES[product], x, g2), {**options, **ones, **steps}, launch,
+                options["BLOCK_M"] * options["BLOCK_N"], must=(WIDE, *tensor_core),
+            )  # fmt: skip
+
+
 def builds(architecture: str) -> list[Build]:
     """Every kernel with every tile that is shipped for `architecture`."""
-    return [*_products(architecture), *_others()]
+    return [*_products(architecture), *_convolutions(architecture), *_others()]
