@@ -26,7 +26,7 @@ CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick lint format typecheck wheel kernels clean distclean
+.PHONY: help demo test bench bench-quick lint format typecheck docs-methods wheel kernels clean distclean
 .PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels ladder
 
 help: ## list the targets
@@ -60,6 +60,9 @@ format: $(PREFIX)-lint ## let ruff and clang-format rewrite the sources
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
+
+docs-methods: $(BASE) ## write docs/methods.md and its pages from vdropkern/methods
+	$(PY) docs/generate_methods.py
 
 wheel: $(BASE) ## build the wheel into dist/; with CUDA kernels: make wheel CUDA=13.0
 	VDROPKERN_CUDA="$(CUDA)" VDROPKERN_CUDA_ARCHS="$(CUDA_ARCHS)" $(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .

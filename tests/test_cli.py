@@ -18,6 +18,7 @@ import vdropkern
 from vdropkern import _backend, _devices, _info
 from vdropkern.cli.app import app
 from vdropkern.cli.info import render
+from vdropkern.methods import METHODS
 from vdropkern.recipes import RECIPES
 from vdropkern.recipes.checkpoint import load_checkpoint
 from vdropkern.recipes.config import TrainConfig
@@ -144,6 +145,16 @@ def test_without_matplotlib_training_does_not_begin(tmp_path: Path, data: str) -
 
 
 # -- help
+
+
+def test_methods_prints_the_table_and_one_of_it() -> None:
+    code, text = run("methods")
+    assert code == 0 and all(name in text for name in METHODS)
+    for name in ("sparse-vd", "SparseVD"):
+        code, text = run("methods", name)
+        assert code == 0 and "1701.05369" in text and "init_log_sigma2" in text
+    code, text = run("methods", "sparsevd")
+    assert code == 2 and "'sparsevd' is no method; accepted:" in text and "sparse-vd" in text
 
 
 def test_help_teaches() -> None:

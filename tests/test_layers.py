@@ -21,19 +21,29 @@ from vdropkern import nn as vnn
 from vdropkern.methods import (
     ARD,
     MC,
-    METHODS,
     Bernoulli,
     EvalMode,
+    GaussianS,
     GaussianW,
     HierarchicalVD,
     Method,
+    NoDropout,
     SparseVD,
+    VariationalA,
     VariationalB,
 )
 
 FREE_ALPHA = HierarchicalVD(parameterisation="log_alpha")
 ALL = [
-    *(cls() for cls in METHODS.values()),
+    NoDropout(),
+    Bernoulli(),
+    GaussianS(),
+    GaussianW(),
+    VariationalA(),
+    VariationalB(),
+    SparseVD(),
+    ARD(),
+    HierarchicalVD(),
     FREE_ALPHA,
     *(VariationalB(granularity) for granularity in ("layer", "input", "output")),
 ]

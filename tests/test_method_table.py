@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
+from vdropkern import methods
 from vdropkern._method import NOISE_PLACES
 from vdropkern.functional import PRIORS
 from vdropkern.methods import (
@@ -22,6 +26,7 @@ from vdropkern.methods import (
     VariationalA,
     VariationalB,
 )
+from vdropkern.methods._describe import describe
 from vdropkern.nn.places import PLACES
 
 ALL = [cls() for cls in METHODS.values()]
@@ -31,6 +36,29 @@ BY_NAME = pytest.mark.parametrize("method", ALL, ids=lambda m: m.name)
 def test_the_table_holds_every_method_once() -> None:
     assert len(METHODS) == len(set(METHODS.values()))
     assert all(METHODS[method.name] is type(method) for method in ALL)
+
+
+def test_the_table_at_the_top_names_every_method() -> None:
+    rows = re.findall(r"^\| `(\w+)`", methods.__doc__, re.MULTILINE)
+    assert rows == [cls.__name__ for cls in METHODS.values()]
+
+
+def test_generated_pages_are_current() -> None:
+    path = Path(__file__).parents[1] / "docs" / "generate_methods.py"
+    generator = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("pages", path))
+    spec.loader.exec_module(generator)
+    wanted = generator.pages()
+    assert set(wanted) == {path.parent / "methods.md", *(path.parent / "methods").glob("*.md")}
+    for page, text in wanted.items():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name}: run make docs-methods"
+
+
+@BY_NAME
+def test_every_argument_is_documented(method: Method) -> None:
+    entry = describe(type(method))
+    for name, _ in entry.arguments:
+        if name != "eval_mode":
+            assert re.search(rf"\b{name}\b.*:", entry.text), f"{entry.cls}: {name} is not documented"
 
 
 @BY_NAME

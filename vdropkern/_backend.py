@@ -31,6 +31,7 @@ KERNEL_OPS = (
     "kl",
     "mul_noise",
     "mul_noise_learned",
+    "multi_sample_head",
     "conv2d_lrt",
 )
 OPS = (*KERNEL_OPS, "spmm")

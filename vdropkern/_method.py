@@ -105,6 +105,7 @@ class Method:
         name: the method's name in files and on the command line.
         enters: where the noise enters, one of `Enters`; `vdropkern.nn.places` has one object for each.
         noises: what the argument ``noise`` accepts, keys of `NOISE_PLACES`; empty: there is none.
+        noisy: whether training draws noise.
         paper: where it comes from.
         formula: the training pass in one line, z = x W^T + b being the layer without noise.
         rows: its rows in the comparison of github lumosity4tpj/a-series-of-dropout.
@@ -115,6 +116,7 @@ class Method:
     name: ClassVar[str]
     enters: ClassVar[Enters]
     noises: ClassVar[tuple[Noise, ...]] = ()
+    noisy: ClassVar[bool] = True
     paper: ClassVar[str]
     formula: ClassVar[str]
     rows: ClassVar[tuple[str, ...]] = ()
@@ -166,7 +168,7 @@ class Method:
             return "none"
         if self.scale.bounds is None:
             return "fixed alpha = p / (1 - p)"
-        return f"{self.scale.name} a {self.scale.granularity}"
+        return f"{self.scale.name} of each {self.scale.granularity}"
 
     @property
     def says_prior(self) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._functional_conv import LRT_EPS, conv1d_lrt, conv1d_lrt_kl, conv2d_lrt, conv2d_lrt_kl
+from ._functional_head import multi_sample_head
 from ._functional_noise import mul_noise, mul_out_noise
 from ._functional_spmm import spmm
 from ._validate import (
@@ -36,6 +37,7 @@ __all__ = [
     "linear_lrt_kl",
     "mul_noise",
     "mul_out_noise",
+    "multi_sample_head",
     "new_seed",
     "philox_bits",
     "philox_normal",

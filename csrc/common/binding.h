@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <optional>
@@ -10,10 +11,12 @@
 #include <vector>
 
 #include "../kl/prior.h"
+#include "../mul_noise/noise.h"
 #include "parallel.h"
 
 namespace vdk {
 
+using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -88,6 +91,24 @@ inline Prior prior_of(const std::string& name) {
   if (name == "log-uniform-exact") return Prior::kExact;
   STD_TORCH_CHECK(name == "ard", "unknown prior ", name);
   return Prior::kArd;
+}
+
+inline Noise noise_named(const std::string& name) {
+  if (name == "bernoulli") return Noise::kBernoulli;
+  STD_TORCH_CHECK(name == "gaussian", "unknown noise ", name);
+  return Noise::kGaussian;
+}
+
+// Whether memory runs over images, height, width, channels, and could not be called row-major as well.
+inline bool channels_last(const Tensor& t) {
+  if (t.dim() != 4 || t.is_contiguous()) return false;
+  const auto sizes = t.sizes(), strides = t.strides();
+  int64_t expected = 1;
+  for (const int d : {1, 3, 2, 0}) {
+    if (sizes[d] != 1 && strides[d] != expected) return false;
+    expected *= sizes[d];
+  }
+  return true;
 }
 
 // Calls f(T{}) with the C++ type of a compute type.

@@ -28,18 +28,8 @@
 //   approx_exp2 approx_log2 approx_rcp approx_sqrt approx_rsqrt approx_sin approx_cos
 //                                                   one instruction each, of its documented error
 #pragma once
+#include "../common/half.h"
 #include "../common/scalar.h"
-
-namespace vdk {
-
-struct alignas(2) Float16 {
-  uint16_t bits;
-};
-struct alignas(2) BFloat16 {
-  uint16_t bits;
-};
-
-}  // namespace vdk
 
 #ifdef VDK_EMULATED
 #include "emulator/simt.h"

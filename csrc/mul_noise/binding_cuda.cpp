@@ -4,12 +4,6 @@
 namespace vdk {
 namespace {
 
-cuda::Noise noise_of(const std::string& name) {
-  if (name == "bernoulli") return cuda::Noise::kBernoulli;
-  STD_TORCH_CHECK(name == "gaussian", "unknown noise ", name);
-  return cuda::Noise::kGaussian;
-}
-
 Tensor mul_noise(const Tensor& x, const Tensor& seed, const std::string& noise, double strength) {
   const Gpu gpu(x);
   const Tensor dense = prepared(x, x.scalar_type()), y = gpu.empty_like(dense, x.scalar_type());
@@ -17,7 +11,7 @@ Tensor mul_noise(const Tensor& x, const Tensor& seed, const std::string& noise, 
   const int64_t cols = sizes.size() == 0 ? 1 : sizes[sizes.size() - 1], rows = cols ? x.numel() / cols : 0;
   const auto multiply = [&](auto* to) {  // whose type may be declared here, not defined
     using T = std::remove_pointer_t<decltype(to)>;
-    cuda::mul_noise(cuda::MulNoiseArgs<T>{pointer<T>(dense), to, rows, cols, noise_of(noise), strength,
+    cuda::mul_noise(cuda::MulNoiseArgs<T>{pointer<T>(dense), to, rows, cols, noise_named(noise), strength,
                                           seed_on_gpu(seed)},
                     gpu.stream());
   };
@@ -35,7 +29,7 @@ Tensor mul_noise(const Tensor& x, const Tensor& seed, const std::string& noise, 
       STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16, "mul_noise: no kernel for this dtype");
       multiply(output<BFloat16>(y));
   }
-  return y;
+  return channels_last(x) ? torch::stable::contiguous(y, MemoryFormat::ChannelsLast) : y;
 }
 
 }  // namespace

@@ -2,17 +2,15 @@
 #pragma once
 #include <cstdint>
 
+#include "noise.h"
+
 namespace vdk {
 struct Float16;
 struct BFloat16;
 
 namespace cuda {
 
-// In the order of vdropkern/ops/mul_noise/reference.py.
-enum class Noise : int {
-  kBernoulli = 0,  // 0 with probability strength, else 1 / (1 - strength)
-  kGaussian = 1    // N(1, strength)
-};
+using vdk::Noise;
 
 // All pointers are device memory of any alignment.
 template <class T>

@@ -11,35 +11,16 @@ namespace {
 constexpr int kGroups = kLanes<float>;  // groups drawn at a time
 constexpr int64_t kGrain = 1 << 14;     // groups worth a thread
 
-VDK_INLINE void words_of_groups(const NoiseGrid& grid, uint64_t group, VecU words[4]) {
-  VecU low, high;
-  counters(group, 1, low, high);
-  words[0] = low;
-  words[1] = high;
-  words[2] = words[3] = VecU{};
-  philox4x32(words, grid.k0, grid.k1);
-}
-
-// z[j] lane i -> out[4 i + j]
-VDK_INLINE void weave(const VecF z[4], float* out) {
-  VecF even[2], odd[2], r[4];
-  zip(z[0], z[2], even[0], even[1]);
-  zip(z[1], z[3], odd[0], odd[1]);
-  zip(even[0], odd[0], r[0], r[1]);
-  zip(even[1], odd[1], r[2], r[3]);
-  for (int j = 0; j < 4; ++j) store(out + j * kLanes<float>, r[j]);
-}
-
 VDK_INLINE void draw(const NoiseGrid& grid, uint64_t group, int64_t* out) {
   VecU words[4];
-  words_of_groups(grid, group, words);
+  words_of_groups(grid, group, 1, words);
   for (int i = 0; i < kGroups; ++i)
     for (int j = 0; j < 4; ++j) out[4 * i + j] = words[j][i];
 }
 VDK_INLINE void draw(const NoiseGrid& grid, uint64_t group, float* out) {
   VecU words[4];
   VecF z[4];
-  words_of_groups(grid, group, words);
+  words_of_groups(grid, group, 1, words);
   box_muller(words, z);
   weave(z, out);
 }

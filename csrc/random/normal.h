@@ -25,6 +25,24 @@ VDK_INLINE void counters(uint64_t base, uint64_t step, VecU& low, VecU& high) {
     for (int i = 0; i < kLanes<float>; ++i) high[i] = uint32_t((base + step * i) >> 32);
 }
 
+// Words of the groups base + lane * step.
+VDK_INLINE void words_of_groups(const NoiseGrid& grid, uint64_t base, uint64_t step, VecU words[4]) {
+  counters(base, step, words[0], words[1]);
+  words[2] = words[3] = VecU{};
+  philox4x32(words, grid.k0, grid.k1);
+}
+
+// Of neighbouring groups: v[j] lane i -> out[4 i + j].
+template <class T, class V>
+VDK_INLINE void weave(const V v[4], T* out) {
+  V even[2], odd[2], r[4];
+  zip(v[0], v[2], even[0], even[1]);
+  zip(v[1], v[3], odd[0], odd[1]);
+  zip(even[0], odd[0], r[0], r[1]);
+  zip(even[1], odd[1], r[2], r[3]);
+  for (int j = 0; j < 4; ++j) store(out + j * kLanes<T>, r[j]);
+}
+
 VDK_INLINE void normals_of_counters(const NoiseGrid& grid, VecU low, VecU high, VecF z[4]) {
   VecU words[4] = {low, high, VecU{}, VecU{}};
   philox4x32(words, grid.k0, grid.k1);

@@ -56,6 +56,18 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for prog
     typer.echo(json.dumps(facts, indent=1) if as_json else render(facts))
 
 
+@app.command()
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="One of them, as sparse-vd or SparseVD: shows it in full.")
+    ] = None,
+) -> None:
+    """Show the methods of the field: where noise enters, its scale, the prior, what is pruned, the paper."""
+    from .methods import run_methods
+
+    run_methods(name)
+
+
 def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False, **more)
 

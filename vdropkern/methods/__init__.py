@@ -1,13 +1,21 @@
 """The methods of the field, as data: where the noise enters, how its scale is parameterised, its prior.
 
-| method           | noise enters   | its scale                                | prior of the weights     |
-|------------------|----------------|------------------------------------------|--------------------------|
-| `Bernoulli`      | input          | fixed p                                  | none                     |
-| `GaussianW`      | pre-activation | fixed alpha = p / (1 - p)                | none                     |
-| `VariationalB`   | pre-activation | log_alpha a layer, input, output, weight | log-uniform, alpha <= 1  |
-| `SparseVD`       | pre-activation | log_sigma2 a weight                      | log-uniform              |
-| `ARD`            | pre-activation | log_sigma2 a weight                      | normal, variance learned |
-| `HierarchicalVD` | pre-activation | log_sigma2 or log_alpha a weight         | hierarchical: ARD's KL   |
+| method                | noise enters              | its scale             | prior                   | from |
+|-----------------------|---------------------------|-----------------------|-------------------------|------|
+| `NoDropout`           | nowhere                   | none                  | none                    |      |
+| `Bernoulli`           | input K1                  | fixed p               | none                    | [1]  |
+| `GaussianS`           | input K1                  | fixed alpha           | none                    | [1]  |
+| `GaussianW`           | pre-activation K2; K3     | fixed alpha           | none                    | [2]  |
+| `VariationalA`        | input K1                  | log_alpha a unit      | log-uniform, alpha <= 1 | [3]  |
+| `VariationalB`        | pre-activation K2; K3     | log_alpha             | log-uniform, alpha <= 1 | [3]  |
+| `SparseVD`            | pre-activation K2; K1, K3 | log_sigma2, log_alpha | log-uniform             | [4]  |
+| `ARD`                 | pre-activation K2; K1, K3 | log_sigma2, log_alpha | normal, learned         | [5]  |
+| `HierarchicalVD`      | pre-activation K2; K1, K3 | log_sigma2, log_alpha | hierarchical: ARD's KL  | [6]  |
+
+K1 is `mul_noise` of the input, K2 local reparameterisation (`linear_lrt`, `conv2d_lrt`), K3 `mul_noise` of
+the output, K4 `weight_noise`, K5 `weight_mask`, K6 `gate`; after a semicolon: by argument.
+[1] Srivastava et al. 2014. [2] Wang & Manning 2013. [3] Kingma et al. 2015. [4] Molchanov et al. 2017.
+[5] Kharitonov et al. 2018. [6] Liu et al. 2019.
 
 Layers, KL, conversion, files, the command line and the documentation read these attributes and nothing else,
 so a new method is a new class in a module here, by topic (and an op folder and a place in
@@ -19,6 +27,7 @@ from __future__ import annotations
 from .._method import MC, Enters, EvalMode, Granularity, Method, Scale
 from .additive import ARD, HierarchicalVD, SparseVD
 from .dropout import Bernoulli, GaussianS, GaussianW, NoDropout
+from .multi_sample import MultiSampleDropout
 from .variational import VariationalA, VariationalB
 
 __all__ = [
@@ -33,6 +42,7 @@ __all__ = [
     "Granularity",
     "HierarchicalVD",
     "Method",
+    "MultiSampleDropout",
     "NoDropout",
     "Scale",
     "SparseVD",
@@ -47,6 +57,7 @@ METHODS: dict[str, type[Method]] = {
         Bernoulli,
         GaussianS,
         GaussianW,
+        MultiSampleDropout,
         VariationalA,
         VariationalB,
         SparseVD,

@@ -18,6 +18,7 @@ class NoDropout(Method):
 
     name: ClassVar[str] = "none"
     enters: ClassVar[Enters] = "nowhere"
+    noisy: ClassVar[bool] = False
     paper: ClassVar[str] = "the dense layer"
     formula: ClassVar[str] = "y = x W^T + b"
     rows: ClassVar[tuple[str, ...]] = ("None",)

@@ -3,6 +3,7 @@
 from .conv import Conv1d, Conv2d
 from .linear import Linear
 from .modes import mc_predict, use_eval_mode
+from .multi_sample import MultiSampleHead
 from .training import attach_projection, parameter_groups, project_
 from .variational import Variational
 
@@ -10,6 +11,7 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Linear",
+    "MultiSampleHead",
     "Variational",
     "attach_projection",
     "mc_predict",

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ... import functional as F
+from ...methods import MultiSampleDropout
+from ..multi_sample import mean_dropped
 from ._base import Place
 
 if TYPE_CHECKING:
@@ -22,7 +24,9 @@ class Input(Place):
 
     def sample(self, layer: Variational, x: Tensor) -> Tensor:
         scale = layer.method.scale
-        if scale is None:
+        if isinstance(layer.method, MultiSampleDropout):
+            noisy = mean_dropped(x, layer.method.samples, layer.method.p)
+        elif scale is None:
             noisy = torch.nn.functional.dropout(x, layer.method.drop_probability)
         elif scale.bounds is None:
             noisy = F.mul_noise(x, layer.method.alpha, noise="gaussian")

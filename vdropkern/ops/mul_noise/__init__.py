@@ -159,10 +159,11 @@ def mul_noise_learned(
     """
     shape = log_alpha.shape if bias is None else torch.broadcast_shapes(log_alpha.shape, bias.shape)
     common = torch.Size(_covering(shape, x.shape))
+    dtype = reference.compute_dtype(x, log_alpha, bias)  # so that the sums of an expanded one round once
     if log_alpha.numel() != 1 and log_alpha.numel() != common.numel():
-        log_alpha = log_alpha.expand(common)
+        log_alpha = log_alpha.to(dtype).expand(common)
     if bias is not None and bias.numel() != common.numel():
-        bias = bias.expand(common)
+        bias = bias.to(dtype).expand(common)
     function = _MulNoiseLearnedFunctorch if functorch_active() else _MulNoiseLearned
     y: Tensor = function.apply(x, log_alpha, bias, seed)
     return y
