@@ -35,7 +35,6 @@ RULES = (
     Rule(r"kl_kernel<.*,true>", (WIDE_STORE,)),
     Rule(r"kl_kernel<float", (APPROXIMATION,)),
     Rule(r"lrt_noise_gradient<", (WIDE_LOAD, r"MUFU\.SQRT")),
-    Rule(r"lrt_noise_gradient<float", (WIDE_STORE,)),
     Rule(r"lrt_product<", (WIDE_COPY, WIDE_STORE)),
     Rule(r"lrt_product<Product<HalfMath", (r"HMMA\.16816\.F32", MATRIX_LOAD)),
     Rule(r"lrt_product<Product<Tf32Math", (r"HMMA\.1688\.F32\.TF32",)),
