@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vdropkern import functional
+from vdropkern.ops.kl import LOG_ALPHA_PRIORS
 
 SEED = 0x1234_5678_9ABC_DEF1
 LAYOUTS = ("contiguous", "transposed", "sliced", "strided", "expanded", "scalar")
@@ -207,9 +208,11 @@ def _linear_log_alpha() -> Iterator[Case]:
 
 
 def _linear_kl() -> Iterator[Case]:
-    for prior in functional.PRIORS:
+    for prior in (*functional.PRIORS, "normal(0.1)"):
         fills = {"mu": "weight>.02", "log_sigma2": "log_sigma2<-8"} if prior == "log-uniform-kingma" else {}
         yield linear(f"odd-{prior}", (5,), 37, 11, op="linear_lrt_kl", fills=fills, prior=prior)
+        if prior not in LOG_ALPHA_PRIORS:
+            continue
         free = {"log_alpha": (10, 21), "prior": prior, "bias": False}
         yield linear(f"log_alpha-{prior}", (5,), 21, 10, op="linear_lrt_kl", **free)
     yield linear("blocked", (67,), 515, 259, op="linear_lrt_kl")
@@ -219,7 +222,7 @@ def _linear_kl() -> Iterator[Case]:
 
 def _linear_extreme() -> Iterator[Case]:
     grid = {"x": "dead_rows", "mu": "weight grid", "log_sigma2": "log_sigma2 grid"}
-    for prior in ("log-uniform", "log-uniform-exact", "ard"):
+    for prior in ("log-uniform", "log-uniform-exact", "ard", "normal"):
         yield linear(f"extreme-{prior}", (8,), 63, 20, op="linear_lrt_kl", fills=grid, prior=prior)
     yield linear("extreme-x0", (4,), 9, 8, fills={**grid, "x": "zeros"})
     yield linear("extreme-mu0", (4,), 9, 8, op="linear_lrt_kl", fills={**grid, "mu": "zeros"})
@@ -251,11 +254,13 @@ def kl_case(name: str, shape: tuple[int, ...], prior: str, *, free: bool = False
 
 
 def _kl() -> Iterator[Case]:
-    for prior in functional.PRIORS:
+    for prior in (*functional.PRIORS, "normal(0.1)"):
         yield kl_case(f"odd-{prior}", (11, 37), prior)
-        yield kl_case(f"free-{prior}", (37,), prior, free=True)
+        if prior in LOG_ALPHA_PRIORS:
+            yield kl_case(f"free-{prior}", (37,), prior, free=True)
         if prior != "log-uniform-kingma":
             yield kl_case(f"extreme-{prior}", (21, 12), prior, fills="grid")
+        if prior in LOG_ALPHA_PRIORS and prior != "log-uniform-kingma":
             yield kl_case(f"extreme-free-{prior}", (33,), prior, free=True, fills="log_alpha grid")
     yield kl_case("scalar", (), "log-uniform", free=True)
     yield kl_case("one", (1,), "ard")

@@ -6,6 +6,7 @@ its definition: gradients come from autograd, the exact KL from quadrature of Da
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -72,6 +73,23 @@ def kl_terms(la: Tensor, prior: str) -> Tensor:
     return _Exact.apply(la)
 
 
+def normal_sd(prior: str) -> float | None:
+    """s of N(0, s^2), where that is the prior."""
+    if not prior.startswith("normal"):
+        return None
+    return float(prior.removeprefix("normal").strip("()") or 1)
+
+
+def kl_each(tensors: Mapping[str, Tensor], prior: str) -> Tensor:
+    """KL of each weight."""
+    sd = normal_sd(prior)
+    if sd is None:
+        return kl_terms(log_alpha(tensors), prior)
+    zero = torch.zeros((), dtype=torch.float64)
+    q = torch.distributions.Normal(tensors["mu"], tensors["log_sigma2"].exp().sqrt())
+    return torch.distributions.kl_divergence(q, torch.distributions.Normal(zero, zero + sd))
+
+
 def log_alpha(tensors: Mapping[str, Tensor]) -> Tensor:
     if "log_alpha" in tensors:
         return tensors["log_alpha"]
@@ -123,7 +141,7 @@ def truth(case: Case, tensors: Mapping[str, Tensor], grads: tuple[Tensor, ...]) 
     if case.noisy:
         outputs["y"], std, noise = _sampled(case, exact, seed, upstream[0])
     if case.with_kl:
-        outputs["kl"] = kl_terms(log_alpha(exact), prior).sum()
+        outputs["kl"] = kl_each(exact, prior).sum()
     d = torch.autograd.grad(list(outputs.values()), list(exact.values()), upstream)
     expected = outputs | {f"d_{k}": g for k, g in zip(exact, d, strict=True)}
     with torch.no_grad():
@@ -197,6 +215,16 @@ def _kl_magnitudes(
     |log(mu^2 + eps)|); the value moves by |slope| times that, and the slope by at most three times its own
     size (the steepest is Kingma's alpha^3).
     """
+    if (sd := normal_sd(prior)) is not None:
+        mu, log_sigma2 = tensors["mu"].abs() / sd, tensors["log_sigma2"]
+        ratio = log_sigma2.exp() / sd**2
+        sizes["kl"] += (
+            ratio * (1 + log_sigma2.abs()) + mu**2 + 1 + log_sigma2.abs() + 2 * abs(math.log(sd))
+        ).sum()
+        lengths["kl"] += mu.numel()
+        sizes["d_mu"] += grad * mu / sd
+        sizes["d_log_sigma2"] += grad * (ratio * (1 + log_sigma2.abs()) + 1)
+        return
     la = log_alpha(tensors)
     if prior == "log-uniform-kingma":
         a = la.exp()

@@ -103,8 +103,8 @@ REFUSED_KL = {
         r"log_alpha must be floating, got torch.int64",
     ),
     "unknown prior": (
-        {"log_alpha": torch.zeros(3), "prior": "normal"},
-        r"unknown prior 'normal'; accepted: log-uniform, log-uniform-kingma, log-uniform-exact, ard",
+        {"log_alpha": torch.zeros(3), "prior": "gaussian"},
+        r"unknown prior 'gaussian'; accepted: log-uniform, log-uniform-kingma, log-uniform-exact, ard",
     ),
 }
 

@@ -18,7 +18,7 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     """(y in x's dimensions, KL)."""
     if prior != "none":
-        check_prior(prior, where)
+        check_prior(prior, where, log_alpha=conv.log_alpha is not None)
         if conv.log_alpha is not None and conv.log_alpha.shape != conv.mu.shape:
             raise ValueError(
                 f"{where}: log_alpha must have mu's shape, here it is shared: "
@@ -105,7 +105,7 @@ def conv2d_lrt_kl(
         x, mu, log_sigma2, bias, log_alpha, stride, padding, dilation, groups, seed, eps, clip_log_alpha: as
             in `conv2d_lrt`; log_alpha must have mu's shape here. The KL is that of the weights as they are,
             clipped or not.
-        prior: one of `PRIORS`.
+        prior: as in `kl`.
 
     Returns:
         (y [N, O, Ho, Wo], KL scalar).
@@ -174,7 +174,7 @@ def conv1d_lrt_kl(
     Args:
         x, mu, log_sigma2, bias, log_alpha, stride, padding, dilation, groups, seed, eps, clip_log_alpha: as
             in `conv1d_lrt`; log_alpha must have mu's shape here.
-        prior: one of `PRIORS`.
+        prior: as in `kl`.
 
     Returns:
         (y [N, O, Lo], KL scalar).

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .ops.kl import PRIORS
+from .ops.kl import LOG_ALPHA_PRIORS, parse_prior
 
 _SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
 
@@ -46,9 +46,16 @@ def check_rows_cols(rows: int, cols: int, where: str) -> None:
         raise ValueError(f"{where}: rows and cols must be >= 0, got {rows} and {cols}")
 
 
-def check_prior(prior: str, where: str) -> None:
-    if prior not in PRIORS:
-        raise ValueError(f"{where}: unknown prior {prior!r}; accepted: {', '.join(PRIORS)}")
+def check_prior(prior: str, where: str, *, log_alpha: bool = False) -> None:
+    """`log_alpha`: whether the parameter is log_alpha alone."""
+    try:
+        name, _ = parse_prior(prior)
+    except ValueError as err:
+        raise ValueError(f"{where}: {err}") from None
+    if log_alpha and name not in LOG_ALPHA_PRIORS:
+        raise ValueError(
+            f"{where}: prior {prior!r} needs mu and log_sigma2; log_alpha alone does not tell its KL"
+        )
 
 
 def check_clip(clip_log_alpha: float | None, where: str) -> float:
@@ -63,7 +70,7 @@ def check_clip(clip_log_alpha: float | None, where: str) -> float:
 def check_kl(
     mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str, where: str
 ) -> None:
-    check_prior(prior, where)
+    check_prior(prior, where, log_alpha=log_alpha is not None)
     if log_alpha is not None:
         if mu is not None or log_sigma2 is not None:
             raise ValueError(f"{where}: give either mu and log_sigma2, or log_alpha alone")
@@ -149,6 +156,51 @@ def prepare_linear(
     if log_alpha is not None:
         log_alpha = _log_alpha_2d(log_alpha, mu, where)
     return x, mu, log_sigma2, log_alpha, bias, as_seed(seed, x.device, where)
+
+
+def check_weight(w: Tensor, name: str, where: str) -> None:
+    if w.ndim == 0 or not w.is_floating_point():
+        raise ValueError(
+            f"{where}: {name} must be floating [O, ...], got {w.dtype} of shape {tuple(w.shape)}"
+        )
+
+
+def weight_log_alpha(log_alpha: Tensor, mu: Tensor, where: str) -> Tensor:
+    """View log_alpha as [1|O, 1|I] of the matrix [O, I] that mu [O, ...] is."""
+    if mu.ndim == 2:
+        return _log_alpha_2d(log_alpha, mu, where)
+    if log_alpha.numel() == 1:
+        return log_alpha.reshape(1, 1)
+    if log_alpha.ndim != mu.ndim or any(
+        n not in (1, m) for n, m in zip(log_alpha.shape, mu.shape, strict=True)
+    ):
+        raise ValueError(
+            f"{where}: log_alpha must be a scalar or have mu's dimensions {tuple(mu.shape)}, each 1 or mu's, "
+            f"got shape {tuple(log_alpha.shape)}"
+        )
+    inner = mu.shape[1:] if any(n != 1 for n in log_alpha.shape[1:]) else log_alpha.shape[1:]
+    if inner != log_alpha.shape[1:] and log_alpha.dtype != torch.float64:
+        log_alpha = log_alpha.float()  # so that the gradient is summed before it is rounded
+    return log_alpha.expand(-1, *inner).reshape(log_alpha.shape[0], inner.numel())
+
+
+def as_scalar(value: Tensor | float, name: str, device: torch.device, where: str) -> Tensor:
+    """A share in [0, 1] as a float64 scalar; the value of a tensor is not looked at."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or not value.is_floating_point():
+            raise ValueError(
+                f"{where}: {name} must be a number or a floating tensor of one element, "
+                f"got {value.dtype} of shape {tuple(value.shape)}"
+            )
+        return value.detach().reshape(()).to(device, torch.float64)
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{where}: {name} must be in [0, 1], got {value!r}")
+    return torch.tensor(float(value), dtype=torch.float64, device=device)
+
+
+def check_granularity(granularity: str, accepted: tuple[str, ...], where: str) -> None:
+    if granularity not in accepted:
+        raise ValueError(f"{where}: unknown granularity {granularity!r}; accepted: {', '.join(accepted)}")
 
 
 def check_spmm(

@@ -6,9 +6,20 @@ import torch
 from torch import Tensor
 
 from ._functional_conv import LRT_EPS, conv1d_lrt, conv1d_lrt_kl, conv2d_lrt, conv2d_lrt_kl
+from ._functional_gate import (
+    concrete_dropout_kl,
+    gate,
+    hard_concrete_mean,
+    hard_concrete_penalty,
+    log_normal_kl,
+    log_normal_mean,
+    log_normal_snr,
+)
 from ._functional_head import multi_sample_head
+from ._functional_moments import relu_moments
 from ._functional_noise import mul_noise, mul_out_noise
 from ._functional_spmm import spmm
+from ._functional_weights import GRANULARITIES, flipout, weight_mask, weight_noise, weight_thresholds
 from ._validate import (
     as_seed,
     check_clip,
@@ -26,22 +37,35 @@ from .ops.philox_bits import philox_bits as _philox_bits
 from .ops.philox_normal import philox_normal as _philox_normal
 
 __all__ = [
+    "GRANULARITIES",
     "PRIORS",
+    "concrete_dropout_kl",
     "conv1d_lrt",
     "conv1d_lrt_kl",
     "conv2d_lrt",
     "conv2d_lrt_kl",
+    "flipout",
+    "gate",
+    "hard_concrete_mean",
+    "hard_concrete_penalty",
     "kl",
     "kl_value_and_grad",
     "linear_lrt",
     "linear_lrt_kl",
+    "log_normal_kl",
+    "log_normal_mean",
+    "log_normal_snr",
     "mul_noise",
     "mul_out_noise",
     "multi_sample_head",
     "new_seed",
     "philox_bits",
     "philox_normal",
+    "relu_moments",
     "spmm",
+    "weight_mask",
+    "weight_noise",
+    "weight_thresholds",
 ]
 
 
@@ -98,7 +122,8 @@ def kl(
 ) -> Tensor:
     """KL divergence of the posterior N(mu, sigma^2) from its prior, summed over all weights, in nats.
 
-    Every prior here depends on log_alpha = log_sigma2 - log(mu^2 + 1e-8) alone (or on a free `log_alpha`):
+    Every prior but the last depends on log_alpha = log_sigma2 - log(mu^2 + 1e-8) alone (or on a free
+    `log_alpha`):
 
     - ``log-uniform``: 1/2 softplus(-la) + k1 sigmoid(-(k2 + k3 la)), Molchanov et al. 2017 (arXiv
       1701.05369), eq. 14, within 0.007 a weight of the exact value up to a constant;
@@ -106,12 +131,14 @@ def kl(
       alpha <= 1, with KL(alpha = 1) = 0;
     - ``log-uniform-exact``: dKL/dla = -sqrt(u) Dawson(sqrt(u)), u = 1 / (2 alpha), and its integral;
     - ``ard``: 1/2 softplus(-la), Kharitonov et al. 2018 (arXiv 1811.00596), the same as the hierarchical
-      prior of Liu et al. 2019 (arXiv 1811.07533).
+      prior of Liu et al. 2019 (arXiv 1811.07533);
+    - ``normal`` or ``normal(s)``: N(0, s^2), s = 1 unless given, as ``normal(0.1)``: 1/2 (sigma^2 / s^2 +
+      mu^2 / s^2 - 1 - log(sigma^2 / s^2)), Blundell et al. 2015 (arXiv 1505.05424), section 3.
 
     Args:
         mu, log_sigma2: posterior mean and log variance, one shape, any strides, floating.
-        log_alpha: instead of both, log(sigma^2 / mu^2) where that is the parameter.
-        prior: one of `PRIORS`.
+        log_alpha: instead of both, log(sigma^2 / mu^2) where that is the parameter; not with ``normal``.
+        prior: one of `PRIORS`, or ``normal(s)``.
 
     Returns:
         scalar, float32 (float64 for float64 parameters); differentiable once.
@@ -214,7 +241,7 @@ def linear_lrt_kl(
     Args:
         x, mu, log_sigma2, bias, log_alpha, seed, eps, clip_log_alpha: as in `linear_lrt`; log_alpha must be
             [O, I] here. The KL is that of the weights as they are, clipped or not.
-        prior: one of `PRIORS`.
+        prior: as in `kl`.
 
     Returns:
         (y [*, O], KL scalar).
@@ -222,7 +249,7 @@ def linear_lrt_kl(
     Raises:
         ValueError: as `linear_lrt`, or an unknown prior, or a log_alpha that is not [O, I].
     """
-    check_prior(prior, "linear_lrt_kl")
+    check_prior(prior, "linear_lrt_kl", log_alpha=log_alpha is not None)
     args = prepare_linear(x, mu, log_sigma2, bias, log_alpha, seed, "linear_lrt_kl")
     if args[3] is not None and args[3].shape != mu.shape:
         raise ValueError(

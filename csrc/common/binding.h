@@ -6,6 +6,8 @@
 #include <torch/headeronly/core/MemoryFormat.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <cmath>
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <vector>
@@ -89,8 +91,13 @@ inline Prior prior_of(const std::string& name) {
   if (name == "log-uniform") return Prior::kLogUniform;
   if (name == "log-uniform-kingma") return Prior::kKingma;
   if (name == "log-uniform-exact") return Prior::kExact;
-  STD_TORCH_CHECK(name == "ard", "unknown prior ", name);
-  return Prior::kArd;
+  if (name == "ard") return Prior::kArd;
+  if (name == "normal") return Prior::kNormal;
+  double s = 0;
+  char close = 0;
+  const bool normal = std::sscanf(name.c_str(), "normal(%lf%c", &s, &close) == 2 && close == ')';
+  STD_TORCH_CHECK(normal && s > 0, "unknown prior ", name);
+  return Prior(Prior::kNormal, 1 / (s * s), -2 * std::log(s));
 }
 
 inline Noise noise_named(const std::string& name) {

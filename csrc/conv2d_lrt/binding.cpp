@@ -185,7 +185,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
   const ConvShape s =
       Geometry{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups}.shape(x, mu, layout);
   const bool with_kl = grad_kl && prior != "none";
-  const Weights weights(mu, log_sigma2, log_alpha, clip, with_kl ? prior_of(prior) : Prior::kNone, type);
+  const Weights weights(mu, log_sigma2, log_alpha, clip, with_kl ? prior_of(prior) : Prior(), type);
   const Tensor dy = prepared(grad_y, type, layout), input = prepared(x, type, layout),
                scale = prepared(r, type, layout);
   const auto none = [&] { return empty({0}, type); };  // one each: results must not alias

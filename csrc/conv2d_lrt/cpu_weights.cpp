@@ -59,6 +59,7 @@ void gradients(const ConvWeights<T>& w, T kl_scale, T* dmu, T* dlog, const Paral
     alignas(64) T exp_log[kKlBlock], slope[kKlBlock];
     const T *const mu = w.mu + i0, *const log = w.log + i0;
     const bool with_kl = w.prior != Prior::kNone;
+    const NormalPrior<T> normal = normal_prior<T>(w.prior);
     if (with_kl)
       kl_block<KlWants::kSlopes>(w.prior, w.is_alpha ? nullptr : mu, log, n, exp_log, false, slope);
     for (int64_t i = 0; i < n; i += kLanes<T>) {
@@ -72,7 +73,7 @@ void gradients(const ConvWeights<T>& w, T kl_scale, T* dmu, T* dlog, const Paral
       if (with_kl) {
         const Vec<T> s = load(slope + i) * kl_scale;
         dl += s;
-        if (!w.is_alpha) dm += s * log_alpha_by_mu<T>(m);
+        if (!w.is_alpha) dm += kl_by_mu(w.prior, normal, m, s, kl_scale);
       }
       store_first(dmu + i0 + i, dm, left);
       store_first(dlog + i0 + i, dl, left);

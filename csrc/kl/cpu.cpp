@@ -18,9 +18,11 @@ double kl_of(const KlArgs<T>& a, int64_t i, int64_t n) {
   if (!a.dlog) return kl_value(a.prior, mu, a.log + i, n);
   alignas(64) T slope[kKlBlock], exp_log[kKlBlock];
   const double value = kl_block<KlWants::kBoth>(a.prior, mu, a.log + i, n, exp_log, false, slope);
+  const NormalPrior<T> normal = normal_prior<T>(a.prior);
   for (int64_t j = 0; j < n; j += kLanes<T>) {
     const Vec<T> s = load(slope + j) * a.scale;
-    if (mu) store_first(a.dmu + i + j, s * log_alpha_by_mu<T>(load_first(mu + j, n - j)), n - j);
+    if (mu)
+      store_first(a.dmu + i + j, kl_by_mu(a.prior, normal, load_first(mu + j, n - j), s, a.scale), n - j);
     store_first(a.dlog + i + j, s, n - j);
   }
   return value;

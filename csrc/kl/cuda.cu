@@ -9,7 +9,7 @@ int64_t tiles(int64_t n) {
   return ceil_div(n, kKlTile<T>);
 }
 
-template <class T, Prior kPrior>
+template <class T, Prior::Kind kPrior>
 void launch_tiles(const KlKernelArgs<T>& args, void* stream) {
   const Grid grid{tiles<T>(args.of.n)};
   if (args.of.dlog)
@@ -29,6 +29,8 @@ void launch_tiles(const KlKernelArgs<T>& args, void* stream) {
       return launch_tiles<T, Prior::kExact>(args, stream);
     case Prior::kArd:
       return launch_tiles<T, Prior::kArd>(args, stream);
+    case Prior::kNormal:
+      return launch_tiles<T, Prior::kNormal>(args, stream);
     case Prior::kNone:
       throw std::invalid_argument("kl: no prior");
   }
@@ -38,7 +40,9 @@ template <class T>
 void kl_all(const KlArgs<T>& args, void* stream) {
   const int64_t n_partial = tiles<T>(args.n);
   const bool wide = all_aligned16(args.mu, args.log, args.dmu, args.dlog);
-  launch_tiles(KlKernelArgs<T>{args, wide, n_partial == 1 ? args.value : args.workspace}, stream);
+  launch_tiles(
+      KlKernelArgs<T>{args, wide, normal_prior<T>(args.prior), n_partial == 1 ? args.value : args.workspace},
+      stream);
   if (n_partial != 1)
     VDK_LAUNCH(sum_kernel<T>, Grid{1}, kSumThreads, 0, stream,
                SumArgs<T>{args.workspace, n_partial, args.value});

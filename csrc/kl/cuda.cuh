@@ -18,14 +18,18 @@ template <class T>
 struct KlKernelArgs {
   KlArgs<T> of;
   bool wide;
+  NormalPrior<T> normal;
   T* partial;  // [blocks]
 };
 
-// KL and dKL/dla of one weight. `mean`: a = mu^2 + eps, else 1 and log is log_alpha.
-template <class T, Prior kPrior>
-VDK_DEVICE KlTerms<T> kl_of_weight(T a, T log, bool mean) {
+// KL and dKL/dla of one weight. `mean`: log is log_sigma2, else log_alpha, and mu is not looked at.
+template <class T, Prior::Kind kPrior>
+VDK_DEVICE KlTerms<T> kl_of_weight(T mu, T log, bool mean, const NormalPrior<T>& normal) {
+  if constexpr (kPrior == Prior::kNormal)
+    return kl_terms<T, kPrior>(Weight<T>{mu * mu, vexp(log), log}, normal);
+  const T a = mean ? mu * mu + T(kKlEps) : T(1);
   const Weight<T> w{a, vexp(log), mean ? log - vlog(a) : log};
-  KlTerms<T> terms = kl_terms<T, kPrior>(w);
+  KlTerms<T> terms = kl_terms<T, kPrior>(w, normal);
   if constexpr (kPrior == Prior::kLogUniform) {
     const KlTerms<T> bump = kl_bump<T>(w.la);
     terms.value += bump.value;
@@ -34,7 +38,7 @@ VDK_DEVICE KlTerms<T> kl_of_weight(T a, T log, bool mean) {
   return terms;
 }
 
-template <class T, Prior kPrior, bool kGrad>
+template <class T, Prior::Kind kPrior, bool kGrad>
 VDK_KERNEL void __launch_bounds__(kKlThreads) kl_kernel(KlKernelArgs<T> args) {
   constexpr int kVector = kPer16<T>;
   const KlArgs<T>& of = args.of;
@@ -55,12 +59,15 @@ VDK_KERNEL void __launch_bounds__(kKlThreads) kl_kernel(KlKernelArgs<T> args) {
     const int64_t i = first + v * kStride;
     VDK_UNROLL
     for (int j = 0; j < kVector; ++j) {
-      const T m = mean ? mu[v][j] : T(0), a = mean ? m * m + T(kKlEps) : T(1);
-      const KlTerms<T> terms = kl_of_weight<T, kPrior>(a, log[v][j], mean);
+      const T m = mean ? mu[v][j] : T(0);
+      const KlTerms<T> terms = kl_of_weight<T, kPrior>(m, log[v][j], mean, args.normal);
       if (i + j < of.n) sum += terms.value;
       if constexpr (kGrad) {
         log[v][j] = scale * terms.slope;
-        mu[v][j] = log[v][j] * (m * T(-2) * reciprocal(a));
+        if constexpr (kPrior == Prior::kNormal)
+          mu[v][j] = scale * args.normal.precision * m;
+        else
+          mu[v][j] = log[v][j] * (m * T(-2) * reciprocal(m * m + T(kKlEps)));
       }
     }
     if constexpr (kGrad) {

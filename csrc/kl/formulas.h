@@ -1,6 +1,7 @@
-// KL of one weight and its derivative, as functions of la = log_alpha: on vectors and on scalars, float and
-// double, host and device. The formulas and their sources: vdropkern/ops/kl/reference.py. Written so that
-// nothing overflows: log(1 + 1/alpha) = max(-la, 0) + log1p(exp(-|la|)).
+// KL of one weight and its derivative, as functions of la = log_alpha (of mu and sigma under a normal prior):
+// on vectors and on scalars, float and double, host and device. The formulas and their sources:
+// vdropkern/ops/kl/reference.py. Written so that nothing overflows:
+// log(1 + 1/alpha) = max(-la, 0) + log1p(exp(-|la|)).
 #pragma once
 #if defined(__CUDACC__) || defined(VDK_EMULATED)
 #include "../cuda/vmath.cuh"
@@ -15,10 +16,11 @@ constexpr double kKlEps = 1e-8;  // la = log_sigma2 - log(mu^2 + eps)
 
 template <class V>
 struct KlTerms {
-  V value, slope;  // KL, dKL/dla
+  V value, slope;  // KL, dKL/dla = dKL/dlog_sigma2
 };
 
 // What a formula may use of a weight: alpha = s / a. With log_alpha as the parameter, a = 1 and s = alpha.
+// Under a normal prior a = mu^2 without eps, and la is log_sigma2.
 template <class V>
 struct Weight {
   V a, s, la;  // mu^2 + eps, sigma^2, log_alpha
@@ -87,9 +89,18 @@ VDK_HD KlTerms<V> kl_exact(const Weight<V>& w) {
   return {far ? kConstant - w.la / 2 - tail_value : value, far ? -tail_slope : -near * slope};
 }
 
-template <class T, Prior kPrior, class V>
-VDK_HD KlTerms<V> kl_terms(const Weight<V>& w) {
-  if constexpr (kPrior == Prior::kKingma)
+// 1/2 (sigma^2 + mu^2) / s^2 - 1/2 - 1/2 log(sigma^2 / s^2)
+template <class T, class V>
+VDK_HD KlTerms<V> kl_normal(const Weight<V>& w, const NormalPrior<T>& prior) {
+  return {((w.s + w.a) * prior.precision - w.la - (prior.log_precision + 1)) / 2,
+          (w.s * prior.precision - 1) / 2};
+}
+
+template <class T, Prior::Kind kPrior, class V>
+VDK_HD KlTerms<V> kl_terms(const Weight<V>& w, const NormalPrior<T>& normal) {
+  if constexpr (kPrior == Prior::kNormal)
+    return kl_normal<T>(w, normal);
+  else if constexpr (kPrior == Prior::kKingma)
     return kl_kingma<T>(w);
   else if constexpr (kPrior == Prior::kExact)
     return kl_exact<T>(w);
@@ -97,10 +108,11 @@ VDK_HD KlTerms<V> kl_terms(const Weight<V>& w) {
     return kl_ard(w);  // of kLogUniform the first part
 }
 
-// dla/dmu = -2 mu / (mu^2 + eps)
+// scale dKL/dmu of a weight whose slope = scale dKL/dla is known; dla/dmu = -2 mu / (mu^2 + eps).
 template <class T, class V>
-VDK_HD V log_alpha_by_mu(V mu) {
-  return mu * T(-2) / (mu * mu + T(kKlEps));
+VDK_HD V kl_by_mu(Prior::Kind prior, const NormalPrior<T>& normal, V mu, V slope, T scale) {
+  if (prior == Prior::kNormal) return mu * (scale * normal.precision);
+  return slope * (mu * T(-2) / (mu * mu + T(kKlEps)));
 }
 
 }  // namespace vdk

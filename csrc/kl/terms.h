@@ -17,20 +17,22 @@ constexpr int64_t kKlBlock = 512;  // lanes are summed in T over a block, blocks
 //
 // Short loops through buffers in L1: one loop over the whole formula is a chain of 300 cycles, too long for
 // the processor to overlap with the next one (measured: 1.6 times slower).
-template <class T, Prior kPrior, KlWants kWants>
-double kl_block(const T* mu, const T* log, int64_t n, T* exp_log, bool given, T* slope) {
+template <class T, Prior::Kind kPrior, KlWants kWants>
+double kl_block(const Prior& prior, const T* mu, const T* log, int64_t n, T* exp_log, bool given, T* slope) {
   using V = Vec<T>;
   constexpr bool kValue = kWants != KlWants::kSlopes, kSlopes = kWants != KlWants::kValue;
-  constexpr bool kLogAlpha = kValue || kPrior != Prior::kArd;
+  constexpr bool kNormal = kPrior == Prior::kNormal;
+  constexpr bool kLogAlpha = kValue || (kPrior != Prior::kArd && !kNormal);
+  const NormalPrior<T> normal = normal_prior<T>(prior);
   const auto mu2 = [&](int64_t i) __attribute__((always_inline)) {
     if (!mu) return V{} + 1;
     const V m = load_first(mu + i, n - i);
-    return m * m + T(kKlEps);
+    return kNormal ? m * m : m * m + T(kKlEps);
   };
   alignas(64) T la[kLogAlpha ? kKlBlock : 1];
   for (int64_t i = 0; i < n; i += kLanes<T>) {
     const V l = load_first(log + i, n - i);
-    if constexpr (kLogAlpha) store(la + i, mu ? l - vlog(mu2(i)) : l);
+    if constexpr (kLogAlpha) store(la + i, mu && !kNormal ? l - vlog(mu2(i)) : l);
     if (!given) store(exp_log + i, vexp(l));
   }
   V sum{};
@@ -41,7 +43,8 @@ double kl_block(const T* mu, const T* log, int64_t n, T* exp_log, bool given, T*
   for (int64_t i = 0; i < n; i += kLanes<T>) {
     V l{};
     if constexpr (kLogAlpha) l = load(la + i);
-    const KlTerms<V> terms = kl_terms<T, kPrior>(Weight<V>{mu2(i), load_first(exp_log + i, n - i), l});
+    const Weight<V> weight{mu2(i), load_first(exp_log + i, n - i), l};
+    const KlTerms<V> terms = kl_terms<T, kPrior>(weight, normal);
     if constexpr (kValue) add(terms.value, i);
     if constexpr (kSlopes) store(slope + i, terms.slope);
   }
@@ -55,17 +58,19 @@ double kl_block(const T* mu, const T* log, int64_t n, T* exp_log, bool given, T*
 }
 
 template <KlWants kWants, class T>
-VDK_INLINE double kl_block(Prior prior, const T* mu, const T* log, int64_t n, T* exp_log, bool given,
+VDK_INLINE double kl_block(const Prior& prior, const T* mu, const T* log, int64_t n, T* exp_log, bool given,
                            T* slope) {
   switch (prior) {
     case Prior::kLogUniform:
-      return kl_block<T, Prior::kLogUniform, kWants>(mu, log, n, exp_log, given, slope);
+      return kl_block<T, Prior::kLogUniform, kWants>(prior, mu, log, n, exp_log, given, slope);
     case Prior::kKingma:
-      return kl_block<T, Prior::kKingma, kWants>(mu, log, n, exp_log, given, slope);
+      return kl_block<T, Prior::kKingma, kWants>(prior, mu, log, n, exp_log, given, slope);
     case Prior::kExact:
-      return kl_block<T, Prior::kExact, kWants>(mu, log, n, exp_log, given, slope);
+      return kl_block<T, Prior::kExact, kWants>(prior, mu, log, n, exp_log, given, slope);
     case Prior::kArd:
-      return kl_block<T, Prior::kArd, kWants>(mu, log, n, exp_log, given, slope);
+      return kl_block<T, Prior::kArd, kWants>(prior, mu, log, n, exp_log, given, slope);
+    case Prior::kNormal:
+      return kl_block<T, Prior::kNormal, kWants>(prior, mu, log, n, exp_log, given, slope);
     case Prior::kNone:
       break;
   }
@@ -74,7 +79,7 @@ VDK_INLINE double kl_block(Prior prior, const T* mu, const T* log, int64_t n, T*
 
 // The KL of a run of any length; exp_log holds exp(log) where the caller has it.
 template <class T>
-double kl_value(Prior prior, const T* mu, const T* log, int64_t n, T* exp_log = nullptr) {
+double kl_value(const Prior& prior, const T* mu, const T* log, int64_t n, T* exp_log = nullptr) {
   alignas(64) T own[kKlBlock];
   double total = 0;
   for (int64_t i = 0; i < n; i += kKlBlock)

@@ -35,9 +35,10 @@ struct ProductArgs {
   void *result, *log_result;
   float* std;
   float* log_sums;  // kWeights: sums over tiles of the gradient of a broadcast log, see LogSums
-  Prior prior;
-  float* kl_sums;         // kForward: of every block, or null
-  const float* kl_scale;  // kWeights
+  Prior::Kind prior;
+  NormalPrior<float> normal;  // of kNormal
+  float* kl_sums;             // kForward: of every block, or null
+  const float* kl_scale;      // kWeights
 };
 
 // The noise's gradient before the products: g_v = dy e / (2 std), and the bias' gradient by parts of the

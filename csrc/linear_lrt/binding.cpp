@@ -97,7 +97,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const 
                                     needs_bias ? output<T>(dbias) : nullptr,
                                     rows_of(x),
                                     seed_of(seed),
-                                    with_kl ? prior_of(prior) : Prior::kNone,
+                                    with_kl ? prior_of(prior) : Prior(),
                                     kl_scale,
                                     bf16_variance()};
     VDK_SELECT_AS(Backward<T>, linear_lrt_backward)(args, torch_parallel());

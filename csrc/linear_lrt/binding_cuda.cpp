@@ -133,7 +133,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const 
                          needs_weight ? dmu.mutable_data_ptr() : nullptr,
                          needs_weight ? dlog.mutable_data_ptr() : nullptr,
                          needs_bias ? output<float>(dbias) : nullptr,
-                         with_kl ? prior_of(prior) : Prior::kNone,
+                         with_kl ? prior_of(prior) : Prior(),
                          pointer<float>(scale)};
   STD_TORCH_CHECK(!with_kl || call.log.numel() == call.mu.numel(),
                   "linear_lrt: the KL's gradient needs a log_alpha of mu's shape");

@@ -73,7 +73,7 @@ double forward(const LinearLrtForward<T>& a, const Parallel& all) {
       share(chunks.count * panels, task, parallel.threads,
             [&](int64_t i) { pack_transposed_panel(a.x + b0 * w.in, n, w.in, x, i / panels, i % panels); });
     });
-    const WeightRows<T, kForm, V> rows{w, chunks, b0 == 0 ? a.prior : Prior::kNone, kl_of_row};
+    const WeightRows<T, kForm, V> rows{w, chunks, b0 == 0 ? a.prior : Prior(), kl_of_row};
     dual_gemm<T, V>(w.out, n, blocking, make_grid<T>(w.out, n, parallel.threads, OnTheFly::kRows), rows, x,
                     SampleBlock<T>{a, noise, b0}, parallel);
   }
@@ -115,6 +115,7 @@ struct WeightGradientBlock {
                       T* dmu, T* dlog, bool add_log, Vec<T>& row_sum) const {
     constexpr bool kSigma2 = kForm == Form::kLogSigma2;
     const bool with_kl = last && a.prior != Prior::kNone;
+    const NormalPrior<T> normal = normal_prior<T>(a.prior);
     alignas(64) T slope[kKlBlock], exp_log[kKlBlock];
     if (with_kl)
       kl_block<KlWants::kSlopes>(a.prior, kSigma2 ? row.mu + i0 : nullptr, row.log + i0, n, exp_log, false,
@@ -129,7 +130,7 @@ struct WeightGradientBlock {
       if (with_kl) {
         const Vec<T> s = load(slope + i) * a.kl_scale;
         dl += s;
-        if constexpr (kSigma2) dm += s * log_alpha_by_mu<T>(mu);
+        if constexpr (kSigma2) dm += kl_by_mu(a.prior, normal, mu, s, a.kl_scale);
       }
       if (accumulate) dm += load_first(dmu + i, left);
       store_first(dmu + i, dm, left);

@@ -238,6 +238,7 @@ void weight_gradient(const LrtBackward& b, const BackwardPlan& plan, void* strea
   const bool full = is_full(b.w, s);
   args.log_sums = full ? nullptr : plan.log_sums;
   args.prior = b.prior;
+  args.normal = normal_prior<float>(b.prior);
   args.kl_scale = b.kl_scale;
   launch<Pass::kWeights>(s, args, stream);
   if (!full)
@@ -268,6 +269,7 @@ void linear_lrt_forward(const LrtForward& f, int multiprocessors, void* workspac
   args.std = f.std;
   args.whole_result = s.out % 4 == 0 && is_aligned(f.y, 4 * size) && is_aligned(f.std, 16);
   args.prior = f.prior;
+  args.normal = normal_prior<float>(f.prior);
   args.kl_sums = f.prior == Prior::kNone ? nullptr : plan.kl_sums;
   launch<Pass::kForward>(s, args, stream);
   if (args.kl_sums)

@@ -84,9 +84,9 @@ struct Epilogue<Product<Math, Pass::kWeights, kBlockM>> {
       if (w.is_alpha) mean[i] += 2 * variance[i] * e * mu[i];
       variance[i] *= w.is_alpha ? e * mu[i] * mu[i] : e;
       if (args.prior != Prior::kNone) {
-        const float slope = kl_scale * kl_of(args.prior, w.is_alpha, mu[i], log[i]).slope;
+        const float slope = kl_scale * kl_of(args, mu[i], log[i]).slope;
         variance[i] += slope;
-        if (!w.is_alpha) mean[i] += slope * log_alpha_by_mu<float>(mu[i]);
+        if (!w.is_alpha) mean[i] += kl_by_mu(args.prior, args.normal, mu[i], slope, kl_scale);
       }
     }
     store_four(static_cast<E*>(args.result) + at, valid, args.whole_result, mean);

@@ -90,17 +90,19 @@ VDK_DEVICE float log_at(const LrtWeights& w, int64_t o, int64_t i) {
 }
 
 // KL of weight (mu, log) and its derivative by log_alpha.
-VDK_DEVICE KlTerms<float> kl_of(Prior prior, bool is_alpha, float mu, float log) {
-  const float a = is_alpha ? 1.0f : mu * mu + float(kKlEps);
-  switch (prior) {
+VDK_DEVICE KlTerms<float> kl_of(const ProductArgs& args, float mu, float log) {
+  const bool mean = !args.w.is_alpha;
+  switch (args.prior) {
     case Prior::kLogUniform:
-      return kl_of_weight<float, Prior::kLogUniform>(a, log, !is_alpha);
+      return kl_of_weight<float, Prior::kLogUniform>(mu, log, mean, args.normal);
     case Prior::kKingma:
-      return kl_of_weight<float, Prior::kKingma>(a, log, !is_alpha);
+      return kl_of_weight<float, Prior::kKingma>(mu, log, mean, args.normal);
     case Prior::kExact:
-      return kl_of_weight<float, Prior::kExact>(a, log, !is_alpha);
+      return kl_of_weight<float, Prior::kExact>(mu, log, mean, args.normal);
     case Prior::kArd:
-      return kl_of_weight<float, Prior::kArd>(a, log, !is_alpha);
+      return kl_of_weight<float, Prior::kArd>(mu, log, mean, args.normal);
+    case Prior::kNormal:
+      return kl_of_weight<float, Prior::kNormal>(mu, log, mean, args.normal);
     case Prior::kNone:
       break;
   }
@@ -191,7 +193,7 @@ struct WeightStage {
       const float mu = widen(reinterpret_cast<const E*>(mu_chunk(i))[j]);
       const float log = float_logs() ? reinterpret_cast<const float*>(log_chunk(i, j / 4))[j % 4]
                                      : widen(reinterpret_cast<const E*>(log_chunk(i, 0))[j]);
-      sum += kl_of(args.prior, args.w.is_alpha, mu, log).value;
+      sum += kl_of(args, mu, log).value;
     }
     return sum;
   }

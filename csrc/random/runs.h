@@ -10,40 +10,18 @@ constexpr int kRunGroups = kLanes<float>;    // groups drawn at a time
 constexpr int kRunLength = 4 * kRunGroups;   // elements
 constexpr int64_t kGroupsPerTask = 1 << 14;  // fewer are not worth waking a thread
 
-// Lane i of words[j] is word j of group `group` + i.
-VDK_INLINE void words_of_groups(const NoiseGrid& grid, uint64_t group, VecU words[4]) {
-  VecU low, high;
-  counters(group, 1, low, high);
-  words[0] = low;
-  words[1] = high;
-  words[2] = words[3] = VecU{};
-  philox4x32(words, grid.k0, grid.k1);
-}
-
-// z[j] lane i -> element 4 i + j of r[0], ..., r[3]
-template <class V>
-VDK_INLINE void weave(const V z[4], V r[4]) {
-  V even[2], odd[2];
-  zip(z[0], z[2], even[0], even[1]);
-  zip(z[1], z[3], odd[0], odd[1]);
-  zip(even[0], odd[0], r[0], r[1]);
-  zip(even[1], odd[1], r[2], r[3]);
-}
-
 // The bits or normals of kRunLength elements.
 VDK_INLINE void draw(const NoiseGrid& grid, uint64_t group, uint32_t* out) {
-  VecU words[4], r[4];
-  words_of_groups(grid, group, words);
-  weave(words, r);
-  for (int j = 0; j < 4; ++j) store(out + j * kRunGroups, r[j]);
+  VecU words[4];
+  words_of_groups(grid, group, 1, words);
+  weave(words, out);
 }
 VDK_INLINE void draw(const NoiseGrid& grid, uint64_t group, float* out) {
   VecU words[4];
-  VecF z[4], r[4];
-  words_of_groups(grid, group, words);
+  VecF z[4];
+  words_of_groups(grid, group, 1, words);
   box_muller(words, z);
-  weave(z, r);
-  for (int j = 0; j < 4; ++j) store(out + j * kRunGroups, r[j]);
+  weave(z, out);
 }
 VDK_INLINE void draw(const NoiseGrid& grid, uint64_t group, double* out) {
   for (int i = 0; i < kRunGroups; ++i) {

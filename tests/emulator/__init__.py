@@ -9,7 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+<<<<<<< HEAD
 from ..traffic_report import report
+=======
+from vdropkern.ops.kl import PRIORS, parse_prior
+>>>>>>> main
 
 SCHEDULES = (0, 1, 2)  # seeds: which thread, warp and block comes first
 
@@ -17,6 +21,12 @@ SCHEDULES = (0, 1, 2)  # seeds: which thread, warp and block comes first
 def emulated() -> object:
     """The compiled module; skips the test where it is not built."""
     return pytest.importorskip("emulated", reason="the emulator's module is not built")
+
+
+def prior_code(prior: str) -> tuple[int, float]:
+    """A prior as the bindings take it: its number, and the standard deviation of a normal one."""
+    name, sd = parse_prior(prior)
+    return PRIORS.index(name), sd
 
 
 class Memory:

@@ -5,10 +5,10 @@ namespace emu {
 namespace {
 
 template <class T>
-void kl(const Buffer* mu, const Buffer* log, int64_t n, int prior, const Buffer* grad, const Buffer* dmu,
-        const Buffer* dlog, const Buffer* value, const Buffer* workspace) {
+void kl(const Buffer* mu, const Buffer* log, int64_t n, int prior, double prior_sd, const Buffer* grad,
+        const Buffer* dmu, const Buffer* dlog, const Buffer* value, const Buffer* workspace) {
   vdk::cuda::kl(
-      vdk::cuda::KlArgs<T>{pointer<T>(mu), pointer<T>(log), n, vdk::Prior(prior), pointer<T>(grad),
+      vdk::cuda::KlArgs<T>{pointer<T>(mu), pointer<T>(log), n, prior_of(prior, prior_sd), pointer<T>(grad),
                            pointer<T>(dmu), pointer<T>(dlog), pointer<T>(value), pointer<T>(workspace)},
       nullptr);
 }

@@ -4,7 +4,6 @@
 namespace emu {
 namespace {
 
-using vdk::Prior;
 using vdk::cuda::LrtBackward;
 using vdk::cuda::LrtForward;
 using vdk::cuda::LrtShape;
@@ -45,7 +44,7 @@ LrtForward forward_of(const py::dict& d) {
           field<float>(d, "eps"),
           address(d, "y"),
           address<float>(d, "std"),
-          Prior(field<int>(d, "prior")),
+          prior_of(field<int>(d, "prior"), field<double>(d, "prior_sd")),
           address<float>(d, "kl")};
 }
 LrtBackward backward_of(const py::dict& d) {
@@ -59,7 +58,7 @@ LrtBackward backward_of(const py::dict& d) {
           address(d, "dmu"),
           address(d, "dlog"),
           address<float>(d, "dbias"),
-          Prior(field<int>(d, "prior")),
+          prior_of(field<int>(d, "prior"), field<double>(d, "prior_sd")),
           address<float>(d, "kl_scale")};
 }
 

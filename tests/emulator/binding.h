@@ -4,6 +4,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
+
+#include "kl/prior.h"
 #include "machine.h"
 
 namespace emu {
@@ -29,6 +32,11 @@ struct Binding {
 template <class T>
 T* pointer(const Buffer* buffer) {
   return buffer ? const_cast<T*>(static_cast<const T*>(static_cast<const void*>(buffer->base))) : nullptr;
+}
+
+// Prior(kind), of which a normal one has standard deviation `sd`.
+inline vdk::Prior prior_of(int kind, double sd) {
+  return {vdk::Prior::Kind(kind), 1 / (sd * sd), -2 * std::log(sd)};
 }
 
 }  // namespace emu

@@ -14,6 +14,7 @@ from tests.cases import CASES
 from tests.tolerance import assert_close, tolerance
 from vdropkern import functional
 from vdropkern.functional import PRIORS
+from vdropkern.ops.kl import LOG_ALPHA_PRIORS
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
 # -3.51 and -1.76 are where Molchanov's approximation is worst
@@ -124,7 +125,7 @@ def test_ard_in_mean_and_variance(backend: str) -> None:
     torch.testing.assert_close(d_log, -0.5 * m2 / (m2 + s2), rtol=2e-4, atol=0)
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", LOG_ALPHA_PRIORS)
 def test_value_is_a_sum(prior: str, backend: str) -> None:
     la = MODERATE[MODERATE <= 0]
     values, slopes = kl_each(la, prior)
@@ -152,7 +153,7 @@ def test_value_and_grad_equals_autograd(prior: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("prior", [prior for prior in PRIORS if prior != "log-uniform-kingma"])
+@pytest.mark.parametrize("prior", [p for p in LOG_ALPHA_PRIORS if p != "log-uniform-kingma"])
 def test_mean_zero(prior: str, dtype: torch.dtype, backend: str) -> None:
     """At mu = 0 the KL is as flat as eps makes it: finite, and no pull on mu at all."""
     mu = torch.zeros(9, dtype=dtype, requires_grad=True)
@@ -166,7 +167,7 @@ def test_mean_zero(prior: str, dtype: torch.dtype, backend: str) -> None:
     assert value > 0
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", LOG_ALPHA_PRIORS)
 def test_monotone(prior: str, backend: str) -> None:
     """More noise never costs more: every prior here pulls log_alpha upwards."""
     la = torch.linspace(-30, 0 if prior == "log-uniform-kingma" else 30, 301)
@@ -216,3 +217,39 @@ def test_million_weights_sum_without_drift(backend: str) -> None:
     one = kl_each(torch.tensor([0.3], dtype=torch.float32).double(), "log-uniform")[0]
     found = functional.kl(log_alpha=la).double()
     assert abs(found / (one[0] * la.numel()) - 1) < tolerance(torch.float32, 512)
+
+
+@pytest.mark.parametrize("sd", [1.0, 0.1, 3.0])
+def test_normal_prior(sd: float, backend: str) -> None:
+    """0, and flat, where the posterior is the prior; torch's KL of two normals elsewhere."""
+    prior = "normal" if sd == 1 else f"normal({sd})"
+    at_prior = torch.full((5,), 2 * math.log(sd), dtype=torch.float64)
+    value, d_mu, d_log = functional.kl_value_and_grad(torch.zeros_like(at_prior), at_prior, prior=prior)
+    assert value.abs() < 1e-14
+    assert torch.equal(d_mu, torch.zeros_like(at_prior))
+    assert d_log.abs().max() < 1e-15
+    mu, log_sigma2 = torch.randn(7, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mu, (log_sigma2 / 2).exp()),
+        torch.distributions.Normal(torch.zeros_like(mu), torch.full_like(mu, sd)),
+    )
+    torch.testing.assert_close(
+        functional.kl(mu, log_sigma2, prior=prior), expected.sum(), rtol=1e-13, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize(
+    "prior", ["normal()", "normal(-1)", "normal(0)", "normal(1e99)", "normal(nan)", "Normal"]
+)
+def test_bad_priors_are_named(prior: str) -> None:
+    with pytest.raises(ValueError, match=r"kl: unknown prior '.*'; accepted: log-uniform, .*normal\(s\)"):
+        functional.kl(torch.ones(2), torch.ones(2), prior=prior)
+
+
+def test_normal_prior_needs_the_mean() -> None:
+    with pytest.raises(ValueError, match="kl: prior 'normal' needs mu and log_sigma2"):
+        functional.kl(log_alpha=torch.ones(2), prior="normal")
+    with pytest.raises(ValueError, match="linear_lrt_kl: prior 'normal' needs mu and log_sigma2"):
+        functional.linear_lrt_kl(
+            torch.ones(2, 3), torch.ones(4, 3), log_alpha=torch.zeros(4, 3), prior="normal"
+        )

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from tests.cases import CASES, Case, select
-from tests.emulator import SCHEDULES, emulated, memory, misaligned
+from tests.emulator import SCHEDULES, emulated, memory, misaligned, prior_code
 from tests.plain import truth
 from tests.tolerance import assert_close, tolerance
 from vdropkern.functional import PRIORS
+from vdropkern.ops.kl import LOG_ALPHA_PRIORS
 
 gpu = emulated()
 GRAD = -0.75
@@ -38,7 +39,7 @@ def run(
             None if mu is None else m.input("mu", misaligned(mu, offset)),
             m.input("log", misaligned(log, offset)),
             n,
-            PRIORS.index(prior),
+            *prior_code(prior),
             m.input("grad", torch.tensor(GRAD, dtype=dtype)) if grads else None,
             to_d_mu,
             to_d_log,
@@ -80,7 +81,7 @@ def test_two_stages() -> None:
     check(CASES["kl-large"], torch.float32, grads=True, offset=0)
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", LOG_ALPHA_PRIORS)
 def test_same_bits_under_every_schedule(prior: str) -> None:
     tensors = {"log_alpha": -torch.rand(10_001) * 6}
     values = []

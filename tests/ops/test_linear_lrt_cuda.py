@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.cases import CASES, SEED, Case, linear, select
-from tests.emulator import SCHEDULES, emulated, memory, misaligned
+from tests.emulator import SCHEDULES, emulated, memory, misaligned, prior_code
 from tests.plain import Truth, truth
 from tests.tolerance import assert_close, tolerance
 from vdropkern.functional import PRIORS
@@ -83,6 +83,7 @@ def run(
     rows = lead.numel()
     with_kl = case.op == "linear_lrt_kl"
     clip = case.options.get("clip_log_alpha")
+    prior, prior_sd = prior_code(case.options.get("prior", "log-uniform"))
     log_rows, log_cols = log_shape(case, log, out, inp)
     with memory(gpu) as m:
 
@@ -94,7 +95,7 @@ def run(
             "log_rows": log_rows, "log_cols": log_cols, "is_alpha": name == "log_alpha",
             "log_is_float": log.dtype == torch.float32,
             "exp_clip": math.inf if clip is None else math.exp(clip),
-            "prior": PRIORS.index(case.options.get("prior", "log-uniform")) if with_kl else -1,
+            "prior": prior if with_kl else -1, "prior_sd": prior_sd,
             "mu": given("mu", mu), "log": given("log", log), "x": given("x", x),
             "seed": m.input("seed", torch.tensor(case.options.get("seed", SEED))),
         }  # fmt: skip

@@ -10,9 +10,9 @@ from torch import Tensor
 from ..._backend import choose
 from .._register import functorch_active, register, run_backward
 from . import reference
-from .reference import EPS, PRIORS
+from .reference import EPS, LOG_ALPHA_PRIORS, PRIORS, parse_prior
 
-__all__ = ["EPS", "PRIORS", "kl", "kl_grad"]
+__all__ = ["EPS", "LOG_ALPHA_PRIORS", "PRIORS", "kl", "kl_grad", "parse_prior"]
 
 KL_SCHEMA = "kl(Tensor? mu, Tensor? log_sigma2, Tensor? log_alpha, str prior) -> Tensor"
 KL_GRAD_SCHEMA = (

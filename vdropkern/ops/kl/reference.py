@@ -1,4 +1,4 @@
-"""KL(q || prior) of q(w) = N(mu, sigma^2), as a function of log_alpha = log(sigma^2 / mu^2) alone.
+"""KL(q || prior) of q(w) = N(mu, sigma^2), mostly as a function of log_alpha = log(sigma^2 / mu^2) alone.
 
 Values and derivatives are closed forms, written as in the papers; see docs/ops/kl.md.
 """
@@ -6,6 +6,7 @@ Values and derivatives are closed forms, written as in the papers; see docs/ops/
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import Tensor
@@ -14,12 +15,30 @@ from torch.nn.functional import softplus
 EPS = 1e-8  # log_alpha = log_sigma2 - log(mu^2 + EPS), as Molchanov et al. (2017) run it
 K1, K2, K3 = 0.63576, 1.87320, 1.48695  # Molchanov et al. (2017), eq. 14
 C1, C2, C3 = 1.16145124, -1.50204118, 0.58629921  # Kingma et al. (2015), eq. 14
-PRIORS = ("log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard")
+PRIORS = ("log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard", "normal")
+LOG_ALPHA_PRIORS = PRIORS[:4]  # whose KL is a function of log_alpha alone
 
+_NORMAL = re.compile(r"normal\(((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\)")
 _LINEAR_ABOVE = 40.0  # softplus(x) = x to float64's precision; torch's default of 20 is good for float32 only
 _SERIES_BELOW = 40.0
 _SERIES_TERMS = 160
 _ASYMPTOTIC_TERMS = 28
+
+
+def parse_prior(prior: str) -> tuple[str, float]:
+    """Name and standard deviation: ``normal(0.1)`` is N(0, 0.1^2), ``normal`` N(0, 1); 1 for all others.
+
+    Raises:
+        ValueError: no such prior.
+    """
+    if prior in PRIORS:
+        return prior, 1.0
+    match = _NORMAL.fullmatch(prior)
+    sd = float(match[1]) if match else 0.0
+    if not 1e-15 <= sd <= 1e15:
+        accepted = f"{', '.join(PRIORS)}, or normal(s) with 1e-15 <= s <= 1e15"
+        raise ValueError(f"unknown prior {prior!r}; accepted: {accepted}")
+    return "normal", sd
 
 
 def molchanov(la: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,6 +101,17 @@ _FORMULAS = {
 }
 
 
+def normal(mu: Tensor, log_sigma2: Tensor, sd: float) -> tuple[Tensor, Tensor, Tensor]:
+    """KL(N(mu, sigma^2) || N(0, s^2)) = 1/2 (sigma^2 / s^2 + mu^2 / s^2 - 1 - log sigma^2 + 2 log s).
+
+    Beside the value its derivatives by mu and log_sigma2 (Blundell et al. 2015, arXiv 1505.05424, section
+    3.3, with one component of their mixture).
+    """
+    ratio = log_sigma2.exp() / sd**2
+    value = 0.5 * (ratio + mu**2 / sd**2 - 1 - log_sigma2 + 2 * math.log(sd))
+    return value, mu / sd**2, 0.5 * (ratio - 1)
+
+
 def log_alpha_of(mu: Tensor, log_sigma2: Tensor) -> Tensor:
     """log_alpha = log_sigma2 - log(mu^2 + EPS)."""
     return log_sigma2 - torch.log(mu**2 + EPS)
@@ -111,6 +141,11 @@ def kl_grad(
     assert mu is not None and log_sigma2 is not None
     dtype = compute_dtype(mu, log_sigma2)
     m = mu.to(dtype)
+    name, sd = parse_prior(prior)
+    if name == "normal":
+        value, by_mu, slope = normal(m, log_sigma2.to(dtype), sd)
+        scale = grad.to(dtype)
+        return value.sum(), (scale * by_mu).to(mu.dtype), (scale * slope).to(log_sigma2.dtype)
     value, slope = _FORMULAS[prior](log_alpha_of(m, log_sigma2.to(dtype)))
     slope = grad.to(dtype) * slope
     dmu = -2 * slope * m / (m**2 + EPS)

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._launch import launch_on, refuse_double
-from .triton_terms import kl_terms
+from .triton_terms import kl_terms, prior_constant
 
 BLOCK = 1024  # weights a step
 STEPS = 4  # steps a program, one after another, summed lane by lane
@@ -32,13 +32,12 @@ def kl_kernel(
         mu_i = log_i
         if not IS_ALPHA:
             mu_i = tl.load(mu + i, inside, 1.0).to(tl.float32)
-        value, slope, by_mu = kl_terms(mu_i, log_i, IS_ALPHA, PRIOR)
+        value, slope, slope_mu = kl_terms(mu_i, log_i, IS_ALPHA, PRIOR)
         total += tl.where(inside, value, 0.0)
         if GRAD:
-            slope *= scale
-            tl.store(dlog + i, slope.to(dlog.dtype.element_ty), inside)
+            tl.store(dlog + i, (slope * scale).to(dlog.dtype.element_ty), inside)
             if not IS_ALPHA:
-                tl.store(dmu + i, (slope * by_mu).to(dmu.dtype.element_ty), inside)
+                tl.store(dmu + i, (slope_mu * scale).to(dmu.dtype.element_ty), inside)
     tl.store(partial + tl.program_id(0), tl.sum(total, 0))
 
 
@@ -69,7 +68,8 @@ def _run(
     with launch_on(log_c):
         kl_kernel[(programs,)](
             mu_c, log_c, value if grad is None else grad, dmu, dlog, partial, n,
-            PRIOR=prior, IS_ALPHA=is_alpha, GRAD=grad is not None, BLOCK=BLOCK, STEPS=STEPS, num_warps=8,
+            PRIOR=prior_constant(prior), IS_ALPHA=is_alpha, GRAD=grad is not None, BLOCK=BLOCK, STEPS=STEPS,
+            num_warps=8,
         )  # fmt: skip
         sum_kernel[(1,)](partial, value, programs, REDUCE=REDUCE, num_warps=4)
     return value, dmu, dlog

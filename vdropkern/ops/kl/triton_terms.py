@@ -1,4 +1,4 @@
-"""KL of one weight and its derivative by log_alpha, as csrc/kl/terms.h has them.
+"""KL of one weight and its derivatives, as csrc/kl/formulas.h has them.
 
 `a` = mu^2 + eps and `s` = sigma^2, so that alpha = s / a; with log_alpha as the parameter a = 1, s = alpha.
 """
@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .._triton import KL_EPS, LN_2, NAN_STAYS, exp, log1p_unit
+from .reference import parse_prior
 
 _K1, _K2, _K3 = tl.constexpr(0.63576), tl.constexpr(1.87320), tl.constexpr(1.48695)
 _C1, _C2, _C3 = tl.constexpr(1.16145124), tl.constexpr(-1.50204118), tl.constexpr(0.58629921)
@@ -67,9 +68,18 @@ def _exact(a, s, la):
     return tl.where(far, _CONSTANT - la * 0.5 - tail_value, value), tl.where(far, -tail_slope, -near * slope)
 
 
+def prior_constant(prior: str) -> str | float:
+    """PRIOR of the kernels: a prior's name, or of a normal one the precision 1 / s^2."""
+    name, sd = parse_prior(prior) if prior != "none" else (prior, 1.0)
+    return sd**-2 if name == "normal" else name
+
+
 @triton.jit
 def kl_terms(mu, log_parameter, IS_ALPHA: tl.constexpr, PRIOR: tl.constexpr):
-    """(KL, dKL/dlog_alpha, dlog_alpha/dmu) of each weight; mu is not looked at where IS_ALPHA."""
+    """(KL, dKL/dlog_alpha, dKL/dmu) of each weight; mu is not looked at where IS_ALPHA.
+
+    PRIOR: see `prior_constant`.
+    """
     s = exp(log_parameter, True)
     if IS_ALPHA:
         a = tl.full(s.shape, 1.0, tl.float32)
@@ -83,7 +93,12 @@ def kl_terms(mu, log_parameter, IS_ALPHA: tl.constexpr, PRIOR: tl.constexpr):
         value, slope = _kingma(a, s, la)
     elif PRIOR == "log-uniform-exact":
         value, slope = _exact(a, s, la)
-    else:
-        tl.static_assert(PRIOR == "ard")
+    elif PRIOR == "ard":
         value, slope = _ard(a, s, la)
-    return value, slope, mu * -2.0 / a
+    else:
+        tl.static_assert(not IS_ALPHA)
+        log_precision = tl.log2(tl.full(s.shape, PRIOR, tl.float32)) * LN_2
+        value = ((s + mu * mu) * PRIOR - log_parameter - (log_precision + 1.0)) * 0.5
+        slope = s * (0.5 * PRIOR) - 0.5
+        return value, slope, mu * PRIOR
+    return value, slope, slope * (mu * -2.0 / a)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..._precision import Precision, resolve
 from .._launch import device_of, launch_on, refuse_double
 from ..kl import triton as kl_triton
+from ..kl.triton_terms import prior_constant
 from . import triton_kernels as kernels
 from .tiles import Tile, arithmetic_of, choose
 
@@ -190,7 +191,7 @@ def _weight_gradient(
         d = dlog.new_empty(parts, dtype=torch.float32)
     inside = "none" if shared else prior
     tensors = (m, w.log, x if grad_kl is None else grad_kl, dmu, d)
-    epilogue = {"FORM": w.form, "CLIP": w.clip, "PRIOR": inside}
+    epilogue = {"FORM": w.form, "CLIP": w.clip, "PRIOR": prior_constant(inside)}
     kernels.weight_gradient_kernel[plan.grid](
         dy, g2, x, *tensors, plan.partial, out, inp, rows, *w.strides, w.exp_clip, **epilogue, **plan.options
     )

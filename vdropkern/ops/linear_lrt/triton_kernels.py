@@ -155,11 +155,11 @@ def finish_weight(
         d = 0.5 * d_alpha * m
         mean += d_alpha
     if PRIOR != "none":
-        _, slope, by_mu = kl_terms(m, parameter, FORM != SIGMA2, PRIOR)
-        slope *= tl.load(grad_kl).to(tl.float32)
-        d += slope
+        _, slope, slope_mu = kl_terms(m, parameter, FORM != SIGMA2, PRIOR)
+        scale_kl = tl.load(grad_kl).to(tl.float32)
+        d += slope * scale_kl
         if FORM == SIGMA2:
-            mean += slope * by_mu
+            mean += slope_mu * scale_kl
     tl.store(dmu + at, mean.to(dmu.dtype.element_ty), inside)
     if FORM == ALPHA_OF_OUTPUT:
         part = tl.sum(tl.where(inside, d, 0.0), 1)
