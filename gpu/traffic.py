@@ -25,7 +25,7 @@ PRODUCTS = ("forward", "input_gradient", "weight_gradient")  # csrc's Pass
 _COLUMNS = 64  # kBlockN in csrc/linear_lrt
 _ENUMERATORS = {
     "Pass": ("kForward", "kInput", "kWeights"),
-    "Prior": ("kLogUniform", "kKingma", "kExact", "kArd"),
+    "Prior": ("kLogUniform", "kKingma", "kExact", "kArd", "kNormal"),
     "Noise": ("kBernoulli", "kGaussian"),
 }
 

@@ -9,11 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-from ..traffic_report import report
-=======
 from vdropkern.ops.kl import PRIORS, parse_prior
->>>>>>> main
+
+from ..traffic_report import report
 
 SCHEDULES = (0, 1, 2)  # seeds: which thread, warp and block comes first
 

@@ -14,6 +14,7 @@ from vdropkern._precision import Precision, use_precision
 from vdropkern.ops.conv2d_lrt import triton as conv2d_lrt
 from vdropkern.ops.conv2d_lrt import triton_kernels as conv_kernels
 from vdropkern.ops.kl import triton as kl
+from vdropkern.ops.kl.triton_terms import prior_constant
 from vdropkern.ops.linear_lrt import tiles
 from vdropkern.ops.linear_lrt import triton as linear_lrt
 from vdropkern.ops.linear_lrt import triton_kernels as kernels
@@ -31,7 +32,7 @@ RUNS = {
 }
 WIDE, ASYNC, MUFU = r"(LDG|STG|LDGSTS)\..*128", "LDGSTS|UTMALDG", "MUFU"
 TENSOR_CORE = {"sm_90": "HGMMA", "sm_100": r"UTC\w*MMA"}  # elsewhere HMMA
-PRIORS = ("log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard")
+PRIORS = ("log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard", "normal")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def _types(text: str, x: str = "*fp32", g2: str = "*fp32") -> dict[str, str]:
 
 def _epilogue(product: str, form: int = 0, prior: str = "log-uniform") -> dict[str, Any]:
     """The heaviest: with bias, clip and KL gradient."""
-    extra = {"forward": {"BIAS": True}, "input_gradient": {}, "weight_gradient": {"PRIOR": prior}}[product]
+    of_weights = {"PRIOR": prior_constant(prior)}
+    extra = {"forward": {"BIAS": True}, "input_gradient": {}, "weight_gradient": of_weights}[product]
     return {"FORM": form, "CLIP": True, **extra}
 
 
@@ -179,7 +181,7 @@ def _others() -> Iterator[Build]:
     for prior in PRIORS:
         for grad in (False, True):
             constants = {
-                "PRIOR": prior,
+                "PRIOR": prior_constant(prior),
                 "IS_ALPHA": False,
                 "GRAD": grad,
                 "BLOCK": kl.BLOCK,

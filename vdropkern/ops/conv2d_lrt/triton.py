@@ -17,6 +17,7 @@ from torch import Tensor
 from ..._precision import resolve
 from .._launch import device_of, launch_on, refuse_double
 from ..kl import triton as kl_triton
+from ..kl.triton_terms import prior_constant
 from ..linear_lrt import triton_kernels as linear
 from . import triton_kernels as kernels
 from .reference import memory_format_of
@@ -162,7 +163,7 @@ def _weight_gradient(
     grid = (triton.cdiv(outputs, FINISH[0]) * triton.cdiv(depth, FINISH[1]),)
     linear.finish_weight_kernel[grid](
         partial, w.mu, w.log, dy if grad_kl is None else grad_kl, dmu, dlog, outputs, depth, depth, 1,
-        w.exp_clip, PRIOR=prior, SPLIT=parts, BLOCK_M=FINISH[0], BLOCK_N=FINISH[1], num_warps=4, **w.options,
+        w.exp_clip, PRIOR=prior_constant(prior), SPLIT=parts, BLOCK_M=FINISH[0], BLOCK_N=FINISH[1], num_warps=4, **w.options,
     )  # fmt: skip
 
 
