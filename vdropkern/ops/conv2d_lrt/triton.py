@@ -163,7 +163,8 @@ def _weight_gradient(
     grid = (triton.cdiv(outputs, FINISH[0]) * triton.cdiv(depth, FINISH[1]),)
     linear.finish_weight_kernel[grid](
         partial, w.mu, w.log, dy if grad_kl is None else grad_kl, dmu, dlog, outputs, depth, depth, 1,
-        w.exp_clip, PRIOR=prior_constant(prior), SPLIT=parts, BLOCK_M=FINISH[0], BLOCK_N=FINISH[1], num_warps=4, **w.options,
+        w.exp_clip, PRIOR=prior_constant(prior),
+        SPLIT=parts, BLOCK_M=FINISH[0], BLOCK_N=FINISH[1], num_warps=4, **w.options,
     )  # fmt: skip
 
 
