@@ -32,8 +32,8 @@ struct SharedLayout {
 };
 
 // The tile of a block. Blocks that run at one time form a rectangle of tiles, not a row: they share more
-// operands in L2. Bands are walked through to and fro, so that those at work where one ends and the next begins
-// share columns.
+// operands in L2. Bands are walked through to and fro, so that those at work where one ends and the next
+// begins share columns.
 struct TilePlace {
   int64_t m, n;
 
