@@ -22,7 +22,7 @@ from ..linear_lrt import triton_kernels as linear
 from . import triton_kernels as kernels
 from .reference import memory_format_of
 
-COLUMNS, STAGES = 64, 3  # of a tile
+COLUMNS, WARPS, STAGES = 64, 8, 3  # of a tile
 MAX_PARTS = 64
 FINISH = (32, 64)
 
@@ -82,14 +82,14 @@ def _strides(t: Tensor, by_pixel: bool) -> tuple[int, ...]:
 def launch_options(rows: int, dtype: torch.dtype, kernel: tuple[int, int], major: int) -> dict[str, Any]:
     """Compile-time arguments of the products with weights; `kernel`: its width and size.
 
-    Few rows, as of a depthwise convolution, get a flat tile. Without tensor cores sums take more registers.
+    Few rows, as of a depthwise convolution, get a flat tile.
     """
     mean, variance = resolve(dtype)
-    depth, warps = (16, 8) if "ieee" in (mean, variance) else (32, 4)
+    depth = 32 if dtype.itemsize == 2 else 16
     block = min(64, max(16, triton.next_power_of_2(rows)))
     return {
         "MEAN": mean, "VARIANCE": variance, "KW": kernel[0], "KK": kernel[1], "BLOCK_M": block,
-        "BLOCK_N": COLUMNS, "BLOCK_K": depth, "num_warps": warps, "num_stages": STAGES,
+        "BLOCK_N": COLUMNS, "BLOCK_K": depth, "num_warps": WARPS, "num_stages": STAGES,
         "ONCE": major in (8, 12),
     }  # fmt: skip
 
