@@ -27,25 +27,31 @@ from __future__ import annotations
 from .._method import MC, Enters, EvalMode, Granularity, Method, Scale
 from .additive import ARD, HierarchicalVD, SparseVD
 from .dropout import Bernoulli, GaussianS, GaussianW, NoDropout
+from .masks import MagnitudePruning, TargetedDropout
 from .multi_sample import MultiSampleDropout
 from .variational import VariationalA, VariationalB
+from .weights import BayesByBackprop, DropConnect
 
 __all__ = [
     "ARD",
     "MC",
     "METHODS",
+    "BayesByBackprop",
     "Bernoulli",
+    "DropConnect",
     "Enters",
     "EvalMode",
     "GaussianS",
     "GaussianW",
     "Granularity",
     "HierarchicalVD",
+    "MagnitudePruning",
     "Method",
     "MultiSampleDropout",
     "NoDropout",
     "Scale",
     "SparseVD",
+    "TargetedDropout",
     "VariationalA",
     "VariationalB",
 ]
@@ -63,5 +69,9 @@ METHODS: dict[str, type[Method]] = {
         SparseVD,
         ARD,
         HierarchicalVD,
+        BayesByBackprop,
+        DropConnect,
+        TargetedDropout,
+        MagnitudePruning,
     )
 }

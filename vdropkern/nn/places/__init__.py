@@ -9,9 +9,11 @@ from __future__ import annotations
 from ..._method import Enters
 from ._base import Place
 from .input import Input
+from .mask import Mask
 from .nowhere import Nowhere
 from .output import Output
 from .preactivation import PreActivation
+from .weight import Weight
 
 __all__ = ["PLACES", "Place"]
 
@@ -20,4 +22,6 @@ PLACES: dict[Enters, Place] = {
     "input": Input(),
     "pre-activation": PreActivation(),
     "output": Output(),
+    "weight": Weight(),
+    "mask": Mask(),
 }
