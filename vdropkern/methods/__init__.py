@@ -6,6 +6,7 @@
 | `Bernoulli`           | input K1                  | fixed p               | none                    | [1]  |
 | `GaussianS`           | input K1                  | fixed alpha           | none                    | [1]  |
 | `GaussianW`           | pre-activation K2; K3     | fixed alpha           | none                    | [2]  |
+| `MultiSampleDropout`  | input K1                  | fixed p, M masks      | none                    | [7]  |
 | `VariationalA`        | input K1                  | log_alpha a unit      | log-uniform, alpha <= 1 | [3]  |
 | `VariationalB`        | pre-activation K2; K3     | log_alpha             | log-uniform, alpha <= 1 | [3]  |
 | `SparseVD`            | pre-activation K2; K1, K3 | log_sigma2, log_alpha | log-uniform             | [4]  |
@@ -15,7 +16,7 @@
 K1 is `mul_noise` of the input, K2 local reparameterisation (`linear_lrt`, `conv2d_lrt`), K3 `mul_noise` of
 the output, K4 `weight_noise`, K5 `weight_mask`, K6 `gate`; after a semicolon: by argument.
 [1] Srivastava et al. 2014. [2] Wang & Manning 2013. [3] Kingma et al. 2015. [4] Molchanov et al. 2017.
-[5] Kharitonov et al. 2018. [6] Liu et al. 2019.
+[5] Kharitonov et al. 2018. [6] Liu et al. 2019. [7] Inoue 2019.
 
 Layers, KL, conversion, files, the command line and the documentation read these attributes and nothing else,
 so a new method is a new class in a module here, by topic (and an op folder and a place in

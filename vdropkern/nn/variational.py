@@ -65,6 +65,7 @@ class Variational(KLModule):
     # torch's own layer, and the attributes that are its constructor's arguments, `bias` apart
     _dense_class: ClassVar[type[torch.nn.Module]]
     _dense_arguments: ClassVar[tuple[str, ...]]
+    _dense_state: ClassVar[tuple[str, ...]] = ("weight", "bias")  # what it shares with torch's own layer
 
     def _dense(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer without noise, of any weight: plain ATen."""
