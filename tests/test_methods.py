@@ -19,7 +19,18 @@ from torch import Tensor
 
 import vdropkern as vdk
 from vdropkern import nn as vnn
-from vdropkern.methods import MC, METHODS, HierarchicalVD, Method, SparseVD, VariationalA, VariationalB
+from vdropkern.methods import (
+    MC,
+    METHODS,
+    BayesByBackprop,
+    HierarchicalVD,
+    MagnitudePruning,
+    Method,
+    SparseVD,
+    TargetedDropout,
+    VariationalA,
+    VariationalB,
+)
 from vdropkern.nn import Variational
 
 Maker = Callable[..., Variational]
@@ -31,6 +42,12 @@ VARIANTS: list[Method] = [
     SparseVD(parameterisation="log_alpha"),
     SparseVD(train_clip=True, prior="log-uniform-exact"),
     HierarchicalVD(parameterisation="log_alpha", init_log_alpha=0.0),
+    BayesByBackprop(0.1, init_log_sigma2=-3.0, threshold=2.0),
+    TargetedDropout(eval_prune="gamma", ramp_steps=2),
+    TargetedDropout(targets="unit", eval_prune=0.5),
+    TargetedDropout(targets="unit", granularity="element", ramp_steps=5),
+    MagnitudePruning(0.4, targets="unit", gradient="straight-through"),
+    MagnitudePruning(ramp_steps=4),
 ]
 ALL = [*(cls() for cls in METHODS.values()), *VARIANTS]
 

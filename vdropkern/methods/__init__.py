@@ -5,18 +5,23 @@
 | `NoDropout`           | nowhere                   | none                  | none                    |      |
 | `Bernoulli`           | input K1                  | fixed p               | none                    | [1]  |
 | `GaussianS`           | input K1                  | fixed alpha           | none                    | [1]  |
-| `GaussianW`           | pre-activation K2; K3     | fixed alpha           | none                    | [2]  |
+| `GaussianW`           | pre-activation K2; K3, K4 | fixed alpha           | none                    | [2]  |
 | `MultiSampleDropout`  | input K1                  | fixed p, M masks      | none                    | [7]  |
 | `VariationalA`        | input K1                  | log_alpha a unit      | log-uniform, alpha <= 1 | [3]  |
-| `VariationalB`        | pre-activation K2; K3     | log_alpha             | log-uniform, alpha <= 1 | [3]  |
-| `SparseVD`            | pre-activation K2; K1, K3 | log_sigma2, log_alpha | log-uniform             | [4]  |
-| `ARD`                 | pre-activation K2; K1, K3 | log_sigma2, log_alpha | normal, learned         | [5]  |
-| `HierarchicalVD`      | pre-activation K2; K1, K3 | log_sigma2, log_alpha | hierarchical: ARD's KL  | [6]  |
+| `VariationalB`        | pre-activation K2; K3, K4 | log_alpha             | log-uniform, alpha <= 1 | [3]  |
+| `SparseVD`            | pre-activation K2; K1-K4  | log_sigma2, log_alpha | log-uniform             | [4]  |
+| `ARD`                 | pre-activation K2; K1-K4  | log_sigma2, log_alpha | normal, learned         | [5]  |
+| `HierarchicalVD`      | pre-activation K2; K1-K4  | log_sigma2, log_alpha | hierarchical: ARD's KL  | [6]  |
+| `BayesByBackprop`     | pre-activation K2; K4     | log_sigma2            | normal                  | [8]  |
+| `DropConnect`         | weight K4                 | fixed p               | none                    | [9]  |
+| `TargetedDropout`     | mask K5                   | gamma, alpha; ramps   | none                    | [10] |
+| `MagnitudePruning`    | mask K5                   | fraction; a ramp      | none                    | [11] |
 
 K1 is `mul_noise` of the input, K2 local reparameterisation (`linear_lrt`, `conv2d_lrt`), K3 `mul_noise` of
 the output, K4 `weight_noise`, K5 `weight_mask`, K6 `gate`; after a semicolon: by argument.
 [1] Srivastava et al. 2014. [2] Wang & Manning 2013. [3] Kingma et al. 2015. [4] Molchanov et al. 2017.
 [5] Kharitonov et al. 2018. [6] Liu et al. 2019. [7] Inoue 2019.
+[8] Blundell et al. 2015. [9] Wan et al. 2013. [10] Gomez et al. 2019. [11] Han et al. 2015.
 
 Layers, KL, conversion, files, the command line and the documentation read these attributes and nothing else,
 so a new method is a new class in a module here, by topic (and an op folder and a place in

@@ -69,12 +69,12 @@ class MaskedWeights(Method):
 
 @dataclass(frozen=True)
 class TargetedDropout(MaskedWeights):
-    """Targeted dropout: the smallest weights or outputs are dropped at random, so that a net learns to do
-    without them and can be pruned afterwards.
+    """Targeted dropout: the smallest weights, or outputs, are dropped at random.
 
-    Gomez et al. 2019 (arXiv 1905.13678), sections 2 and 3. Candidates are the share gamma of smallest |w|
-    of each output, or the outputs of smallest L2 norm; each is dropped with probability alpha, a draw a
-    forward pass; what stays is not rescaled; gradients pass through what stays. No KL.
+    So a net learns to do without them, and can be pruned afterwards: Gomez et al. 2019 (arXiv 1905.13678),
+    sections 2 and 3. Candidates are the share gamma of smallest |w| of each output, or the outputs of
+    smallest L2 norm; each is dropped with probability alpha, a draw a forward pass. What stays is not
+    rescaled, and gradients pass through it alone. No KL.
 
     Args:
         gamma: share of candidates, in [0, 1].
@@ -84,9 +84,8 @@ class TargetedDropout(MaskedWeights):
         granularity: with units, whether a ``column`` (an output's weights) is dropped as a whole, as in the
             paper, or each ``element`` of a candidate by itself, as in the authors' code.
         ramp_steps: T > 0: gamma rises to 0.95 gamma over the first T / 2 steps and to gamma over the
-        others, alpha
-            linearly over all T (the paper's "ramping targeted dropout"; the authors take T = 40,000 with
-            gamma = alpha = 0.99). Steps are calls of `vdropkern.project_`.
+            others, alpha linearly over all T (the paper's "ramping targeted dropout"; the authors take
+            T = 40,000 with gamma = alpha = 0.99). Steps are calls of `vdropkern.project_`.
         eval_prune: what eval mode prunes: None (nothing), ``gamma`` (all candidates of the moment, as the
             authors' code does) or a share in [0, 1], as the paper's tables.
 
@@ -99,7 +98,7 @@ class TargetedDropout(MaskedWeights):
     formula: ClassVar[str] = "y = x (m * W)^T + b, m = 1 - [|w| < k-th smallest] Bernoulli(alpha)"
 
     gamma: float = 0.5
-    alpha: float = 0.5  # type: ignore[assignment]  # another alpha than that of Gaussian noise
+    alpha: float = 0.5  # another alpha than that of Gaussian noise
     granularity: Literal["column", "element"] = field(default="column", kw_only=True)
     eval_prune: Literal["gamma"] | float | None = field(default=None, kw_only=True)
 
@@ -121,7 +120,7 @@ class TargetedDropout(MaskedWeights):
 
     @property
     def prune_share(self) -> float | None:
-        return self.gamma if self.eval_prune == "gamma" else self.eval_prune  # type: ignore[return-value]
+        return self.gamma if self.eval_prune == "gamma" else self.eval_prune
 
     @property
     def prunes_as_it_trains(self) -> bool:
@@ -158,8 +157,7 @@ class MagnitudePruning(MaskedWeights):
             they were pruned; ``straight-through``: they get that of the mask's output, so that they can
             come back (Guo et al. 2016, arXiv 1608.04493, dynamic network surgery).
         ramp_steps: T > 0: the share rises as fraction (1 - (1 - t / T)^3) over the first T steps (Zhu &
-        Gupta,
-            equation 1). Steps are calls of `vdropkern.project_`.
+            Gupta, equation 1). Steps are calls of `vdropkern.project_`.
 
     Raises:
         ValueError: an argument out of range.
