@@ -26,7 +26,7 @@ CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick lint format typecheck docs-methods wheel kernels clean distclean
+.PHONY: help demo test bench bench-quick bench-methods lint format typecheck docs-methods wheel kernels clean distclean
 .PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels
 
 help: ## list the targets
@@ -46,6 +46,9 @@ bench: $(PREFIX)-bench $(KERNELS) ## measure against dense torch, torch.compile 
 
 bench-quick: $(PREFIX)-bench $(KERNELS) ## the same with few rounds, to see that it works
 	$(PY) -m bench --quick $(ARGS)
+
+bench-methods: $(PREFIX)-bench $(KERNELS) ## noise, heads, convolutions, and every method's step against the dense layer's
+	$(PY) -m bench --page methods $(ARGS)
 
 lint: $(PREFIX)-lint ## ruff, mypy and clang-format, changing nothing
 	$(PY) -m ruff check .
