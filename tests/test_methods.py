@@ -44,9 +44,9 @@ VARIANTS: list[Method] = [
     HierarchicalVD(parameterisation="log_alpha", init_log_alpha=0.0),
     BayesByBackprop(0.1, init_log_sigma2=-3.0, threshold=2.0),
     TargetedDropout(eval_prune="gamma", ramp_steps=2),
-    TargetedDropout(targets="unit", eval_prune=0.5),
-    TargetedDropout(targets="unit", granularity="element", ramp_steps=5),
-    MagnitudePruning(0.4, targets="unit", gradient="straight-through"),
+    TargetedDropout(0.9, 0.6, targets="unit", eval_prune=0.5),
+    TargetedDropout(targets="unit", granularity="element"),
+    MagnitudePruning(0.4, targets="unit"),
     MagnitudePruning(ramp_steps=4),
 ]
 ALL = [*(cls() for cls in METHODS.values()), *VARIANTS]
