@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..._method import Enters
 from ._base import Place
+from .gate import Gate
 from .input import Input
 from .mask import Mask
 from .nowhere import Nowhere
@@ -24,4 +25,5 @@ PLACES: dict[Enters, Place] = {
     "output": Output(),
     "weight": Weight(),
     "mask": Mask(),
+    "gate": Gate(),
 }
