@@ -22,8 +22,8 @@
 K1 is `mul_noise` of the input, K2 local reparameterisation (`linear_lrt`, `conv2d_lrt`), K3 `mul_noise` of
 the output, K4 `weight_noise`, K5 `weight_mask`, K6 `gate`; after a semicolon: by argument.
 [1] Srivastava et al. 2014. [2] Wang & Manning 2013. [3] Kingma et al. 2015. [4] Molchanov et al. 2017.
-[5] Kharitonov et al. 2018. [6] Liu et al. 2019. [7] Inoue 2019. [8] Neklyudov et al. 2017. [9] Louizos, Ullrich
-& Welling 2017. [10] Louizos, Welling & Kingma 2018. [11] Leclerc et al. 2018. [12] Gal et al. 2017.
+[5] Kharitonov et al. 2018. [6] Liu et al. 2019. [7] Inoue 2019. [8] Neklyudov et al. 2017. [9] Louizos,
+Ullrich & Welling 2017. [10] Louizos, Welling & Kingma 2018. [11] Leclerc et al. 2018. [12] Gal et al. 2017.
 
 Layers, KL, conversion, files, the command line and the documentation read these attributes and nothing else,
 so a new method is a new class in a module here, by topic (and an op folder and a place in
