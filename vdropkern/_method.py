@@ -138,7 +138,7 @@ class Method:
 
     @property
     def alpha(self) -> float:
-        """Variance of multiplicative Gaussian noise where it is fixed; 0 elsewhere."""
+        """Variance of multiplicative noise of mean 1 where it is fixed; 0 elsewhere."""
         return 0.0
 
     @cached_property

@@ -187,7 +187,12 @@ class Variational(KLModule):
         return (noise, None) if scale.name == "log_sigma2" else (None, self._spread(noise))
 
     def _spread(self, per_weight: Tensor) -> Tensor:
-        """What broadcasts to the weight, from one value an input, [groups, I / groups, ...] if grouped."""
+        """What broadcasts to the weight, from one value an input, [groups, I / groups, ...] if grouped.
+
+        Or from a single value of any dimensions, which layers of different kinds may share.
+        """
+        if per_weight.ndim != self.weight.ndim:
+            per_weight = per_weight.reshape((1,) * self.weight.ndim)
         if self.groups == 1 or per_weight.shape[0] in (1, self.weight.shape[0]):
             return per_weight
         return per_weight.repeat_interleave(self.weight.shape[0] // self.groups, 0)
