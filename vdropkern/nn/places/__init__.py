@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..._method import Enters
 from ._base import Place
+from .gate import Gate
 from .input import Input
 from .nowhere import Nowhere
 from .output import Output
@@ -20,4 +21,5 @@ PLACES: dict[Enters, Place] = {
     "input": Input(),
     "pre-activation": PreActivation(),
     "output": Output(),
+    "gate": Gate(),
 }
