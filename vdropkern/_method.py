@@ -36,6 +36,7 @@ PRIOR_NAMES = {
     "log-uniform-kingma": "log-uniform, KL of Kingma et al.",
     "log-uniform-exact": "log-uniform, exact KL",
     "ard": "normal, its variance learned",
+    "normal": "N(0, 1)",
 }
 
 
