@@ -20,6 +20,7 @@ from torch import Tensor
 import vdropkern as vdk
 from vdropkern import nn as vnn
 from vdropkern.methods import (
+    ARD,
     MC,
     METHODS,
     SBP,
