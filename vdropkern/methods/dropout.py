@@ -56,6 +56,10 @@ class Bernoulli(Method):
         return self.p
 
     @property
+    def alpha(self) -> float:
+        return self.p / (1 - self.p)
+
+    @property
     def says_scale(self) -> str:
         return "fixed p"
 
