@@ -38,7 +38,9 @@ def _dense(spec: Layer) -> Step:
 def _layer(spec: Layer, method: Method) -> tuple[nn.Module, Tensor, Tensor]:
     dense, x, g = _problem(spec)
     kind = vnn.Linear if isinstance(dense, nn.Linear) else vnn.Conv2d
-    return kind.from_dense(dense, method), x, g  # type: ignore[arg-type]
+    with torch.random.fork_rng():
+        torch.manual_seed(3)  # some methods draw their first parameters
+        return kind.from_dense(dense, method), x, g  # type: ignore[arg-type]
 
 
 def _with_kl(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -115,6 +115,18 @@ class Activations:
 
 
 @dataclass(frozen=True)
+class Gates:
+    """What gates are multiplied into, [N, C] or [N, C, H, W], their distribution, and how often they are
+    drawn.
+    """
+
+    shape: tuple[int, ...]
+    kind: str
+    per_sample: bool
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
 class Head:
     """A classifier's head on features, or on a small residual net that computes them from 32x32 images."""
 
@@ -142,6 +154,13 @@ TABLES = {
     "mul_noise": Table(
         "Multiplicative noise, forward and backward", baseline="dropout", shows="speedup", page="methods"
     ),
+    "weight_mask": Table(
+        "Targeted dropout of weights, forward and backward", baseline="sort", shows="speedup", page="methods"
+    ),
+    "weight_noise": Table(
+        "Weights with noise, forward and backward", baseline="eager", shows="speedup", page="methods"
+    ),
+    "gate": Table("Gates, forward and backward", baseline="eager", shows="speedup", page="methods"),
     "head": Table(
         "Multi-sample dropout, a training step without the optimiser", baseline="one", page="methods"
     ),
@@ -186,6 +205,18 @@ def _mul(name: str, title: str, spec: Activations) -> Case:
     return Case(f"mul-noise-{name}", title, "mul_noise", "mul_noise", spec, 15, Target("speedup", 3.0))
 
 
+def _weights(op: str, rows: int, cols: int, title: str, must: float | None = None) -> Case:
+    target = None if must is None else Target("speedup", must)
+    name = f"{op.replace('_', '-')}-{rows}x{cols}"
+    return Case(name, title, op, op, Size(rows, cols), 6, target)
+
+
+def _gate(name: str, kind: str, shape: tuple[int, ...], *, sample: bool = True, last: bool = False) -> Case:
+    title = f"{kind}, {list(shape)}, one draw a {'sample' if sample else 'batch'}"
+    spec = Gates(shape, kind, sample, last)
+    return Case(f"gate-{name}", title + ", channels last" * last, "gate", "gate", spec, 5)
+
+
 def _head(name: str, title: str, spec: Head, must: float | None = None, budget_s: float = 6) -> Case:
     target = None if must is None else Target("ratio", must)
     return Case(f"head-{name}", title, "multi_sample_head", "head", spec, budget_s, target)
@@ -211,6 +242,20 @@ CASES = (
     _mul("4m", "[4096, 1024]", Activations((4096, 1024))),
     _mul("image-4m", "[32, 128, 32, 32]", Activations((32, 128, 32, 32))),
     _mul("last-4m", "[32, 128, 32, 32], channels last", Activations((32, 128, 32, 32), True)),
+    _weights("weight_mask", 1024, 1024, "Linear 1024", 5.0),
+    _weights("weight_mask", 64, 576, "Conv2d 64-64, 3x3", 5.0),
+    _weights("weight_mask", 512, 4608, "Conv2d 512-512, 3x3", 5.0),
+    _weights("weight_noise", 1024, 1024, "Linear 1024"),
+    _weights("weight_noise", 512, 4608, "Conv2d 512-512, 3x3"),
+    _gate("sbp", "log-normal", (64, 64, 32, 32), sample=False),
+    _gate("sbp-last", "log-normal", (64, 64, 32, 32), sample=False, last=True),
+    _gate("sbp-sample", "log-normal", (64, 64, 32, 32)),
+    _gate("sbp-linear", "log-normal", (1000, 1024), sample=False),
+    _gate("sbp-linear-sample", "log-normal", (1000, 1024)),
+    _gate("normal-linear", "normal", (1000, 1024)),
+    _gate("l0", "hard-concrete", (64, 64, 32, 32), sample=False),
+    _gate("concrete", "concrete", (64, 64, 32, 32)),
+    _gate("concrete-linear", "concrete", (1000, 1024)),
     _head("128x10", "head alone, batch 128, 128 features, 10 classes", Head(128, 128, 10), 2.0),
     _head("512x10", "head alone, batch 128, 512 features, 10 classes", Head(128, 512, 10)),
     _head("512x100", "head alone, batch 128, 512 features, 100 classes", Head(128, 512, 100)),

@@ -175,3 +175,19 @@ def test_convolutions_that_are_more_than_their_weight_are_left_or_refused() -> N
     pruned = prune.l1_unstructured(torch.nn.Conv2d(2, 2, 3), "weight", 0.5)
     with pytest.raises(ValueError, match="computed by a hook"):
         vdk.convert(torch.nn.Sequential(pruned), SparseVD())
+
+
+def test_one_alpha_for_a_whole_net() -> None:
+    method = VariationalB("layer", p=0.2)
+    model = torch.nn.Sequential(
+        vnn.Conv2d(2, 4, 3, groups=2, method=method), torch.nn.Flatten(), vnn.Linear(64, 3, method=method)
+    )
+    separate = vdk.kl_divergence(model)
+    model[2].log_alpha = model[0].log_alpha
+    torch.testing.assert_close(vdk.kl_divergence(model), separate)
+    weights, noise = vdk.parameter_groups(model, lr=0.1)
+    assert len(weights["params"]) == 4 and len(noise["params"]) == 1
+    (model(torch.randn(5, 2, 6, 6)).square().sum() + vdk.kl_divergence(model)).backward()
+    assert model[0].log_alpha.grad.isfinite().all() and model[0].log_alpha.grad.any()
+    assert model.eval()(torch.randn(5, 2, 6, 6)).shape == (5, 3)
+    assert model[2].keep_mask().all()

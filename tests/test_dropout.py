@@ -14,6 +14,7 @@ from vdropkern import nn as vnn
 from vdropkern.methods import (
     METHODS,
     Bernoulli,
+    ConcreteDropout,
     GaussianS,
     GaussianW,
     HierarchicalVD,
@@ -23,12 +24,16 @@ from vdropkern.methods import (
     VariationalA,
 )
 
-AT_INPUT = [m for m in (cls() for cls in METHODS.values()) if m.enters in ("nowhere", "input", "gate")]
+AT_INPUT = [
+    m
+    for m in (cls() for cls in METHODS.values())
+    if m.enters in ("nowhere", "input", "gate") and not m.needs_weights
+]
 ALL = [*AT_INPUT, VariationalA("layer", p=0.3), SparseVD(noise="input"), HierarchicalVD(noise="input")]
 EACH = pytest.mark.parametrize("method", ALL, ids=str)
 
 
-@EACH
+@pytest.mark.parametrize("method", [m for m in ALL if getattr(m, "gate_units", "input") == "input"], ids=str)
 def test_it_is_the_layer_with_noise_at_its_input(method: Method) -> None:
     torch.manual_seed(0)
     layer = vnn.Linear(6, 4, method=method)
@@ -123,6 +128,7 @@ def test_in_a_net(tmp_path: Path) -> None:
     [
         (lambda: vnn.Dropout(3, GaussianW()), ValueError, "noise at the input.*pre-activation"),
         (lambda: vnn.Dropout(3, SparseVD(noise="output")), ValueError, "enters at: output"),
+        (lambda: vnn.Dropout(3, ConcreteDropout()), ValueError, "the KL of .* is one of a layer's weights"),
         (lambda: vnn.Dropout(0, Bernoulli()), ValueError, "num_units must be >= 1, got 0"),
         (lambda: vnn.Dropout(3, Bernoulli(), 1), ValueError, "channel_dim must be counted from the end.*1"),
         (lambda: vnn.Dropout(3, "bernoulli"), TypeError, "vdropkern.methods"),

@@ -15,6 +15,7 @@ from vdropkern.methods import (
     GaussianS,
     GaussianW,
     Method,
+    MultiSampleDropout,
     NoDropout,
     SparseVD,
     VariationalA,
@@ -59,6 +60,7 @@ def test_relu_moments_gradients() -> None:
     [
         NoDropout(),
         Bernoulli(0.3),
+        MultiSampleDropout(3, 0.3),
         GaussianS(0.3),
         GaussianW(0.3),
         GaussianW(0.3, noise="output"),

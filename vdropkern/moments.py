@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import functional as F
+from .methods import Bernoulli, MultiSampleDropout
 from .nn import Dropout, Variational
 
 __all__ = ["propagate_moments"]
@@ -74,9 +75,9 @@ def _variational(layer: Variational, mean: Tensor, var: Tensor, name: str) -> Mo
     if method.enters == "nowhere":
         return layer._plain(mean), var if isinstance(layer, Dropout) else _spread(layer, var)
     if method.scale is None:
-        if method.enters != "input":
-            raise TypeError(f"propagate_moments: {name} has {method}, whose weights are not Gaussian")
-        mean, var = _noisy(mean, var, method.drop_probability / (1 - method.drop_probability))
+        if not isinstance(method, (Bernoulli, MultiSampleDropout)):
+            raise TypeError(f"propagate_moments: {name} has {method}, whose noise has no rule here")
+        mean, var = _noisy(mean, var, method.alpha)
         return layer._plain(mean), var if isinstance(layer, Dropout) else _spread(layer, var)
     log_sigma2, log_alpha = layer._noise()
     if method.enters == "input":

@@ -86,6 +86,7 @@ class GroupNormalJeffreys(Gated):
     """
 
     name: ClassVar[str] = "group-normal-jeffreys"
+    needs_weights: ClassVar[bool] = True
     kind: ClassVar[str] = "normal"
     paper: ClassVar[str] = "Louizos, Ullrich & Welling 2017, arXiv 1705.08665"
     formula: ClassVar[str] = "y = (x * z) mu^T + b + noise of the weights, z ~ N(mu_z, sigma_z^2)"

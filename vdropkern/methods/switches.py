@@ -132,6 +132,7 @@ class ConcreteDropout(Gated):
     """
 
     name: ClassVar[str] = "concrete-dropout"
+    needs_weights: ClassVar[bool] = True
     kind: ClassVar[str] = "concrete"
     shared: ClassVar[bool] = True
     paper: ClassVar[str] = "Gal, Hron & Kendall 2017, arXiv 1705.07832"

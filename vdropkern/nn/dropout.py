@@ -30,7 +30,8 @@ class Dropout(Variational):
 
     Raises:
         TypeError: `method` is no Method.
-        ValueError: the method's noise enters elsewhere; num_units < 1 or channel_dim > -1.
+        ValueError: the method's noise enters elsewhere, or its KL needs a layer's weights; num_units < 1 or
+            channel_dim > -1.
     """
 
     bias = None
@@ -50,6 +51,8 @@ class Dropout(Variational):
                 "Dropout: method must have its noise at the input or in a gate of units, as VariationalA() "
                 f"or SparseVD(noise='input'), got {method}, whose noise enters at: {method.enters}"
             )
+        if method.needs_weights:
+            raise ValueError(f"Dropout: the KL of {method} is one of a layer's weights; use it in the layer")
         if num_units < 1:
             raise ValueError(f"Dropout: num_units must be >= 1, got {num_units}")
         if channel_dim > -1:
@@ -63,6 +66,9 @@ class Dropout(Variational):
 
     def unit_shape_in(self, per_unit: Tensor) -> Tensor:
         return per_unit.reshape(-1, *(1,) * (-self.channel_dim - 1))
+
+    def unit_shape_weight(self, per_unit: Tensor, of: str) -> Tensor:
+        return per_unit.reshape(1, -1)
 
     def unit_shape_out(self, per_unit: Tensor) -> Tensor:
         return self.unit_shape_in(per_unit)

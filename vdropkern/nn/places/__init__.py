@@ -10,9 +10,11 @@ from ..._method import Enters
 from ._base import Place
 from .gate import Gate
 from .input import Input
+from .mask import Mask
 from .nowhere import Nowhere
 from .output import Output
 from .preactivation import PreActivation
+from .weight import Weight
 
 __all__ = ["PLACES", "Place"]
 
@@ -21,5 +23,7 @@ PLACES: dict[Enters, Place] = {
     "input": Input(),
     "pre-activation": PreActivation(),
     "output": Output(),
+    "weight": Weight(),
+    "mask": Mask(),
     "gate": Gate(),
 }

@@ -81,7 +81,7 @@ class Gate(Place):
             location,
             log_sigma2,
             kind=method.kind,
-            channel_dim=1 - layer.weight.ndim,  # of batched and unbatched inputs
+            channel_dim=layer.channel_dim,
             per_sample=method.gate_per_sample,
             temperature=method.temperature,
         )
@@ -146,18 +146,15 @@ class Gate(Place):
 
     def keep_mask(self, layer: Variational) -> Tensor:
         keep = self.keep_units(layer)
-        return self._over_weight(layer, keep).expand_as(layer.weight)
+        return layer.unit_shape_weight(keep, _method(layer).gate_units).expand_as(layer.weight)
 
     def effective_weight(self, layer: Variational) -> Tensor:
         theta = self.mean_gates(layer)
-        return layer.weight if theta is None else layer.weight * self._over_weight(layer, theta)
-
-    def _over_weight(self, layer: Variational, per_unit: Tensor) -> Tensor:
-        """View one value a unit (or one for all) so that it broadcasts to the weight."""
-        ones = (1,) * (layer.weight.ndim - 2)
-        if per_unit.numel() == 1 or _method(layer).gate_units == "output":
-            return per_unit.reshape(-1, 1, *ones)
-        return layer._spread(per_unit.reshape(layer.groups, -1, *ones))
+        return (
+            layer.weight
+            if theta is None
+            else layer.weight * layer.unit_shape_weight(theta, _method(layer).gate_units)
+        )
 
     @torch.no_grad()
     def project_(self, layer: Variational) -> None:
