@@ -17,6 +17,7 @@ examples:
   python -m bench                                everything, 15 to 20 minutes on two cores
   python -m bench --quick                        every case in short, without the peers, 2 to 3 minutes
   python -m bench --list                         the cases and their contenders
+  python -m bench --page methods                 noise, heads, convolutions, and every method on one layer
   python -m bench --case linear-4096-b64         one case, under every allocator setting
   python -m bench --case kl --case noise         every case whose name begins so
   python -m bench --case linear-1024-b128 --contender vdropkern --contender compile
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="list cases and contenders, and end")
     add("--quick", action="store_true", help="few rounds, no peers, default allocator: a look, no claim")
     add("--case", action="append", default=[], metavar="NAME", help="a case, or how names begin; repeatable")
+    add("--page", choices=cases.PAGES, help="the cases of one part of docs/benchmarks.md (default: tables)")
     add("--contender", action="append", default=[], metavar="NAME",
         help="a contender, its baseline comes along; repeatable (default: see --list)")  # fmt: skip
     add(
@@ -69,13 +71,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _chosen_cases(prefixes: list[str]) -> list[cases.Case]:
-    """Cases whose names begin with one of `prefixes`; exits with status 2 on one that fits none."""
+def _chosen_cases(prefixes: list[str], page: str | None) -> list[cases.Case]:
+    """Cases whose names begin with one of `prefixes`, or of a page; exits with 2 on one that fits none."""
     for prefix in prefixes:
         if not any(case.name.startswith(prefix) for case in cases.CASES):
             names = ", ".join(case.name for case in cases.CASES)
             raise SystemExit(_usage(f"--case {prefix}: no case begins so; there are: {names}"))
-    return [case for case in cases.CASES if not prefixes or case.name.startswith(tuple(prefixes))]
+    if prefixes:
+        return [
+            c for c in cases.CASES if c.name.startswith(tuple(prefixes)) and page in (None, cases.page(c))
+        ]
+    return [case for case in cases.CASES if cases.page(case) == (page or "tables")]
 
 
 def _usage(message: str) -> int:
@@ -84,7 +90,7 @@ def _usage(message: str) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    chosen = _chosen_cases(arguments.case)
+    chosen = _chosen_cases(arguments.case, arguments.page)
     if arguments.contender:
         known = {name for case in chosen for name in cases.contenders(case)}
         for name in arguments.contender:

@@ -45,12 +45,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Table:
-    """Cases that are printed together. `shows`: how a contender is compared with the baseline."""
+    """Cases that are printed together. `shows`: how a contender is compared with the baseline. `page`: which
+    part of docs/benchmarks.md they belong to; without names only cases of "tables" are run.
+    """
 
     title: str
     baseline: str
     shows: str = "ratio"  # "ratio" | "speedup" | "us"
     rounds: int = 30
+    page: str = "tables"  # "tables" | "methods"
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,45 @@ class Call:
     mode: str  # "no-grad" | "forward" | "backward"
 
 
+@dataclass(frozen=True)
+class Activations:
+    """What noise is multiplied into: [rows, units], or [N, C, H, W] in either memory format."""
+
+    shape: tuple[int, ...]
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What gates are multiplied into, [N, C] or [N, C, H, W], their distribution, and how often they are
+    drawn.
+    """
+
+    shape: tuple[int, ...]
+    kind: str
+    per_sample: bool
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classifier's head on features, or on a small residual net that computes them from 32x32 images."""
+
+    batch: int
+    features: int
+    classes: int
+    trunk: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A square linear layer, or a 3x3 convolution of `image` x `image` pixels."""
+
+    width: int
+    batch: int
+    image: int | None = None
+
+
 TABLES = {
     "step": Table("Training step with KL (forward + KL + backward)", baseline="dense"),
     "conv": Table("Training step of convolutions with KL, of one layout", baseline="dense"),
@@ -133,7 +175,26 @@ TABLES = {
     "noise": Table("Standard normals", baseline="randn", shows="speedup"),
     "inference": Table("Inference, dense and pruned", baseline="dense", shows="speedup"),
     "overhead": Table("Overhead of an eager call", baseline="dense", shows="us"),
+    "mul_noise": Table(
+        "Multiplicative noise, forward and backward", baseline="dropout", shows="speedup", page="methods"
+    ),
+    "weight_mask": Table(
+        "Targeted dropout of weights, forward and backward", baseline="sort", shows="speedup", page="methods"
+    ),
+    "weight_noise": Table(
+        "Weights with noise, forward and backward", baseline="eager", shows="speedup", page="methods"
+    ),
+    "gate": Table("Gates, forward and backward", baseline="eager", shows="speedup", page="methods"),
+    "head": Table(
+        "Multi-sample dropout, a training step without the optimiser", baseline="one", page="methods"
+    ),
+    "methods": Table(
+        "A layer's training step with every method (forward + KL + backward)",
+        baseline="dense",
+        page="methods",
+    ),
 }
+PAGES = ("tables", "methods")
 
 _BIG = ("default", "thp", "heap-kept")  # 64 MB gradients: page faults weigh as much as arithmetic
 _LENET = (784, 300, 100, 10)
@@ -195,6 +256,27 @@ def _call(mode: str, title: str, must: float | None = None) -> Case:
     return Case(f"overhead-{mode}", title, "overhead", "overhead", Call(1, 8, 8, mode), 6, target)
 
 
+def _mul(name: str, title: str, spec: Activations) -> Case:
+    return Case(f"mul-noise-{name}", title, "mul_noise", "mul_noise", spec, 15, Target("speedup", 3.0))
+
+
+def _weights(op: str, rows: int, cols: int, title: str, must: float | None = None) -> Case:
+    target = None if must is None else Target("speedup", must)
+    name = f"{op.replace('_', '-')}-{rows}x{cols}"
+    return Case(name, title, op, op, Size(rows, cols), 6, target)
+
+
+def _gate(name: str, kind: str, shape: tuple[int, ...], *, sample: bool = True, last: bool = False) -> Case:
+    title = f"{kind}, {list(shape)}, one draw a {'sample' if sample else 'batch'}"
+    spec = Gates(shape, kind, sample, last)
+    return Case(f"gate-{name}", title + ", channels last" * last, "gate", "gate", spec, 5)
+
+
+def _head(name: str, title: str, spec: Head, must: float | None = None, budget_s: float = 6) -> Case:
+    target = None if must is None else Target("ratio", must)
+    return Case(f"head-{name}", title, "multi_sample_head", "head", spec, budget_s, target)
+
+
 CASES = (
     _step("lenet-300-100-b100", "LeNet-300-100, batch 100", Net(_LENET, 100, False), (1.9, 1.3), 30),
     _step("linear-1024-b128", "Linear 1024, batch 128", Net((1024, 1024), 128, True), (1.8, 1.3), 35),
@@ -213,6 +295,39 @@ CASES = (
     _call("no-grad", "1x8 @ 8x8, forward, no grad"),
     _call("forward", "1x8 @ 8x8, forward with grad", must=60.0),
     _call("backward", "1x8 @ 8x8, forward and backward"),
+    _mul("4m", "[4096, 1024]", Activations((4096, 1024))),
+    _mul("image-4m", "[32, 128, 32, 32]", Activations((32, 128, 32, 32))),
+    _mul("last-4m", "[32, 128, 32, 32], channels last", Activations((32, 128, 32, 32), True)),
+    _weights("weight_mask", 1024, 1024, "Linear 1024", 5.0),
+    _weights("weight_mask", 64, 576, "Conv2d 64-64, 3x3", 5.0),
+    _weights("weight_mask", 512, 4608, "Conv2d 512-512, 3x3", 5.0),
+    _weights("weight_noise", 1024, 1024, "Linear 1024"),
+    _weights("weight_noise", 512, 4608, "Conv2d 512-512, 3x3"),
+    _gate("sbp", "log-normal", (64, 64, 32, 32), sample=False),
+    _gate("sbp-last", "log-normal", (64, 64, 32, 32), sample=False, last=True),
+    _gate("sbp-sample", "log-normal", (64, 64, 32, 32)),
+    _gate("sbp-linear", "log-normal", (1000, 1024), sample=False),
+    _gate("sbp-linear-sample", "log-normal", (1000, 1024)),
+    _gate("normal-linear", "normal", (1000, 1024)),
+    _gate("l0", "hard-concrete", (64, 64, 32, 32), sample=False),
+    _gate("concrete", "concrete", (64, 64, 32, 32)),
+    _gate("concrete-linear", "concrete", (1000, 1024)),
+    _head("128x10", "head alone, batch 128, 128 features, 10 classes", Head(128, 128, 10), 2.0),
+    _head("512x10", "head alone, batch 128, 512 features, 10 classes", Head(128, 512, 10)),
+    _head("512x100", "head alone, batch 128, 512 features, 100 classes", Head(128, 512, 100)),
+    _head("2048x1000", "head alone, batch 128, 2048 features, 1000 classes", Head(128, 2048, 1000), None, 20),
+    _head("resnet-10", "small residual net, batch 32, 10 classes", Head(32, 128, 10, True), 2.0, 40),
+    _head(
+        "resnet-100",
+        "small residual net, batch 32, 512 features, 100 classes",
+        Head(32, 512, 100, True),
+        2.0,
+        40,
+    ),
+    Case("methods-linear", "Linear 1024, batch 128", "methods", "methods", Layer(1024, 128), 60),
+    Case(
+        "methods-conv", "Conv2d 64-64, 3x3 on 32x32, batch 32", "methods", "methods", Layer(64, 32, 32), 120
+    ),
 )
 
 
@@ -222,6 +337,11 @@ def by_name(name: str) -> Case:
         if case.name == name:
             return case
     raise KeyError(f"unknown case {name!r}; accepted: {', '.join(c.name for c in CASES)}")
+
+
+def page(case: Case) -> str:
+    """The part of docs/benchmarks.md the case belongs to."""
+    return TABLES[case.table].page
 
 
 def module(case: Case) -> Any:

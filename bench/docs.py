@@ -54,6 +54,16 @@ def ratios(document: dict[str, Any]) -> str:
     return "\n".join(_table(["times the dense step", *columns.values()], body)) + "\n"
 
 
+def _pages(document: dict[str, Any]) -> set[str]:
+    """The parts of the docs a run has results for."""
+    return {cases.page(cases.by_name(result["case"])) for result in document["results"]}
+
+
+def _part(document: dict[str, Any], page: str) -> dict[str, Any]:
+    own = [r for r in document["results"] if cases.page(cases.by_name(r["case"])) == page]
+    return document | {"results": own}
+
+
 def _unfit(document: dict[str, Any]) -> str | None:
     """Why `document` is not to be published, or None."""
     if any(document.get(name) for name in ("quick", "part", "interrupted")):
@@ -61,7 +71,8 @@ def _unfit(document: dict[str, Any]) -> str | None:
     lost = problems(document)
     if lost:
         return f"the run has red or failed cases: {'; '.join(lost)}"
-    wanted = {(case.name, memory) for case in cases.CASES for memory in case.memory}
+    pages = _pages(document)
+    wanted = {(c.name, memory) for c in cases.CASES for memory in c.memory if cases.page(c) in pages}
     missing = wanted - {(result["case"], result["memory"]) for result in document["results"]}
     if missing:
         case, memory = min(missing)
@@ -86,11 +97,15 @@ def update(document: dict[str, Any], picture: bytes | None) -> None:
     unfit = _unfit(document)
     if unfit is not None:
         raise ValueError(unfit)
-    short = ratios(document)
-    readme = _between(README, README.read_text(), "ratios", short)
-    page = _between(PAGE, PAGE.read_text(), "ratios", short)
-    page = _between(PAGE, page, "tables", markdown(document))
-    write_whole(README, readme.encode())
+    readme, page = README.read_text(), PAGE.read_text()
+    for name in sorted(_pages(document)):
+        page = _between(PAGE, page, name, markdown(_part(document, name)))
+    whole = "tables" in _pages(document)
+    if whole:
+        short = ratios(document)
+        readme = _between(README, readme, "ratios", short)
+        page = _between(PAGE, page, "ratios", short)
+        write_whole(README, readme.encode())
     write_whole(PAGE, page.encode())
-    if picture is not None:
+    if whole and picture is not None:
         write_whole(PICTURE, picture)

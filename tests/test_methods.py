@@ -19,18 +19,47 @@ from torch import Tensor
 
 import vdropkern as vdk
 from vdropkern import nn as vnn
-from vdropkern.methods import MC, METHODS, HierarchicalVD, Method, SparseVD, VariationalA, VariationalB
+from vdropkern.methods import (
+    ARD,
+    MC,
+    METHODS,
+    SBP,
+    BayesByBackprop,
+    HierarchicalVD,
+    L0HardConcrete,
+    MagnitudePruning,
+    Method,
+    Smallify,
+    SparseVD,
+    TargetedDropout,
+    VariationalA,
+    VariationalB,
+)
 from vdropkern.nn import Variational
 
 Maker = Callable[..., Variational]
 
 VARIANTS: list[Method] = [
-    *(dataclasses.replace(cls(), noise=noise) for cls in METHODS.values() for noise in cls.noises[1:]),
+    *(
+        dataclasses.replace(cls(), noise=noise)
+        for cls in METHODS.values()
+        if cls is not ARD
+        for noise in cls.noises[1:]
+    ),
     VariationalA("layer", p=0.3),
     *(VariationalB(granularity, p=0.3) for granularity in ("layer", "input", "output")),
     SparseVD(parameterisation="log_alpha"),
     SparseVD(train_clip=True, prior="log-uniform-exact"),
     HierarchicalVD(parameterisation="log_alpha", init_log_alpha=0.0),
+    BayesByBackprop(0.1, init_log_sigma2=-3.0, threshold=2.0),
+    TargetedDropout(eval_prune="gamma", ramp_steps=2),
+    TargetedDropout(0.9, 0.6, targets="unit", eval_prune=0.5),
+    TargetedDropout(targets="unit", granularity="element"),
+    MagnitudePruning(0.4, targets="unit"),
+    MagnitudePruning(ramp_steps=4),
+    SBP("input", per_sample=True),
+    L0HardConcrete("input", per_sample=True),
+    Smallify("input"),
 ]
 ALL = [*(cls() for cls in METHODS.values()), *VARIANTS]
 
@@ -150,12 +179,12 @@ def test_gradients_are_those_of_differences(method: Method, kind: str) -> None:
     layer, x = made(method, kind).double(), x_for(kind, torch.float64).requires_grad_()
     names = [name for name, _ in layer.named_parameters()]
 
-    def forward(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
         for name, value in zip(names, values, strict=True):
             layer._parameters.pop(name, None)
             layer.__dict__[name] = value
         torch.manual_seed(5)
-        return layer(x), layer.kl(), layer.penalty()
+        return layer(x), layer.kl() + layer.penalty()  # one sum: gradcheck miscounts constants
 
     values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
     assert torch.autograd.gradcheck(forward, (x, *values), fast_mode=True)
@@ -238,15 +267,13 @@ def test_saved_and_loaded(method: Method, kind: str, tmp_path: Path) -> None:
 
 @KINDS
 @EACH
-@pytest.mark.parametrize(
-    "clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
-)
-def test_copies(method: Method, kind: str, clone: Callable[[Variational], Variational]) -> None:
+def test_copies(method: Method, kind: str) -> None:
     layer, x = made(method, kind), x_for(kind)
-    twin = clone(layer)
-    assert twin.method == method and twin.weight is not layer.weight
-    assert torch.equal(sampled(twin, x), sampled(layer, x))
-    assert torch.equal(twin.eval()(x), layer.eval()(x))
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert twin.method == method and twin.weight is not layer.weight
+        assert torch.equal(sampled(twin, x), sampled(layer, x))
+        assert torch.equal(twin.eval()(x), layer.eval()(x))
+        layer.train()
 
 
 # torch's own compiler instantiates autograd functions
@@ -267,12 +294,13 @@ def test_compiles_and_exports(method: Method, kind: str) -> None:
 
 @KINDS
 @EACH
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision(method: Method, kind: str, dtype: torch.dtype) -> None:
+def test_half_precision(method: Method, kind: str) -> None:
     layer, x = made(method, kind), x_for(kind).relu()
-    with torch.autocast("cpu", dtype):
-        y, kl, penalty = layer(x), layer.kl(), layer.penalty()
-    assert kl.dtype == penalty.dtype == torch.float32
-    (y.float().square().sum() + kl + penalty).backward()
-    for name, p in layer.named_parameters():
-        assert p.grad is not None and p.grad.dtype == torch.float32 and p.grad.isfinite().all(), name
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            y, kl, penalty = layer(x), layer.kl(), layer.penalty()
+        assert kl.dtype == penalty.dtype == torch.float32
+        layer.zero_grad()
+        (y.float().square().sum() + kl + penalty).backward()
+        for name, p in layer.named_parameters():
+            assert p.grad is not None and p.grad.dtype == torch.float32 and p.grad.isfinite().all(), name

@@ -6,6 +6,7 @@ from ._precision import get_precision, set_precision, use_precision
 from ._version import __version__
 from .convert import convert, load_dense_state_dict, plan_conversion
 from .kl import collect_kl, kl_divergence, penalty
+from .moments import propagate_moments
 from .nn import attach_projection, mc_predict, parameter_groups, project_, use_eval_mode
 from .ops.linear_lrt.tiles import use_tiles
 from .sparse import describe, load, plan_sparsification, save, sparsify, sparsity
@@ -31,6 +32,7 @@ __all__ = [
     "plan_conversion",
     "plan_sparsification",
     "project_",
+    "propagate_moments",
     "save",
     "set_precision",
     "sparse",

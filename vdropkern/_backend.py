@@ -33,6 +33,7 @@ KERNEL_OPS = (
     "mul_noise_learned",
     "multi_sample_head",
     "conv2d_lrt",
+    "gate",
     "weight_noise",
     "weight_mask",
 )

@@ -36,6 +36,7 @@ PRIOR_NAMES = {
     "log-uniform-kingma": "log-uniform, KL of Kingma et al.",
     "log-uniform-exact": "log-uniform, exact KL",
     "ard": "normal, its variance learned",
+    "normal": "N(0, 1)",
 }
 
 
@@ -106,6 +107,7 @@ class Method:
         enters: where the noise enters, one of `Enters`; `vdropkern.nn.places` has one object for each.
         noises: what the argument ``noise`` accepts, keys of `NOISE_PLACES`; empty: there is none.
         noisy: whether training draws noise.
+        needs_weights: whether its KL is one of a layer's weights even where its noise is not on them.
         paper: where it comes from.
         formula: the training pass in one line, z = x W^T + b being the layer without noise.
         rows: its rows in the comparison of github lumosity4tpj/a-series-of-dropout.
@@ -117,6 +119,7 @@ class Method:
     enters: ClassVar[Enters]
     noises: ClassVar[tuple[Noise, ...]] = ()
     noisy: ClassVar[bool] = True
+    needs_weights: ClassVar[bool] = False
     paper: ClassVar[str]
     formula: ClassVar[str]
     rows: ClassVar[tuple[str, ...]] = ()
@@ -138,7 +141,7 @@ class Method:
 
     @property
     def alpha(self) -> float:
-        """Variance of multiplicative Gaussian noise where it is fixed; 0 elsewhere."""
+        """Variance of multiplicative noise of mean 1 where it is fixed; 0 elsewhere."""
         return 0.0
 
     @cached_property

@@ -219,7 +219,7 @@ def load_dense_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Tenso
         for prefix, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, Variational)
         for name in module.state_dict()
-        if name not in ("weight", "bias")
+        if name not in module._dense_state
     }
     missing = sorted(set(own) - set(state_dict) - noise)
     unknown = sorted(set(state_dict) - set(own))

@@ -6,7 +6,17 @@ import torch
 from torch import Tensor
 
 from ._functional_conv import LRT_EPS, conv1d_lrt, conv1d_lrt_kl, conv2d_lrt, conv2d_lrt_kl
+from ._functional_gate import (
+    concrete_dropout_kl,
+    gate,
+    hard_concrete_mean,
+    hard_concrete_penalty,
+    log_normal_kl,
+    log_normal_mean,
+    log_normal_snr,
+)
 from ._functional_head import multi_sample_head
+from ._functional_moments import relu_moments
 from ._functional_noise import mul_noise, mul_out_noise
 from ._functional_spmm import spmm
 from ._functional_weights import GRANULARITIES, flipout, weight_mask, weight_noise, weight_thresholds
@@ -29,21 +39,29 @@ from .ops.philox_normal import philox_normal as _philox_normal
 __all__ = [
     "GRANULARITIES",
     "PRIORS",
+    "concrete_dropout_kl",
     "conv1d_lrt",
     "conv1d_lrt_kl",
     "conv2d_lrt",
     "conv2d_lrt_kl",
     "flipout",
+    "gate",
+    "hard_concrete_mean",
+    "hard_concrete_penalty",
     "kl",
     "kl_value_and_grad",
     "linear_lrt",
     "linear_lrt_kl",
+    "log_normal_kl",
+    "log_normal_mean",
+    "log_normal_snr",
     "mul_noise",
     "mul_out_noise",
     "multi_sample_head",
     "new_seed",
     "philox_bits",
     "philox_normal",
+    "relu_moments",
     "spmm",
     "weight_mask",
     "weight_noise",

@@ -50,6 +50,13 @@ __attribute__((noinline)) void microkernel(int64_t k, const V* a, int64_t lda, c
 #pragma GCC unroll 2
       for (int j = 0; j < kVectors; ++j) acc[i][j] = load(from + j * kLanes<T>);
   }
+  if (!accumulate) {  // results are often far away, and stores that miss wait for one another
+    const T* to = c;
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i, to = unseen(to + ldc))
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) __builtin_prefetch(to + j * kLanes<T>, 1);
+  }
   // a register for every third row
   const V* third[(kRows + 2) / 3];
 #pragma GCC unroll 4

@@ -332,9 +332,16 @@ void backward_any(const ConvBackward<T>& a, const Parallel& parallel) {
 
 }  // namespace
 
-void conv2d_lrt_forward(const ConvForward<float>& a, const Parallel& p) { forward_any(a, p); }
+void conv2d_lrt_forward(const ConvForward<float>& a, const Parallel& p) {
+  if (winograd_fits(a.s)) return winograd_forward(a, p);
+  forward_any(a, p);
+}
 void conv2d_lrt_forward(const ConvForward<double>& a, const Parallel& p) { forward_any(a, p); }
-void conv2d_lrt_backward(const ConvBackward<float>& a, const Parallel& p) { backward_any(a, p); }
+void conv2d_lrt_backward(const ConvBackward<float>& a, const Parallel& p) {
+  if (!winograd_fits(a.s)) return backward_any(a, p);
+  if (a.dbias) bias_gradient(a, p);
+  winograd_backward(a, p);
+}
 void conv2d_lrt_backward(const ConvBackward<double>& a, const Parallel& p) { backward_any(a, p); }
 
 }  // namespace VDK_ISA

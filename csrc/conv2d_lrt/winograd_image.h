@@ -1,8 +1,7 @@
 // Windows of images as vectors of channels, whatever the image's memory format: staged[row][column][lane].
 #pragma once
-#include "../common/parallel.h"
+#include "../common/gemm.h"
 #include "conv2d_lrt.h"
-#include "../common/simd.h"
 
 namespace vdk {
 namespace VDK_ISA {
@@ -123,6 +122,20 @@ inline __attribute__((noinline)) void read_window(const ImageLayout& image, cons
     read_across(p + image.offset(at.n, at.c, at.h + r, at.w + s), image.height * image.width, lanes, count,
                 [&](int64_t, VecF v) __attribute__((always_inline)) { store(staged + to.next(), v); });
   });
+}
+
+// Fetches the lines of a window that will be written: stores that miss the caches wait for one another.
+VDK_INLINE void expect_window(const ImageLayout& image, const float* p, const Window& at) {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  const Inside in(image, at);
+  const int64_t planes = image.channels_last ? 1 : at_most(kLanes<float>, image.channels - at.c);
+  const int64_t run = image.channels_last ? 1 : in.width(), pixels = image.channels_last ? in.width() : 1;
+  for (int64_t l = 0; l < planes; ++l)
+    for (int64_t r = in.rows.begin; r < in.rows.end; ++r) {
+      const float* const row = p + image.offset(at.n, at.c + l, at.h + r, at.w + in.cols.begin);
+      for (int64_t i = 0; i < pixels; ++i) __builtin_prefetch(row + i * image.channels, 1);
+      for (int64_t i = kLine; i < run + kLine - 1; i += kLine) __builtin_prefetch(row + i, 1);
+    }
 }
 
 // The way back: what lies within the image is written.

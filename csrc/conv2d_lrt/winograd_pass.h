@@ -64,8 +64,8 @@ struct PointWeights {
                   [&](int64_t q, VecF v) __attribute__((always_inline)) { store(nine + q * kL, v); });
       for (int64_t t = 0; t < together; ++t)
         transform_weights(nine + 9 * t * kL, turned,
-                          values[path] + lane / kPanel * panel + (k0 + i + t) * kPanel + lane % kPanel,
-                          point);
+                          values[path] + lane / kPanel * panel + (k0 + i + t) * kPanel + lane % kPanel, point,
+                          kPanel);
     }
   }
   static constexpr int64_t kChunk = 16;
@@ -122,7 +122,7 @@ inline Grid make_tile_grid(int64_t tiles, int64_t k, int64_t lanes, int64_t thre
 // from.values on, into results.
 template <class Pass>
 void run_tiles(const Pass& pass, const TileGrid& tiles, const PointWeights& w, const Parallel& parallel) {
-  constexpr int64_t kBlockTiles = 48, kBlockCols = 64;
+  constexpr int64_t kBlockTiles = 36, kBlockCols = 32;
   constexpr int kL = kLanes<float>;
   const Grid grid = make_tile_grid(tiles.count(), w.k, w.lanes, parallel.threads);
   parallel(grid.rows * grid.cols, [&](int64_t task) {

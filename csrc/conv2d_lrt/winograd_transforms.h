@@ -104,16 +104,24 @@ VDK_INLINE void transform_2d(Get&& get, Put&& put) {
   }
 }
 
+// A value at a point. The 36 points lie far apart, and stores that miss the caches wait for one another: the
+// line `ahead` floats further on, where the next tile's goes, is fetched meanwhile.
+VDK_INLINE void store_point(float* u, int64_t ahead, VecF v) {
+  __builtin_prefetch(u + ahead, 1);
+  store(u, v);
+}
+
 // B^T d B of a 6x6 patch whose rows lie `row` vectors apart, or of its squares; point p goes to u + p *
 // stride.
 template <bool kSquared>
-VDK_INLINE void transform_patch(const float* patch, int64_t row, float* u, int64_t stride) {
+VDK_INLINE void transform_patch(const float* patch, int64_t row, float* u, int64_t stride, int64_t ahead) {
   transform_2d<ToPoints>(
       [&](int i, int j) __attribute__((always_inline)) {
         const VecF d = load(patch + (i * row + j) * kLanes<float>);
         return kSquared ? d * d : d;
       },
-      [&](int i, int j, VecF v) __attribute__((always_inline)) { store(u + (i * kPatch + j) * stride, v); });
+      [&](int i, int j, VecF v)
+          __attribute__((always_inline)) { store_point(u + (i * kPatch + j) * stride, ahead, v); });
 }
 
 // A^T m A: 4x4 results.
@@ -124,25 +132,28 @@ VDK_INLINE void transform_result(const float* m, int64_t stride, VecF (&y)[kTile
 }
 
 // A dy A^T of a 4x4 tile whose rows lie `row` vectors apart.
-VDK_INLINE void transform_gradient(const float* tile, int64_t row, float* u, int64_t stride) {
+VDK_INLINE void transform_gradient(const float* tile, int64_t row, float* u, int64_t stride, int64_t ahead) {
   transform_2d<GradientToPoints>(
       [&](int i, int j) __attribute__((always_inline)) { return load(tile + (i * row + j) * kLanes<float>); },
-      [&](int i, int j, VecF v) __attribute__((always_inline)) { store(u + (i * kPatch + j) * stride, v); });
+      [&](int i, int j, VecF v)
+          __attribute__((always_inline)) { store_point(u + (i * kPatch + j) * stride, ahead, v); });
 }
 
 // G g G^T of nine vectors, turned by 180 degrees for the input's gradient.
-VDK_INLINE void transform_weights(const float* g, bool turned, float* u, int64_t stride) {
+VDK_INLINE void transform_weights(const float* g, bool turned, float* u, int64_t stride, int64_t ahead) {
   const int64_t first = turned ? 8 : 0, step = turned ? -1 : 1;
   transform_2d<WeightsToPoints>(
       [&](int i, int j)
           __attribute__((always_inline)) { return load(g + (first + step * (3 * i + j)) * kLanes<float>); },
-      [&](int i, int j, VecF v) __attribute__((always_inline)) { store(u + (i * kPatch + j) * stride, v); });
+      [&](int i, int j, VecF v)
+          __attribute__((always_inline)) { store_point(u + (i * kPatch + j) * stride, ahead, v); });
 }
 
-// G^T m G: the nine vectors of a weight's gradient.
-VDK_INLINE void transform_weight_gradient(const float* m, int64_t stride, float* g) {
+// G^T m G: the nine vectors of a weight's gradient, of get(point).
+template <class Get>
+VDK_INLINE void transform_weight_gradient(Get&& get, float* g) {
   transform_2d<WeightsFromPoints>(
-      [&](int i, int j) __attribute__((always_inline)) { return load(m + (i * kPatch + j) * stride); },
+      [&](int i, int j) __attribute__((always_inline)) { return get(i * kPatch + j); },
       [&](int i, int j, VecF v)
           __attribute__((always_inline)) { store(g + (3 * i + j) * kLanes<float>, v); });
 }

@@ -19,7 +19,7 @@ class _Additive(NoisyWeights):
     The arguments are `SparseVD`'s, which documents them.
     """
 
-    noises: ClassVar[tuple[Noise, ...]] = ("lrt", "input", "output")
+    noises: ClassVar[tuple[Noise, ...]] = ("lrt", "input", "output", "weights", "flipout")
     formula: ClassVar[str] = "y = x mu^T + b + sqrt(x^2 (sigma^2)^T + eps) e"
 
     init_log_sigma2: float = -10.0
@@ -80,8 +80,9 @@ class SparseVD(_Additive):
             log_sigma2 = -10 means for a weight of 0.05; 0 is dropout at p = 0.5.
         noise: how it is drawn: ``lrt`` (default), by local reparameterisation; ``input`` (type A), on the
             inputs, x (1 + sqrt(alpha) e); ``output``, on the outputs, y = (x mu^T + b)(1 + sqrt(alpha) e).
-            With the last two a unit has one log_alpha, which is the parameter then, the KL counts once a
-            unit, and whole units are pruned: all their weights; a bias stays.
+            With these two a unit has one log_alpha, which is the parameter then, the KL counts once a
+            unit, and whole units are pruned: all their weights; a bias stays. ``weights``: one draw of the
+            weights a batch; ``flipout``: such a draw, decorrelated between examples.
         prior: ``log-uniform``, the approximation of equation 14 (error <= 0.007 nats a weight), or
             ``log-uniform-exact``.
 

@@ -56,6 +56,10 @@ class Bernoulli(Method):
         return self.p
 
     @property
+    def alpha(self) -> float:
+        return self.p / (1 - self.p)
+
+    @property
     def says_scale(self) -> str:
         return "fixed p"
 
@@ -107,14 +111,15 @@ class GaussianW(NoisyWeights):
     Args:
         p: rate of the Bernoulli dropout it imitates, in [1e-6, 0.999]. 0.5 makes alpha = 1.
         noise: how it is drawn: ``lrt`` (default), by local reparameterisation; ``output``, on the layer's
-            output, y = (x mu^T + b)(1 + sqrt(alpha) e), which is another distribution.
+            output, y = (x mu^T + b)(1 + sqrt(alpha) e), which is another distribution; ``weights``, one draw
+            of the weights a batch; ``flipout``, such a draw, decorrelated between examples.
 
     Raises:
         ValueError: an argument out of range.
     """
 
     name: ClassVar[str] = "gaussian-w"
-    noises: ClassVar[tuple[Noise, ...]] = ("lrt", "output")
+    noises: ClassVar[tuple[Noise, ...]] = ("lrt", "output", "weights", "flipout")
     paper: ClassVar[str] = "Wang & Manning 2013, ICML"
     formula: ClassVar[str] = "y = x mu^T + b + sqrt(x^2 (alpha mu^2)^T + eps) e"
     rows: ClassVar[tuple[str, ...]] = ("GaussianW (first table)", "GaussianW (second table): noise='output'")

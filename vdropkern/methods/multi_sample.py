@@ -48,5 +48,9 @@ class MultiSampleDropout(Method):
         return self.p
 
     @property
+    def alpha(self) -> float:
+        return self.p / (1 - self.p) / self.samples
+
+    @property
     def says_scale(self) -> str:
         return "fixed p, M masks"

@@ -80,14 +80,15 @@ class VariationalB(NoisyWeights):
             same KL more closely.
         noise: how it is drawn: ``lrt`` (default), by local reparameterisation of the weights' noise;
             ``output``, on the layer's output, y = (x mu^T + b)(1 + sqrt(alpha) e), with one alpha an output
-            (or for the ``layer``) and the KL once an output, which is another posterior.
+            (or for the ``layer``) and the KL once an output, which is another posterior; ``weights``, one
+            draw of the weights a batch; ``flipout``, such a draw, decorrelated between examples.
 
     Raises:
         ValueError: an argument out of range.
     """
 
     name: ClassVar[str] = "variational-b"
-    noises: ClassVar[tuple[Noise, ...]] = ("lrt", "output")
+    noises: ClassVar[tuple[Noise, ...]] = ("lrt", "output", "weights", "flipout")
     paper: ClassVar[str] = "Kingma, Salimans & Welling 2015, arXiv 1506.02557"
     formula: ClassVar[str] = "y = x mu^T + b + sqrt(x^2 (alpha mu^2)^T + eps) e, alpha <= 1"
     rows: ClassVar[tuple[str, ...]] = ("VariationalB, on W", "VariationalB, on B: noise='output'")

@@ -1,6 +1,7 @@
 """Drop-in modules: torch.nn's layers with a `method` that says what noise their weights carry."""
 
 from .conv import Conv1d, Conv2d
+from .dropout import Dropout
 from .linear import Linear
 from .modes import mc_predict, use_eval_mode
 from .multi_sample import MultiSampleHead
@@ -10,6 +11,7 @@ from .variational import Variational
 __all__ = [
     "Conv1d",
     "Conv2d",
+    "Dropout",
     "Linear",
     "MultiSampleHead",
     "Variational",

@@ -73,6 +73,7 @@ class Conv1d(_Conv, torch.nn.Conv1d):
     """
 
     _dense_class = torch.nn.Conv1d
+    channel_dim = -2
 
     def __init__(
         self,
@@ -138,6 +139,7 @@ class Conv2d(_Conv, torch.nn.Conv2d):
     """
 
     _dense_class = torch.nn.Conv2d
+    channel_dim = -3
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ class Variational(KLModule):
     weight: Tensor
     bias: Any  # a Parameter or None; torch annotates it differently from layer to layer
     groups: int = 1
+    channel_dim: int = -1  # of units in inputs and outputs, batched or not
     if TYPE_CHECKING:
         log_sigma2: torch.nn.Parameter
     log_alpha = _LogAlpha()
@@ -65,6 +66,7 @@ class Variational(KLModule):
     # torch's own layer, and the attributes that are its constructor's arguments, `bias` apart
     _dense_class: ClassVar[type[torch.nn.Module]]
     _dense_arguments: ClassVar[tuple[str, ...]]
+    _dense_state: ClassVar[tuple[str, ...]] = ("weight", "bias")  # what it shares with torch's own layer
 
     def _dense(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer without noise, of any weight: plain ATen."""
@@ -103,6 +105,13 @@ class Variational(KLModule):
     def unit_shape_out(self, per_unit: Tensor) -> Tensor:
         """View [C] (or [1]) so that it broadcasts against the layer's output, batched or not."""
         return per_unit.reshape(-1, *(1,) * (self.weight.ndim - 2))
+
+    def unit_shape_weight(self, per_unit: Tensor, of: str) -> Tensor:
+        """View [C] (or [1]) of the ``input``'s or ``output``'s units so that it broadcasts to the weight."""
+        ones = (1,) * (self.weight.ndim - 2)
+        if per_unit.numel() == 1 or of == "output":
+            return per_unit.reshape(-1, 1, *ones)
+        return self._spread(per_unit.reshape(self.groups, -1, *ones))
 
     def _place(self) -> Place:
         return PLACES[self.method.enters]
@@ -186,7 +195,12 @@ class Variational(KLModule):
         return (noise, None) if scale.name == "log_sigma2" else (None, self._spread(noise))
 
     def _spread(self, per_weight: Tensor) -> Tensor:
-        """What broadcasts to the weight, from one value an input, [groups, I / groups, ...] if grouped."""
+        """What broadcasts to the weight, from one value an input, [groups, I / groups, ...] if grouped.
+
+        Or from a single value of any dimensions, which layers of different kinds may share.
+        """
+        if per_weight.ndim != self.weight.ndim:
+            per_weight = per_weight.reshape((1,) * self.weight.ndim)
         if self.groups == 1 or per_weight.shape[0] in (1, self.weight.shape[0]):
             return per_weight
         return per_weight.repeat_interleave(self.weight.shape[0] // self.groups, 0)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..methods import MC, METHODS, Method
-from ..nn import Conv1d, Conv2d, Linear
+from ..nn import Conv1d, Conv2d, Dropout, Linear
 from .linear import SparseLinear
 
 __all__ = [
@@ -42,6 +42,7 @@ _CONV = (
 _MODULES: dict[str, tuple[type[torch.nn.Module], tuple[str, ...]]] = {
     "vdropkern.Conv1d": (Conv1d, (*_CONV, "method")),
     "vdropkern.Conv2d": (Conv2d, (*_CONV, "method")),
+    "vdropkern.Dropout": (Dropout, ("num_units", "method", "channel_dim")),
     "vdropkern.Linear": (Linear, ("in_features", "out_features", "bias", "method")),
     "vdropkern.SparseLinear": (SparseLinear, ("in_features", "out_features", "nnz", "bias")),
 }

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from ..._method import Enters
 from ._base import Place
+from .gate import Gate
 from .input import Input
+from .mask import Mask
 from .nowhere import Nowhere
 from .output import Output
 from .preactivation import PreActivation
+from .weight import Weight
 
 __all__ = ["PLACES", "Place"]
 
@@ -20,4 +23,7 @@ PLACES: dict[Enters, Place] = {
     "input": Input(),
     "pre-activation": PreActivation(),
     "output": Output(),
+    "weight": Weight(),
+    "mask": Mask(),
+    "gate": Gate(),
 }

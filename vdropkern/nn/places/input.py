@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ... import functional as F
@@ -27,7 +26,7 @@ class Input(Place):
         if isinstance(layer.method, MultiSampleDropout):
             noisy = mean_dropped(x, layer.method.samples, layer.method.p)
         elif scale is None:
-            noisy = torch.nn.functional.dropout(x, layer.method.drop_probability)
+            noisy = F.mul_noise(x, layer.method.drop_probability)
         elif scale.bounds is None:
             noisy = F.mul_noise(x, layer.method.alpha, noise="gaussian")
         else:

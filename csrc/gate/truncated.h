@@ -1,0 +1,103 @@
+// Draws from the truncated log-normal and their derivatives, in double whatever the tensors are: its draws
+// are few, its ends cancel. The formulas are those of vdropkern/ops/gate/truncated.py.
+#pragma once
+#include "double_math.h"
+
+namespace vdk {
+namespace VDK_ISA {
+
+// What a channel's draws share. A draw lies on one side of `base`: towards low (0) or high (1).
+struct LogNormalSide {
+  VecD k, width, m_k, far;  // the far end, its distance, Mills' ratio there, Q(k) / Q(h)
+};
+struct LogNormalChannels {
+  VecD sigma, base, h, m_h, e_h, left, right, above, below;  // the last two: 1 or 0
+  LogNormalSide side[2];
+};
+constexpr int kLogNormalValues = sizeof(LogNormalChannels) / sizeof(VecD);
+
+VDK_INLINE LogNormalSide side_of(VecD k, VecD width, VecD h, VecD m_h) {
+  const VecD m_k = mills(k);
+  return {k, width, m_k, exp_f64(-0.5 * width * (h + k)) * m_k / m_h};
+}
+
+VDK_INLINE LogNormalChannels log_normal_channels(VecD mu, VecD log_sigma2, double low, double high) {
+  LogNormalChannels c;
+  // squares of whatever is divided by sigma stay finite
+  c.sigma = exp_f64(0.5 * minimum(broadcast(400.0), maximum(broadcast(-400.0), log_sigma2)));
+  const VecD alpha = (low - mu) / c.sigma, beta = (high - mu) / c.sigma, width = (high - low) / c.sigma;
+  const auto above = alpha >= 0.0, below = beta <= 0.0, outside = above | below;
+  const VecD zero{}, one = broadcast(1.0);
+  c.above = above ? one : zero;
+  c.below = below ? one : zero;
+  c.base = above ? broadcast(low) : below ? broadcast(high) : mu;
+  c.h = above ? alpha : below ? zero - beta : zero;
+  c.m_h = mills(c.h);
+  c.e_h = mills_rest(c.h);
+  const VecD k_low = maximum(zero - alpha, zero), k_high = maximum(beta, zero);
+  c.side[0] = side_of(k_low, outside ? width : k_low, c.h, c.m_h);
+  c.side[1] = side_of(k_high, outside ? width : k_high, c.h, c.m_h);
+  c.left = 0.5 - 0.5 * c.side[0].far;  // of N(0, 1) between the end and 0, where h is 0
+  c.right = 0.5 - 0.5 * c.side[1].far;
+  return c;
+}
+
+// d with Q(h + d) / Q(h) = exp(-s): see `_distance` there. Off by 1e-8 / (1 + h) after two steps, by double's
+// roundings after three.
+template <int kSteps>
+VDK_INLINE VecD tail_distance(VecD h, VecD m_h, VecD s) {
+  VecD d = minimum(s * m_h, 2.0 * s / (h + square_root(h * h + 2.0 * s)));
+  for (int step = 0; step < kSteps; ++step) {
+    const VecD m_t = mills(h + d);
+    const VecD correction = (d * (h + 0.5 * d) - log_f64(m_t / m_h) - s) * m_t;
+    d = maximum(d - correction / (1.0 - 0.5 * correction * (1.0 / m_t - (h + d))), VecD{});
+  }
+  return d;
+}
+
+struct LogNormalDraw {
+  VecD theta, by_location, by_log_sigma2;
+};
+
+template <int kSteps>
+VDK_INLINE LogNormalDraw log_normal_draw(const LogNormalChannels& c, VecD u, VecD rest, double low,
+                                         double high, bool derivatives) {
+  const VecD zero{}, one = broadcast(1.0);
+  const auto above = c.above != 0.0, below = c.below != 0.0, inside = c.above + c.below == 0.0;
+  const VecD z = c.left + c.right, uz = u * z;
+  const auto to_left = uz < c.left, mirrored = below | (inside & to_left);
+  const VecD k = mirrored ? c.side[0].k : c.side[1].k, m_k = mirrored ? c.side[0].m_k : c.side[1].m_k;
+  const VecD width = mirrored ? c.side[0].width : c.side[1].width;
+  const VecD far = mirrored ? c.side[0].far : c.side[1].far;
+  const VecD v_inside = to_left ? (c.left - uz) / c.left : (uz - c.left) / c.right;
+  const VecD w_inside = to_left ? uz / c.left : rest * z / c.right;
+  const VecD v = above ? u : below ? rest : minimum(one, maximum(zero, v_inside));
+  const VecD w = above ? rest : below ? u : minimum(one, maximum(zero, w_inside));
+
+  const VecD p = v * (1.0 - far), q = w + v * far;
+  VecD f, exponent;
+  split_f64(maximum(q, broadcast(1e-300)), f, exponent);
+  const auto small = p < 0.25;
+  const VecD s = zero - log_of_parts(small ? zero - p : f, small ? zero : exponent);
+  const VecD d = minimum(tail_distance<kSteps>(c.h, c.m_h, s), width);
+  const VecD t = c.h + d, sign = mirrored ? zero - one : one;
+  const VecD y = c.base + sign * c.sigma * d;
+  const VecD theta = exp_f64(minimum(broadcast(high), maximum(broadcast(low), y)));
+  LogNormalDraw draw{theta, zero, zero};
+  if (!derivatives) return draw;
+
+  const VecD w_far = v * exp_f64(-0.5 * (width - d) * (t + k));
+  const VecD near = 1.0 - mills(t) / c.m_h;
+  const VecD tail = (d - t * c.e_h + c.h * mills_rest(t)) / maximum(t * (1.0 - c.e_h), broadcast(1e-300));
+  const VecD stays = (c.h < 1.0 ? near : tail) + w_far * m_k / c.m_h;
+  const VecD a = c.side[0].k, b = c.side[1].k;  // where mu lies inside: |alpha| and beta
+  const VecD w_low = rest * exp_f64(0.5 * (t - a) * (t + a)), w_high = u * exp_f64(0.5 * (t - b) * (t + b));
+  const VecD by_mu = inside ? 1.0 - w_low - w_high : stays - w_far;
+  const VecD by_log_sigma = inside ? sign * t + w_low * a - w_high * b : sign * (c.h * stays + d - w_far * k);
+  draw.by_location = theta * by_mu;
+  draw.by_log_sigma2 = 0.5 * theta * c.sigma * by_log_sigma;
+  return draw;
+}
+
+}  // namespace VDK_ISA
+}  // namespace vdk
