@@ -27,7 +27,7 @@ PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench bench-quick bench-methods lint format typecheck docs-methods wheel kernels clean distclean
-.PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels
+.PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels ladder
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,11 @@ wheel: $(BASE) ## build the wheel into dist/; with CUDA kernels: make wheel CUDA
 
 verify-gpu: $(PREFIX)-verify cuda-kernels ## hold the GPU kernels right and lean, without a GPU (about 25 minutes)
 	$(PY) -m gpu verify $(ARGS)
+
+# rungs 1, 2 are among the tests
+ladder: $(PREFIX)-test $(KERNELS) ## what of verify-gpu `make test` has not run and needs no nvcc: sanitizers; Triton, if it installs
+	$(PIP) install --no-build-isolation -e ".[gpu-verify]" || echo "== no Triton: its kernels are not checked"
+	$(PY) -m gpu verify --where-possible $(addprefix --rung=,2s 3 4) $(ARGS)
 
 cuda-kernels: $(BASE)
 	VDROPKERN_CUDA="$(or $(CUDA),13.0)" VDROPKERN_CUDA_ARCHS="$(CUDA_ARCHS)" $(PY) setup.py build_ext --inplace

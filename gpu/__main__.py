@@ -15,7 +15,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--library", type=Path, help="compiled library; default: the package's")
     verify.add_argument("--update", action="store_true", help="write the budgets instead of holding to them")
     verify.add_argument("--no-triton", action="store_true")
-    verify.add_argument("--machine-code", action="store_true", help="rung 5 alone")
+    verify.add_argument(
+        "--where-possible", action="store_true", help="leave out what needs Triton or nvcc where they are not"
+    )
+    verify.add_argument("--rung", action="append", default=[], help="1, 2, 2s, 3, 4, 5: these alone")
     commands.add_parser("roofline", help="rung 7: an estimate, not measured")
     audit = commands.add_parser("audit", help="look a wheel with CUDA kernels over")
     audit.add_argument("wheel", type=Path, nargs="+")
@@ -49,7 +52,8 @@ def main() -> int:
         args.library or verify.LIBRARY,
         args.update,
         not args.no_triton,
-        args.machine_code,
+        tuple(args.rung),
+        args.where_possible,
     )
 
 

@@ -27,13 +27,20 @@ class Rule:
 
 # of csrc/*/cuda.cuh; names as `sass.short` gives them
 RULES = (
-    Rule(r"noise_kernel<", (WIDE_STORE,)),
-    Rule(r"ragged_noise_kernel<", (WIDE_STORE,)),
-    Rule(r"kl_kernel<.*,true>", (WIDE_LOAD, WIDE_STORE)),
-    Rule(r"kl_kernel<.*,false>", (WIDE_LOAD,)),
-    Rule(r"lrt_product<Product<HalfMath", (r"HMMA\.16816\.F32", WIDE_COPY, MATRIX_LOAD, r"MUFU\.EX2")),
-    Rule(r"lrt_product<Product<Tf32Math", (r"HMMA\.1688\.F32\.TF32", WIDE_COPY)),
-    Rule(r"lrt_product<Product<IeeeMath", (r"FFMA", WIDE_COPY)),
+    Rule(r"(ragged_)?noise_kernel<", (WIDE_STORE,)),
+    Rule(r"(ragged_)?noise_kernel<(float|\w+16)>", (r"MUFU\.SQRT",)),
+    Rule(r"mul_noise_kernel<(float|double)", (WIDE_LOAD, WIDE_STORE)),
+    Rule(r"mul_noise_kernel<\w+16", (r"LDG\.\S*64", r"STG\.\S*64")),
+    Rule(r"kl_kernel<", (WIDE_LOAD,)),
+    Rule(r"kl_kernel<.*,true>", (WIDE_STORE,)),
+    Rule(r"kl_kernel<float", (APPROXIMATION,)),
+    Rule(r"lrt_noise_gradient<", (WIDE_LOAD, r"MUFU\.SQRT")),
+    Rule(r"lrt_product<", (WIDE_COPY, WIDE_STORE)),
+    Rule(r"lrt_product<Product<HalfMath", (r"HMMA\.16816\.F32", MATRIX_LOAD)),
+    Rule(r"lrt_product<Product<Tf32Math", (r"HMMA\.1688\.F32\.TF32",)),
+    Rule(r"lrt_product<Product<Tf32Math<.,.>,Pass [01]", (MATRIX_LOAD,)),  # it transposes no words
+    Rule(r"lrt_product<Product<(HalfMath<\w+>|Tf32Math<.,1>),Pass [01]", (r"MUFU\.EX2",)),
+    Rule(r"lrt_product<Product<IeeeMath", (r"FFMA",)),
 )
 MAIN_LOOP = r"HMMA|HGMMA|UTC\w*MMA"  # what the loop that counts is full of
 
@@ -67,7 +74,11 @@ def cost(kernel: Kernel) -> tuple[str, float]:
 
 
 def elements(kernel: Kernel) -> int:
-    """Elements a thread of a kernel without a main loop reads or writes; 0 where that is not fixed."""
+    """Elements that the code of a kernel without a main loop takes at a time; 0 where that is not fixed."""
+    if re.match(r"lrt_finish<|lrt_noise_gradient<|ragged_noise_kernel<", kernel.name):
+        return 4  # a turn of a loop
+    if kernel.name.startswith("mul_noise_kernel<"):
+        return 8
     match = re.match(r"(?:noise|kl)_kernel<(\w+)", kernel.name)
     per16 = {"double": 2, "float": 4, "long": 2, "Float16": 8, "BFloat16": 8}
     if match is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from . import budgets, gates, occupancy, sass
+from . import budgets, gates, occupancy, sass, traffic
 from .budgets import Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,8 +28,9 @@ class Result:
     kernel: str
     row: Row
     wrong: list[str] = field(default_factory=list)
-    blocks: int = 1  # that a multiprocessor holds at once
-    traffic: float | None = None  # bytes moved over the least, where they are counted
+    function: str = ""  # whose build this is, as tests name it
+    traffic: float | None = None  # bytes moved over the least
+    heavy: str = ""  # what is wrong with them
 
 
 def dynamic_shared() -> dict[str, int]:
@@ -69,7 +70,9 @@ def nvcc(library: Path, architectures: tuple[str, ...] = ()) -> list[Result]:
         if held == 0 and not too_large(kernel.architecture, shared):
             wrong.append("cannot be launched")
         blocks = occupancy.blocks(kernel.architecture, kernel.threads, kernel.registers, shared)
-        results.append(Result("nvcc", kernel.architecture, kernel.name, row, wrong, blocks))
+        product = kernel.name.startswith("lrt_product")
+        moved = traffic.of_product(kernel.architecture, kernel.name, blocks) if product else None
+        results.append(Result("nvcc", kernel.architecture, kernel.name, row, wrong, kernel.name, moved))
     return results
 
 
@@ -94,7 +97,8 @@ def triton(architecture: str) -> list[Result]:
             line["registers"], line["stack"] + line["local"], line["shared"], round(held, 3),
             line["per_output"], "element",
         )  # fmt: skip
-        results.append(Result("triton", architecture, line["kernel"], row, list(line["problems"])))
+        function, moved = line["function"], line["traffic"]
+        results.append(Result("triton", architecture, line["kernel"], row, line["problems"], function, moved))
     return results
 
 
@@ -119,7 +123,8 @@ def hold_to_budgets(results: list[Result], tools: dict[str, str], update: bool) 
             rows.setdefault(r.compiler, {})[r.kernel] = r.row
         if update:
             before_tools, before = budgets.read(architecture)
-            budgets.write(architecture, {**before_tools, **tools}, {**before, **rows})
+            used = {name: version for name, version in tools.items() if version}
+            budgets.write(architecture, {**before_tools, **used}, {**before, **rows})
             continue
         for compiler, kernels in rows.items():
             complaints = budgets.compare(compiler, architecture, kernels)

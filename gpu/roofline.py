@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from . import budgets
 
-TRAFFIC = 1.15  # of the minimum: what the traffic tests allow
+TRAFFIC = 1.15  # of the minimum: what rung 6 allows
 
 
 @dataclass(frozen=True)

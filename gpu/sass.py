@@ -126,7 +126,7 @@ def short(name: str) -> str:
             name = name[:i]
             break
     name = re.sub(r"\b(vdk|cuda)::", "", name)
-    name = re.sub(r"\((\w+)\)(\d+)", r"\1 \2", name)
+    name = re.sub(r"\((\w+)(?:::Kind)?\)(\d+)", r"\1 \2", name)
     return name.replace(" >", ">").replace(", ", ",")
 
 

@@ -1,153 +1,115 @@
-"""Rung 6 in numbers: bytes that emulated kernels move, over the least they could move."""
+"""Rung 6 in numbers: bytes that kernels load and store, over the least they could.
+
+Of every kernel the tests count what it asks of memory while it is emulated or interpreted, and how much of
+that was distinct. Products must load operands more than once: theirs is what the tiles that run at one time
+load, each operand once, in the order that the kernels take them, over the same for the best rectangle of as
+many tiles. Tests of the products hold their requests to the byte.
+"""
 
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import math
 import re
-import sys
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
-import torch
+from vdropkern.ops.linear_lrt.tiles import Tile
 
-from .machine_code import ROOT
-
-N = 1 << 16
-
-
-@functools.cache
-def _emulated() -> Any:
-    """The module that runs CUDA kernels on the CPU, or None where it was not built."""
-    sys.path.insert(0, str(ROOT / "build" / "host_math"))
-    try:
-        return importlib.import_module("emulated")
-    except ImportError:
-        return None
-    finally:
-        sys.path.pop(0)
-
-
-def _moved(gpu: Any, name: str) -> int:
-    """Bytes that kernels called `name` loaded and stored since the records were cleared."""
-    return sum(r["loaded"] + r["stored"] for r in gpu.records() if r["kernel"].startswith(name))
-
-
-class _Memory:
-    """Tensors registered as global memory, as long as this lives."""
-
-    def __init__(self, gpu: Any) -> None:
-        self._gpu, self._held = gpu, list[Any]()
-
-    def __call__(self, t: torch.Tensor) -> Any:
-        buffer = self._gpu.Buffer("t", t.data_ptr(), t.numel() * t.element_size(), True)
-        self._held.append((t, buffer))
-        return buffer
-
-
-@functools.cache
-def _kl(grad: bool) -> float | None:
-    gpu = _emulated()
-    if gpu is None or not hasattr(gpu, "kl_float"):
-        return None
-    memory = _Memory(gpu)
-    mu, log, dmu, dlog = (memory(torch.full((N,), -1.0)) for _ in range(4))
-    one, value = memory(torch.ones(1)), memory(torch.ones(1))
-    workspace = memory(torch.ones(gpu.kl_workspace(N)))
-    outputs = (one, dmu, dlog) if grad else (None, None, None)
-    gpu.clear_records()
-    gpu.kl_float(mu, log, N, 0, *outputs, value, workspace)
-    return _moved(gpu, "") / (4 * N * (4 if grad else 2))
-
-
-@functools.cache
-def _noise() -> float | None:
-    gpu = _emulated()
-    if gpu is None or not hasattr(gpu, "philox_normal_float32"):
-        return None
-    memory = _Memory(gpu)
-    gpu.clear_records()
-    gpu.philox_normal_float32(memory(torch.empty(N)), 1, N, memory(torch.ones(1, dtype=torch.int64)))
-    return _moved(gpu, "") / (4 * N)
-
-
-LIMIT = 1.2  # of the least
-PROBLEM = 4096  # batch, inputs and outputs of the products
-_PROCESSORS = {"sm_80": 108, "sm_86": 84, "sm_89": 142, "sm_90": 132, "sm_100": 148, "sm_120": 188}
+LIMIT = 1.15  # of the least
+PROBLEM = 4096  # batch, inputs and outputs of the C++ products
+# A100, RTX 3090 and A40, RTX 4090, H100, B200, RTX 5090
+PROCESSORS = {"sm_80": 108, "sm_86": 84, "sm_89": 128, "sm_90": 132, "sm_100": 148, "sm_120": 170}
+PRODUCTS = ("forward", "input_gradient", "weight_gradient")  # csrc's Pass
 _COLUMNS = 64  # kBlockN in csrc/linear_lrt
-
-
-def band_height(processors: int, down: int, row: int, column: int) -> int:
-    """Rows of tiles that blocks walk through column by column; `band_height` in csrc/linear_lrt/cuda.cu."""
-    height = max(1, round((2 * processors * column / row) ** 0.5))
-    return math.ceil(down / math.ceil(down / height))
+_ENUMERATORS = {
+    "Pass": ("kForward", "kInput", "kWeights"),
+    "Prior": ("kLogUniform", "kKingma", "kExact", "kArd", "kNormal"),
+    "Noise": ("kBernoulli", "kGaussian"),
+}
 
 
 def waves(down: int, across: int, band: int, programs: int, row: int, column: int) -> int:
-    """Bytes of operands that waves of `programs` tiles load, each once a wave, in the kernels' order."""
+    """Bytes of operands that waves of `programs` tiles load, each once a wave: `row` and `column` a tile's.
+
+    The kernels' order: bands of `band` rows of tiles, to and fro, column by column.
+    """
     total = 0
     for start in range(0, down * across, programs):
         rows, columns = set(), set()
         for tile in range(start, min(start + programs, down * across)):
-            first, within = tile // (band * across) * band, tile % (band * across)
-            height = min(down - first, band)
-            rows.add(first + within % height)
-            columns.add(within // height)
+            turn, within = divmod(tile, band * across)
+            height = min(down - turn * band, band)
+            rows.add(turn * band + within % height)
+            columns.add(across - 1 - within // height if turn % 2 else within // height)
         total += row * len(rows) + column * len(columns)
     return total
 
 
+def _over_least(down: int, across: int, band: int, programs: int, sizes: tuple[int, int, int]) -> float:
+    """`sizes`: bytes of a tile's row of operands, its column, its results."""
+    row, column, result = sizes
+    programs = min(programs, down * across)
+    least = min(row * h + column * programs / h for h in range(1, down + 1) if programs / h <= across)
+    loaded = waves(down, across, band, programs, row, column)
+    written = result * down * across
+    return (loaded + written) / (least * down * across / programs + written)
+
+
+def _tile_bytes(
+    product: int, rows: int, columns: int, depth: int, x: int, variance: int
+) -> tuple[int, int, int]:
+    """What `_over_least` wants; bytes an element: `x` of x, mu, dy, `variance` of the noise's gradient."""
+    row = rows * depth * (x if product == 0 else x + variance)
+    column = columns * depth * (x if product == 2 else x + 4)
+    return row, column, rows * columns * (x + 4, 2 * x, 2 * (x + 4))[product]
+
+
 @functools.cache
-def of_product(architecture: str, number: int, size: int, block_rows: int, blocks: int, down: int) -> float:
-    """Traffic of a product `PROBLEM` wide and deep, over the least that waves of as many tiles need.
-
-    Args:
-        number: 0 forward, 1 input gradient, 2 weight gradient.
-        size: bytes an element of x; the noise parameter takes 4.
-        blocks: that a multiprocessor holds at once.
-        down: tiles the product is high.
-    """
-    across, processors = PROBLEM // _COLUMNS, _PROCESSORS[architecture]
-    programs = min(processors * blocks, down * across)
-    row = block_rows * (size if number == 0 else 2 * size)  # of the reduction's depth
-    column = _COLUMNS * (size if number == 2 else size + 4)
-    result = block_rows * _COLUMNS * (size + 4, 2 * size, 2 * (size + 4))[number] * down * across
-    heights = [h for h in range(1, down + 1) if programs / h <= across]
-    least = PROBLEM * min(row * h + column * programs / h for h in heights) * (down * across / programs)
-    loaded = PROBLEM * waves(down, across, band_height(processors, down, row, column), programs, row, column)
-    return (loaded + result) / (least + result)
+def of_tile(
+    architecture: str, product: str, arithmetic: str, tile: Tile, shape: tuple[int, int, int]
+) -> float:
+    """A Triton product [rows, columns, depth] with a tile, one program a multiprocessor."""
+    rows, columns, depth = shape
+    x = 2 if arithmetic == "half" else 4
+    sizes = _tile_bytes(PRODUCTS.index(product), tile.m, tile.n, depth, x, x)
+    down, across = math.ceil(rows / tile.m), math.ceil(columns / tile.n)
+    return _over_least(down, across, tile.group, PROCESSORS[architecture], sizes)
 
 
-def reported(path: Path) -> dict[tuple[str, str, str], float]:
-    """What the tests of the interpreted Triton kernels counted, by architecture, product and arithmetic."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [row for row in map(json.loads, lines) if row.get("check") == "waves"]
-    return {(r["architecture"], r["kernel"], r["arithmetic"]): r["ratio"] for r in rows}
+@functools.cache
+def of_product(architecture: str, kernel: str, blocks: int) -> float:
+    """A C++ product by its name, of which a multiprocessor holds `blocks` at once."""
+    match = re.match(r"lrt_product<Product<(\w+)(?:<(.*)>)?,Pass (\d),(\d+)>>", kernel)
+    assert match is not None, kernel
+    math_, terms, product, rows = match[1], match[2], int(match[3]), int(match[4])
+    x = 2 if math_ == "HalfMath" else 4
+    # tiles of 64 rows are for products with few tiles; without tensor cores there are no others
+    down = 2 if rows == 64 and math_ != "IeeeMath" else PROBLEM // rows
+    sizes = _tile_bytes(product, rows, _COLUMNS, PROBLEM, x, x)
+    # `band_height` of csrc/linear_lrt/cuda.cu
+    reckoned = 3 if (math_, product) == ("IeeeMath", 2) else 1 if terms and terms[0] == "3" else 2
+    height = max(1, round((reckoned * PROCESSORS[architecture] * sizes[1] / sizes[0]) ** 0.5))
+    band = math.ceil(down / math.ceil(down / height))
+    return _over_least(down, PROBLEM // _COLUMNS, band, PROCESSORS[architecture] * max(blocks, 1), sizes)
 
 
-def product_of(kernel: str) -> tuple[str, str]:
-    """(product, arithmetic) of a Triton kernel's name, as forward-fp32-tf32-tf32-128x64x32-w8-s3."""
-    product, _, rest = kernel.partition("-")
-    arithmetic = "half" if "native" in rest else rest.split("-")[1] if rest.count("-") > 1 else ""
-    return product, arithmetic
+def counted(path: Path) -> dict[tuple[str, str], float]:
+    """By compiler and kernel, what tests/traffic_report.py noted of all launches."""
+    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        row = json.loads(line)
+        both = sums[row["compiler"], _instance(row["kernel"])]
+        both[0] += row["moved"]
+        both[1] += row["least"]
+    return {key: moved / max(least, 1) for key, (moved, least) in sums.items()}
 
 
-def ratio(kernel: str, architecture: str, blocks: int) -> float | None:
-    """Of a kernel by the name `sass.short` gives it; None where nothing is counted.
+def _instance(kernel: str) -> str:
+    """A kernel as `sass.short` spells it: enumerators by number."""
 
-    Of noise and KL what the emulator counts, the same for every instance; of products what their tiles in
-    their order need, whose requests tests/ops/test_linear_lrt_cuda.py holds to the byte.
-    """
-    if re.match(r"(ragged_)?noise_kernel<", kernel):
-        return _noise()
-    if kernel.startswith("kl_kernel<"):
-        return _kl(kernel.endswith("true>"))
-    if match := re.match(r"lrt_product<Product<(\w+).*,Pass (\d),(\d+)>>", kernel):
-        math_, number, rows = match[1], int(match[2]), int(match[3])
-        size = 2 if math_ == "HalfMath" else 4
-        # tiles of 64 rows are for products with few tiles; without tensor cores there are no others
-        down = 2 if rows == 64 and math_ != "IeeeMath" else PROBLEM // rows
-        return of_product(architecture, number, size, rows, max(blocks, 1), down)
-    return None
+    def number(match: re.Match[str]) -> str:
+        return f"{match[1]} {_ENUMERATORS[match[1]].index(match[2])}"
+
+    return re.sub(r"(\w+)::(k\w+)", number, kernel).replace(" >", ">").replace(", ", ",")

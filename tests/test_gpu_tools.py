@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gpu import budgets, gates, occupancy, sass
+from gpu import budgets, gates, occupancy, sass, traffic, verify
 from gpu.budgets import Row
+from gpu.machine_code import Result
+
+from .traffic_report import report
 
 CODE = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;
@@ -95,3 +98,36 @@ def test_budgets_say_what_became_worse(tmp_path: Path, monkeypatch: pytest.Monke
     assert found["c"] == ["has no budget: --update"]
     better = Row(60, 0, 1024, 0.5, 19.0, "mma")
     assert budgets.compare("nvcc", "sm_90", {"a": better, "b": was}) == {}
+
+
+def test_waves_go_to_and_fro() -> None:
+    """Tiles (0, 0) (0, 1) | (0, 2) (1, 2) | (1, 1) (1, 0): four rows and five columns."""
+    assert traffic.waves(down=2, across=3, band=1, programs=2, row=1, column=10) == 54
+
+
+def test_traffic_is_summed_by_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "traffic.jsonl"
+    assert traffic.counted(path) == {}
+    monkeypatch.setenv("VDROPKERN_TRAFFIC_REPORT", str(path))
+    name = "f<Product<Tf32Math<1, 1>, Pass::kInput, 64> >"
+    report("nvcc", name, moved=10, least=10)
+    report("nvcc", name, moved=20, least=10)
+    report("triton", "g_kernel", moved=8, least=8)
+    assert traffic.counted(path) == {
+        ("nvcc", "f<Product<Tf32Math<1,1>,Pass 1,64>>"): 1.5,
+        ("triton", "g_kernel"): 1.0,
+    }
+
+
+def test_kernels_that_move_too_much_or_never_ran_fail() -> None:
+    row = Row(64, 0, 1024, 0.5, 20.0, "mma")
+    results = [Result("nvcc", "sm_90", name, row, function=name) for name in ("good", "heavy", "unknown")]
+    counted = {("nvcc", "good"): 1.0, ("nvcc", "heavy"): 1.3}
+    assert not verify.hold_traffic(results, counted, complete=True)
+    assert [r.heavy for r in results] == ["", "moves 1.30 times the least", "was not run by any test"]
+    table = verify.table(results, {"1": True, "2": False})
+    good, heavy, unknown = table.splitlines()[1:]
+    assert good.endswith("1.00  1 2:FAIL 5 6")
+    assert heavy.endswith("1.30  1 2:FAIL 5 6:FAIL moves 1.30 times the least")
+    assert unknown.endswith("-  1 2:FAIL 5 6:FAIL was not run by any test")
+    assert verify.hold_traffic(results[:1], counted, complete=True)

@@ -122,7 +122,7 @@ inline Grid make_tile_grid(int64_t tiles, int64_t k, int64_t lanes, int64_t thre
 // from.values on, into results.
 template <class Pass>
 void run_tiles(const Pass& pass, const TileGrid& tiles, const PointWeights& w, const Parallel& parallel) {
-  constexpr int64_t kBlockTiles = 48, kBlockCols = 32;
+  constexpr int64_t kBlockTiles = 36, kBlockCols = 32;
   constexpr int kL = kLanes<float>;
   const Grid grid = make_tile_grid(tiles.count(), w.k, w.lanes, parallel.threads);
   parallel(grid.rows * grid.cols, [&](int64_t task) {

@@ -65,6 +65,8 @@ PYBIND11_MODULE(vdropkern_host_math, m) {
   m.def("log_f32", py::vectorize([](float x) { return vdk::log_f32(x); }));
   m.def("log1p_unit", py::vectorize([](float x) { return vdk::log1p_unit(x); }));
   m.def("minus_two_log", py::vectorize([](uint32_t bits) { return vdk::minus_two_log<float>(bits); }));
+  m.def("minus_two_log_of_vector",  // what vectors of the CPU run
+        py::vectorize([](uint32_t bits) { return vdk::minus_two_log<float, uint32_t>(bits); }));
   m.def("cos_turn", py::vectorize(&cos_turn));
   m.def("sin_turn", py::vectorize(&sin_turn));
 }

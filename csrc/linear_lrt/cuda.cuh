@@ -32,7 +32,8 @@ struct SharedLayout {
 };
 
 // The tile of a block. Blocks that run at one time form a rectangle of tiles, not a row: they share more
-// operands in L2.
+// operands in L2. Bands are walked through to and fro, so that those at work where one ends and the next
+// begins share columns.
 struct TilePlace {
   int64_t m, n;
 
@@ -43,6 +44,7 @@ struct TilePlace {
     const uint32_t rows = left < band ? left : band;
     m = first + tile % per_band % rows;
     n = tile % per_band / rows;
+    if (tile / per_band % 2) n = plan.tiles_n - 1 - n;
   }
 };
 

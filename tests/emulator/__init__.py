@@ -11,6 +11,8 @@ from torch import Tensor
 
 from vdropkern.ops.kl import PRIORS, parse_prior
 
+from ..traffic_report import report
+
 SCHEDULES = (0, 1, 2)  # seeds: which thread, warp and block comes first
 
 
@@ -66,10 +68,13 @@ class Memory:
 def memory(module: object) -> Iterator[Memory]:
     """Register tensors for the launches inside the block."""
     made = Memory(module)
+    module.clear_records()  # type: ignore[attr-defined]
     try:
         yield made
     finally:
         made.forget()
+    for r in module.records():  # type: ignore[attr-defined]
+        report("nvcc", r["kernel"], r["loaded"] + r["stored"], r["distinct"])
 
 
 def misaligned(t: Tensor, offset: int) -> Tensor:

@@ -29,6 +29,7 @@ PYBIND11_MODULE(emulated, m) {
       all.append(py::dict(py::arg("kernel") = r.name, py::arg("launches") = r.launches,
                           py::arg("threads") = r.threads, py::arg("barriers") = r.barriers,
                           py::arg("loaded") = r.traffic.loaded, py::arg("stored") = r.traffic.stored,
+                          py::arg("distinct") = r.traffic.distinct,
                           py::arg("shared_bytes") = r.shared_bytes));
     return all;
   });

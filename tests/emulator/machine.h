@@ -95,6 +95,7 @@ bool async_next(size_t groups_in_flight, Copy& copy);  // false when no more hav
 // block may read or write what another one wrote in the same launch, but by atomics.
 struct Traffic {
   uint64_t loaded = 0, stored = 0;  // bytes; an input of at most 16 bytes, as a seed, counts once
+  uint64_t distinct = 0;            // bytes of buffers, counted once a launch loaded and once stored
 };
 void count_load(const void* p, size_t bytes, Site site);
 void count_store(const void* p, size_t bytes, Site site);
@@ -113,6 +114,7 @@ class Buffer {
   const bool writable;
   Traffic traffic;
   std::vector<uint64_t> writers;  // of every two bytes: launch and block
+  std::vector<uint64_t> readers;  // the last launch
 };
 
 struct KernelRecord {

@@ -64,6 +64,17 @@ void check_writers(const char* what, const Buffer* b, const void* address, size_
   }
 }
 
+// Marks what is accessed; counts what had not been in this launch.
+void count_distinct(std::vector<uint64_t>& marks, const Buffer* b, const void* p, size_t bytes,
+                    uint64_t mark) {
+  const size_t first = size_t(static_cast<const char*>(p) - b->base) / 2;
+  const int block_bits = &marks == &b->writers ? 32 : 0;
+  for (size_t i = first; i < first + (bytes + 1) / 2; ++i) {
+    if (marks[i] >> block_bits != machine.writer >> 32) machine.record->traffic.distinct += 2;
+    marks[i] = mark;
+  }
+}
+
 }  // namespace
 
 void new_arena() {
@@ -154,7 +165,11 @@ bool async_next(size_t groups_in_flight, Copy& copy) {
 void count_load(const void* p, size_t bytes, Site site) {
   Buffer* const b = check_access("load", p, bytes, site);
   check_writers("read", b, p, bytes, site);
-  if (b && !b->writable && b->bytes <= 16) bytes = b->traffic.loaded ? 0 : b->bytes;
+  if (b && !b->writable && b->bytes <= 16) {
+    p = b->base;
+    bytes = b->traffic.loaded ? 0 : b->bytes;
+  }
+  if (b) count_distinct(b->readers, b, p, bytes, machine.writer >> 32);
   if (b) b->traffic.loaded += bytes;
   machine.record->traffic.loaded += bytes;
 }
@@ -165,8 +180,7 @@ void count_store(const void* p, size_t bytes, Site site) {
     fail("store to '%s' at %s:%d, which is an input", b->name.c_str(), site.file, site.line);
   check_writers("written", b, p, bytes, site);
   if (b) {
-    const size_t first = size_t(static_cast<const char*>(p) - b->base) / 2;
-    for (size_t i = 0; i < (bytes + 1) / 2; ++i) b->writers[first + i] = machine.writer;
+    count_distinct(b->writers, b, p, bytes, machine.writer);
     b->traffic.stored += bytes;
   }
   machine.record->traffic.stored += bytes;
@@ -184,6 +198,7 @@ void count_atomic(const void* p, size_t bytes, Site site) {
 Buffer::Buffer(std::string name, const void* base, size_t bytes, bool writable)
     : name(std::move(name)), base(static_cast<const char*>(base)), bytes(bytes), writable(writable) {
   if (writable) writers.resize(bytes / 2 + 1);
+  readers.resize(bytes / 2 + 1);
   machine.buffers.push_back(this);
 }
 Buffer::~Buffer() { machine.buffers.erase(std::find(machine.buffers.begin(), machine.buffers.end(), this)); }

@@ -1,20 +1,17 @@
 """Compile every Triton kernel for GPUs that are not here, and read what came out.
 
 Needs Triton with its bundled assembler and disassembler, no GPU and no driver; must not run in a process that
-interprets kernels. `builds(architecture)` lists kernels as the launches specialise them, with every shipped
-tile; `compile_build` gives registers, stack, shared memory and instruction counts. As a program it prints one
-JSON line a build: ``python -m tests.triton.aot sm_90 sm_80``.
+interprets kernels. `compile_build` gives registers, stack, shared memory and instruction counts of one of
+`builds`. As a program it prints one JSON line a build: ``python -m tests.triton.aot sm_90 sm_80``.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,15 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vdropkern._precision import Precision
-from vdropkern.ops.kl import triton as kl
-from vdropkern.ops.linear_lrt import tiles
-from vdropkern.ops.linear_lrt import triton as linear_lrt
-from vdropkern.ops.linear_lrt import triton_kernels as kernels
-from vdropkern.ops.mul_noise import triton as mul_noise
-from vdropkern.ops.philox_normal import triton as philox_normal
-
-assert os.environ.get("TRITON_INTERPRET") != "1", "compiling and interpreting need a process each"
+from .builds import Build, builds
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 SHARED_LIMIT = {
@@ -43,27 +32,6 @@ SHARED_LIMIT = {
     "sm_120": 99,
 }  # KiB a block
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-# arithmetic -> what it is run with: dtype of x, precisions
-RUNS = {
-    "ieee": (("*fp32", Precision("ieee", "ieee")),),
-    "tf32x3": (("*fp32", Precision("tf32x3", "tf32x3")),),
-    "tf32": (("*fp32", Precision("tf32", "tf32")),),
-    "half": (("*bf16", Precision("native", "bf16")), ("*fp16", Precision("native", "bf16"))),
-}
-PRIORS = ("log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard")
-
-
-@dataclass(frozen=True)
-class Build:
-    """A kernel with its specialisation: `types` of run-time arguments, `constants`, launch options."""
-
-    name: str
-    kernel: Any
-    types: dict[str, str]
-    constants: dict[str, Any]
-    options: dict[str, int]
-    outputs: int  # elements a program produces, for instructions per output
-    shared: int = 1 << 30  # bytes that the choice of tiles reckons with
 
 
 @dataclass
@@ -83,7 +51,7 @@ class Compiled:
     ptx: str = field(repr=False)
     sass: str = field(repr=False)
     per_output: float
-    expected_shared: int
+    build: Build = field(repr=False)
 
     def count(self, pattern: str) -> int:
         """Instructions whose opcode matches `pattern` from its beginning."""
@@ -100,8 +68,9 @@ class Compiled:
             found.append("float64 arithmetic")
         if self.shared > SHARED_LIMIT[self.architecture] << 10:
             found.append(f"{self.shared} bytes of shared memory")
-        if self.shared > self.expected_shared:
-            found.append(f"{self.shared} bytes of shared memory, {self.expected_shared} reckoned with")
+        if self.shared > self.build.shared:
+            found.append(f"{self.shared} bytes of shared memory, {self.build.shared} reckoned with")
+        found += [f"no instruction like {pattern}" for pattern in self.build.must if not self.count(pattern)]
         return found
 
     def line(self) -> dict[str, Any]:
@@ -113,146 +82,8 @@ class Compiled:
             "tensor_core": self.count(r"HMMA|HGMMA|UTC.*MMA"), "async_copy": self.count(r"LDGSTS|UTMALDG"),
             "matrix_load": self.count("LDSM"), "wide": self.count(r"(LDG|STG|LDGSTS)\..*128"),
             "mufu": self.count("MUFU"), "problems": self.problems(),
+            "function": self.build.kernel.fn.__name__, "traffic": self.build.traffic,
         }  # fmt: skip
-
-
-PRODUCT_TYPES = {
-    "forward": "x X, mu X, log *fp32, bias *fp32, seed *i64, y X, std *fp32, partial *fp32, M i32, N i32,"
-    " K i32, stride_out i32, eps fp32, exp_clip fp32",
-    "input_gradient": "dy X, g2 G, x X, mu X, log *fp32, dx X, partial *fp32, M i32, N i32, K i32,"
-    " stride_out i32, exp_clip fp32",
-    "weight_gradient": "dy X, g2 G, x X, mu X, log *fp32, grad_kl *fp32, dmu X, dlog *fp32, partial *fp32,"
-    " M i32, N i32, K i32, stride_out i32, exp_clip fp32",
-}
-FINISH_TYPES = {
-    "forward": "partial *fp32, log *fp32, bias *fp32, seed *i64, y X, std *fp32, M i32, N i32,"
-    " stride_out i32, eps fp32",
-    "input_gradient": "partial *fp32, log *fp32, x X, dx X, M i32, N i32, stride_in i32",
-    "weight_gradient": "partial *fp32, mu X, log *fp32, grad_kl *fp32, dmu X, dlog *fp32, M i32, N i32,"
-    " stride_out i32, exp_clip fp32",
-}
-KERNELS = {
-    "forward": (kernels.forward_kernel, kernels.finish_forward_kernel),
-    "input_gradient": (kernels.input_gradient_kernel, kernels.finish_input_kernel),
-    "weight_gradient": (kernels.weight_gradient_kernel, kernels.finish_weight_kernel),
-}
-
-
-def _types(text: str, x: str = "*fp32", g2: str = "*fp32") -> dict[str, str]:
-    pairs = (item.split() for item in text.split(","))
-    return {name: {"X": x, "G": g2}.get(kind, kind) for name, kind in pairs}
-
-
-def _epilogue(product: str, form: int = 0, prior: str = "log-uniform") -> dict[str, Any]:
-    """The heaviest: with bias, clip and KL gradient."""
-    extra = {"forward": {"BIAS": True}, "input_gradient": {}, "weight_gradient": {"PRIOR": prior}}[product]
-    return {"FORM": form, "CLIP": True, **extra}
-
-
-def product_build(
-    architecture: str,
-    product: str,
-    tile: tiles.Tile,
-    x: str,
-    precision: Precision,
-    split: int = 1,
-    **epilogue: Any,
-) -> Build:
-    g2 = "*bf16" if precision.variance == "bf16" else "*fp32"
-    capability = divmod(int(architecture.removeprefix("sm_")), 10)
-    options = linear_lrt.launch_options(product, tile, split, precision, 16, capability)
-    launch = {key: options.pop(key) for key in ("num_warps", "num_stages")}
-    constants = {**options, "stride_in": 1, **_epilogue(product, **epilogue)}
-    extra = "".join(f"-{k}{v}" for k, v in epilogue.items()) + (f"-split{split}" if split > 1 else "")
-    shape = f"{tile.m}x{tile.n}x{tile.k}-w{tile.warps}-s{tile.stages}"
-    name = f"{product}-{x[1:]}-{precision.mean}-{precision.variance}-{shape}{extra}"
-    sizes = {"x": 4 if x == "*fp32" else 2, "log": 4, "g2": 4 if g2 == "*fp32" else 2}
-    return Build(
-        name, KERNELS[product][0], _types(PRODUCT_TYPES[product], x, g2), constants, launch, tile.m * tile.n,
-        tiles.shared_bytes(product, tile, sizes) + 1024,  # the system's own, from sm_90 on, and vectors
-    )  # fmt: skip
-
-
-def _products(architecture: str) -> Iterator[Build]:
-    table = tiles.table(architecture)
-    for product in tiles.PRODUCTS:
-        for arithmetic, runs in RUNS.items():
-            shipped = list(dict.fromkeys(entry.tile for entry in table[product][arithmetic]))
-            for tile in shipped:
-                # float16 differs from bfloat16 in the opcodes' names
-                for x, precision in runs if tile == shipped[-1] else runs[:1]:
-                    yield product_build(architecture, product, tile, x, precision)
-        largest = table[product]["tf32"][-1].tile
-        yield product_build(architecture, product, largest, "*fp32", Precision("tf32", "bf16"))
-        yield product_build(architecture, product, largest, "*fp32", Precision("tf32", "tf32"), split=4)
-        for form in (1, 2, 3):
-            prior = {"prior": "log-uniform" if form == 1 else "none"} if product == "weight_gradient" else {}
-            yield product_build(
-                architecture, product, largest, "*fp32", Precision("tf32", "tf32"), form=form, **prior
-            )
-        if product == "weight_gradient":
-            for prior in PRIORS[1:]:
-                yield product_build(
-                    architecture, product, largest, "*fp32", Precision("tf32", "tf32"), prior=prior
-                )
-
-
-def _others() -> Iterator[Build]:
-    down, across = linear_lrt.FINISH
-    for product, (_, finish) in KERNELS.items():
-        constants = {**_epilogue(product), "SPLIT": 4, "BLOCK_M": down, "BLOCK_N": across}
-        if product != "weight_gradient":
-            del constants["CLIP"]
-        else:
-            constants["stride_in"] = 1
-        if product == "input_gradient":
-            constants["stride_in"] = 1
-        types = {k: v for k, v in _types(FINISH_TYPES[product]).items() if k not in constants}
-        yield Build(f"finish_{product}", finish, types, constants, {"num_warps": 4}, down * across)
-    down, across = linear_lrt.OUTPUT_GRADIENT
-    yield Build(
-        "output_gradient", kernels.output_gradient_kernel,
-        _types("dy *fp32, std *fp32, seed *i64, g2 *fp32, bias_part *fp32, M i32, N i32"),
-        {"NOISE": True, "BIAS": True, "BLOCK_M": down, "BLOCK_N": across}, {"num_warps": 4}, down * across,
-    )  # fmt: skip
-    types = "seed *i64, out {}, rows i32, cols i32, groups i32"
-    for name, out, bits in (("philox_normal", "*fp32", False), ("philox_bits", "*i64", True)):
-        constants = {"BITS": bits, "ROWS": 1, "GROUPS": philox_normal.GROUPS, "rows": 1}
-        noise_types = {k: v for k, v in _types(types.format(out)).items() if k != "rows"}
-        yield Build(
-            name,
-            philox_normal.noise_kernel,
-            noise_types,
-            constants,
-            {"num_warps": 4},
-            4 * philox_normal.GROUPS,
-        )
-    mul_types = "x *fp32, seed *i64, y *fp32, cols i32, groups i32, below i64, factor fp32"
-    for noise in ("bernoulli", "gaussian"):
-        yield Build(
-            f"mul_noise-{noise}", mul_noise.mul_noise_kernel, _types(mul_types),
-            {"BERNOULLI": noise == "bernoulli", "ROWS": 1, "GROUPS": philox_normal.GROUPS, "rows": 1},
-            {"num_warps": 4}, 4 * philox_normal.GROUPS,
-        )  # fmt: skip
-    types = "mu *fp32, log_parameter *fp32, grad *fp32, dmu *fp32, dlog *fp32, partial *fp32, n i32"
-    for prior in PRIORS:
-        for grad in (False, True):
-            constants = {
-                "PRIOR": prior,
-                "IS_ALPHA": False,
-                "GRAD": grad,
-                "BLOCK": kl.BLOCK,
-                "STEPS": kl.STEPS,
-            }
-            name = f"kl{'_grad' if grad else ''}-{prior}"
-            yield Build(name, kl.kl_kernel, _types(types), constants, {"num_warps": 8}, kl.BLOCK)
-    sum_types = _types("partial *fp32, out *fp32, n i32")
-    yield Build("kl_sum", kl.sum_kernel, sum_types, {"REDUCE": kl.REDUCE}, {"num_warps": 4}, kl.REDUCE)
-
-
-def builds(architecture: str) -> list[Build]:
-    """Every kernel with every tile that is shipped for `architecture`."""
-    return [*_products(architecture), *_others()]
 
 
 _UNALIGNED = ("eps", "exp_clip", "rows", "groups", "below", "factor")
@@ -280,7 +111,7 @@ def compile_build(build: Build, architecture: str) -> Compiled:
     return Compiled(
         build.name, architecture, usage["REG"], usage["STACK"], usage["LOCAL"],
         max(kernel.metadata.shared, usage["SHARED"]), kernel.metadata.num_warps, threads, total, opcodes,
-        kernel.asm["ptx"], sass, total * threads / build.outputs, build.shared,
+        kernel.asm["ptx"], sass, total * threads / build.outputs, build,
     )  # fmt: skip
 
 

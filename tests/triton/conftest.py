@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
+
+from ..traffic_report import report
 
 collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["test_*.py"]
 
 if not collect_ignore_glob:
     from . import interpreter  # before any kernel
 
-    @pytest.fixture
-    def launches() -> list[interpreter.Launch]:
-        """Launches of this test."""
+    @pytest.fixture(autouse=True)
+    def launches() -> Iterator[list[interpreter.Launch]]:
+        """Launches of this test; what they asked of memory is reported where the test leaves them."""
         interpreter.launches.clear()
-        return interpreter.launches
+        yield interpreter.launches
+        for launch in interpreter.launches:
+            report("triton", launch.kernel, launch.loaded + launch.stored, launch.unique + launch.stored)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,15 +28,3 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:Conversion of an array with ndim > 0:DeprecationWarning"
     )
-
-
-@pytest.fixture
-def report(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Append a line to the file that VDROPKERN_TRITON_REPORT names, for tables."""
-
-    def add(**facts: Any) -> None:
-        if path := os.environ.get("VDROPKERN_TRITON_REPORT"):
-            with Path(path).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"test": request.node.name, **facts}) + "\n")
-
-    return add

@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 import triton.runtime.interpreter as stock
 
+from .numbers import ASSEMBLY, narrow, tf32, widen
+
 assert os.environ.get("TRITON_INTERPRET") == "1", "set TRITON_INTERPRET=1 before Triton is imported"
 
 # 3.6 interprets a range() of tensors only with numpy before 2.4
@@ -78,22 +80,12 @@ _current: Launch | None = None
 # bfloat16: the stock interpreter holds bit patterns in uint16 and computes on those
 
 
-def _widen(bits: np.ndarray) -> np.ndarray:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _narrow(values: np.ndarray) -> np.ndarray:
-    u = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = ((u + 0x7FFF + ((u >> 16) & 1)) >> 16).astype(np.uint16)  # to nearest, ties to even
-    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded).reshape(np.shape(values))
-
-
 def _is_bf16(handle: Any) -> bool:
     return isinstance(handle, Handle) and handle.dtype.scalar == tl.bfloat16
 
 
 def _lifted(handle: Any) -> Any:
-    return Handle(_widen(handle.data), tl.float32) if _is_bf16(handle) else handle
+    return Handle(widen(handle.data), tl.float32) if _is_bf16(handle) else handle
 
 
 def _rounding_bf16(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +94,7 @@ def _rounding_bf16(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args)
         result = method(self, *map(_lifted, args))
         if result.data.dtype == np.float32:
-            return Handle(_narrow(result.data), tl.bfloat16)
+            return Handle(narrow(result.data), tl.bfloat16)
         return result  # of a comparison
 
     return run
@@ -116,20 +108,13 @@ def _cast(method: Callable[..., Any]) -> Callable[..., Any]:
                 return src
             src = _lifted(src)
         if to == tl.bfloat16:
-            return Handle(_narrow(src.data.astype(np.float32)), tl.bfloat16)
+            return Handle(narrow(src.data.astype(np.float32)), tl.bfloat16)
         return method(self, src, to)
 
     return run
 
 
 # products
-
-
-def tf32(values: np.ndarray, truncate: bool) -> np.ndarray:
-    """float32 with 13 bits fewer; to nearest with ties away from zero, as cvt.rna, or cut."""
-    u = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    cut = ((u if truncate else u + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
-    return np.where(np.isfinite(values), cut, values).reshape(np.shape(values))
 
 
 def _dot(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,14 +134,6 @@ def _dot(method: Callable[..., Any]) -> Callable[..., Any]:
         return method(self, a, b, d, precision, imprecise)
 
     return run
-
-
-# inline assembly by a model for each instruction
-
-ASSEMBLY: dict[str, Callable[..., np.ndarray]] = {
-    "mov.b32 $0, $1;": lambda x: x,
-    "cvt.rna.tf32.f32 $0, $1;": lambda x: tf32(x, truncate=False),
-}
 
 
 class _Results:
@@ -268,13 +245,18 @@ def _logged(method: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _is_dense(t: Any) -> bool:
+    last = t.ndim == 4 and t.permute(0, 2, 3, 1).is_contiguous()  # channels last
+    return bool(t.is_contiguous() or last)
+
+
 def _noting_arguments(method: Callable[..., Any]) -> Callable[..., Any]:
     def run(self: Any, args: Any, kwargs: Any) -> Any:
         host = method(self, args, kwargs)
         assert _current is not None
         tensors = [t for t in (*host[0], *host[1].values()) if hasattr(t, "data_ptr") and t.numel()]
         spans = {(t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in tensors}
-        assert all(t.is_contiguous() for t in tensors), "kernels take dense tensors"
+        assert all(map(_is_dense, tensors)), "kernels take dense tensors"
         _current.buffers = [_Buffer(*span) for span in sorted(spans)]
         return host
 
@@ -291,7 +273,7 @@ def install() -> None:
     np.seterr(all="ignore")  # hardware says nothing of overflow either
     for name in ("binary_op", "ternary_op", "unary_op", "create_fma", "create_rsqrt", "create_clampf"):
         setattr(Builder, name, _rounding_bf16(getattr(Builder, name)))
-    Builder.get_bf16 = lambda self, value: Handle(_narrow(np.array([value], np.float32)), tl.bfloat16)
+    Builder.get_bf16 = lambda self, value: Handle(narrow(np.array([value], np.float32)), tl.bfloat16)
     Builder.cast_impl = _cast(Builder.cast_impl)
     Builder.create_dot = _dot(Builder.create_dot)
     Builder.create_inline_asm = _inline_asm

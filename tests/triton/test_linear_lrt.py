@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -54,10 +54,9 @@ def run(case: Case, tensors: dict[str, Tensor], dy: Tensor, **needs: bool) -> di
 
 def check(
     case: Case, tensors: dict[str, Tensor], found: dict[str, Tensor], dy: Tensor, roundoff: float = 0.0
-) -> dict[str, float]:
-    """Hold results to the truth; `roundoff` is that of the products' operands. Returns the largest errors."""
+) -> None:
+    """Hold results to the truth; `roundoff` is that of the products' operands."""
     grads = (dy.double(), torch.tensor(GRAD_KL).double()) if case.op == "linear_lrt_kl" else (dy.double(),)
-    worst = {}
     for name, (expected, magnitude, length) in truth(case, tensors, grads).items():
         actual = found[name]
         assert actual.shape == expected.shape, name
@@ -65,9 +64,6 @@ def check(
         allowed = tolerance.bound(expected, magnitude, actual.dtype, length) + 3.2 * roundoff * magnitude
         error = (actual.double() - expected).abs()
         assert (error <= allowed).all(), f"{name}: {(error / allowed).max():.3g} times what is allowed"
-        if magnitude.numel() and name != "kl":
-            worst[name] = float((error / magnitude.clamp(min=1e-30)).max())
-    return worst
 
 
 def gradient(case: Case, tensors: dict[str, Tensor]) -> Tensor:
@@ -95,15 +91,14 @@ RUNS += [("float16", "torch", "auto"), ("float16", "torch", "ieee")]
 
 
 @pytest.mark.parametrize("dtype, mean, variance", RUNS)
-def test_arithmetic(dtype: str, mean: str, variance: str, report: Callable[..., None]) -> None:
+def test_arithmetic(dtype: str, mean: str, variance: str) -> None:
     tensors = ODD.make(getattr(torch, dtype), noise_dtype=torch.float32)
     dy = gradient(ODD, tensors)
     with vdropkern.use_precision(mean=mean, variance=variance):
         precision = _precision.resolve(tensors["x"].dtype)
         found = run(ODD, tensors, dy)
     roundoff = max(ROUNDOFF[name] for name in precision)
-    worst = check(ODD, tensors, found, dy, roundoff)
-    report(kernel="linear_lrt", check="error", dtype=dtype, precision=precision, worst=worst)
+    check(ODD, tensors, found, dy, roundoff)
     if precision.variance in (
         "tf32",
         "bf16",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 
+from gpu import traffic
 from vdropkern.ops.linear_lrt import tiles
 from vdropkern.ops.linear_lrt import triton as kernels
 
@@ -17,7 +17,6 @@ from .interpreter import Launch
 
 TILE = tiles.Tile(16, 32, 16, 4, 2)
 F = 4  # bytes
-PROCESSORS = {"sm_80": 108, "sm_86": 84, "sm_89": 128, "sm_90": 132, "sm_100": 148, "sm_120": 170}
 
 
 def inputs(batch: int, inp: int, out: int) -> tuple[torch.Tensor, ...]:
@@ -88,22 +87,8 @@ def test_split_parts_are_all_that_is_added(launches: list[Launch]) -> None:
     assert two.stored == F * 2 * batch * out
 
 
-def wave_bytes(down: int, across: int, group: int, programs: int, row: int, column: int) -> int:
-    """Bytes of operands that waves of `programs` tiles load, each once a wave, in the kernels' order."""
-    total = 0
-    for start in range(0, down * across, programs):
-        rows, columns = set(), set()
-        for program in range(start, min(start + programs, down * across)):
-            band, within = divmod(program, group * across)
-            height = min(down - band * group, group)
-            rows.add(band * group + within % height)
-            columns.add(within // height)
-        total += row * len(rows) + column * len(columns)
-    return total
-
-
 def test_waves(launches: list[Launch], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernels' order of tiles is the one that `wave_bytes` reckons with."""
+    """The kernels' order of tiles is the one that `traffic.waves` reckons with."""
     monkeypatch.setattr(interpreter, "wave", 10)
     batch, inp, out = 11 * TILE.m, TILE.k, 5 * TILE.n
     x, mu, log = inputs(batch, inp, out)
@@ -112,28 +97,14 @@ def test_waves(launches: list[Launch], monkeypatch: pytest.MonkeyPatch) -> None:
     launch = of(launches, "forward_kernel")
     seeds = 8 * math.ceil(launch.programs / 10)
     row, column = F * TILE.m * inp, 2 * F * TILE.n * inp
-    assert launch.waves == wave_bytes(11, 5, TILE.group, 10, row, column) + seeds
+    assert launch.waves == traffic.waves(11, 5, TILE.group, 10, row, column) + seeds
 
 
-@pytest.mark.parametrize("architecture", PROCESSORS)
+@pytest.mark.parametrize("architecture", traffic.PROCESSORS)
 @pytest.mark.parametrize("product", tiles.PRODUCTS)
-def test_waves_of_shipped_tiles(product: str, architecture: str, report: Callable[..., None]) -> None:
-    """On a 4096 x 4096 x 4096 problem, within 1.15 of the least that any wave of that many tiles needs."""
-    processors = PROCESSORS[architecture]
-    for arithmetic in ("tf32", "half"):
-        tile = tiles.table(architecture)[product][arithmetic][-1].tile
-        x, log, g2 = (2, 4, 2) if arithmetic == "half" else (4, 4, 4)
-        row = tile.m * (x if product == "forward" else x + g2)
-        column = tile.n * (x if product == "weight_gradient" else x + log)
-        down, across = 4096 // tile.m, 4096 // tile.n
-        found = wave_bytes(down, across, tile.group, processors, row, column)
-        least = min(
-            row * height + column * processors / height
-            for height in range(1, down + 1) if processors / height <= across
-        )  # fmt: skip
-        outputs = {"forward": x + 4, "input_gradient": 2 * x, "weight_gradient": 2 * (x + 4)}[product]
-        writes = tile.m * tile.n * outputs / 4096  # beside a depth of 4096
-        waves = down * across / processors
-        ratio = (found / waves + processors * writes) / (least + processors * writes)
-        report(kernel=product, check="waves", architecture=architecture, arithmetic=arithmetic, ratio=ratio)
-        assert ratio <= 1.15
+def test_waves_of_shipped_tiles(product: str, architecture: str) -> None:
+    """Every tile, on the problem it is meant for."""
+    for arithmetic in tiles.ARITHMETIC:
+        for entry in tiles.table(architecture)[product][arithmetic]:
+            ratio = traffic.of_tile(architecture, product, arithmetic, entry.tile, entry.shape)
+            assert ratio <= traffic.LIMIT, (arithmetic, entry)

@@ -81,23 +81,32 @@ def exp(x, EXACT: tl.constexpr):
 
 @triton.jit
 def _minus_two_log(bits):
-    """-2 ln((bits + 1/2) 2^-32). Near 1 the distance to 1 is taken from the complement, where it is exact."""
-    exponent, f = split_log(bits.to(tl.float32) + 0.5)
-    to_one = (
-        (bits ^ 0xFFFFFFFF).to(tl.int32, bitcast=True).to(tl.float32) + 0.5
-    ) * -2.3283064365386963e-10  # 2^-32
-    near_one = bits >= 0xB504F334  # sqrt(1/2) 2^32
-    f = tl.where(near_one, to_one, f)
-    exponent = tl.where(near_one, 0.0, exponent - 32.0)
-    return (log1p_reduced(f) + exponent * 0.693147181) * -2.0
+    """-2 ln u, u = (bits + 1/2) 2^-32 = (1 - w / 2) 2^-zeros with w in (0, 1].
+
+    The word, moved up to its first bit, is -w / 2 as a signed fraction: exact near u = 1, and no sum cancels.
+    """
+    zeros = tl.inline_asm_elementwise("clz.b32 $0, $1;", "=r,r", [bits], tl.int32, True, 1)
+    fraction = tl.inline_asm_elementwise(
+        "shf.l.clamp.b32 $0, 0x80000000, $1, $2;", "=r,r,r", [bits, zeros], tl.int32, True, 1
+    )
+    w = fraction.to(tl.float32) * -4.6566128730773926e-10 - 2.3283064365386963e-10  # 2^-31, 2^-32
+    p = w * 5.5255770362e-3 - 1.2809294986e-2
+    p = p * w + 1.8886158360e-2
+    p = p * w - 5.6547620798e-3
+    p = p * w + 1.6480685194e-2
+    p = p * w + 3.0460325634e-2
+    p = p * w + 8.3408030205e-2
+    p = p * w + 2.4999760860e-1
+    return zeros.to(tl.float32) * 1.386294361 + (w * w * p + w)
 
 
 @triton.jit
 def _cos_sin_turn(bits):
     """cos and sin of 2 pi (bits + 1/2) 2^-32: quadrant and rest are split off in exact integers."""
-    quadrant = (bits + 0x20000000) >> 30
-    rest = (bits - (quadrant << 30)).to(tl.int32, bitcast=True)
-    t = (rest.to(tl.float32) + 0.5) * 1.4629180792671596e-9  # 2 pi 2^-32
+    place = bits + 0x20000000  # its upper two bits are the quadrant
+    # the rest is what they leave when shifted out; 2 pi 2^-34, 2 pi 2^-33
+    rest = (bits << 2).to(tl.int32, bitcast=True)
+    t = rest.to(tl.float32) * 3.657295198167899e-10 + 7.314590396335798e-10
     t2 = t * t
     s = t2 * -1.9515295891e-4 + 8.3321608736e-3
     s = s * t2 - 1.6666654611e-1
@@ -105,12 +114,12 @@ def _cos_sin_turn(bits):
     c = t2 * 2.443315711809948e-5 - 1.388731625493765e-3
     c = c * t2 + 4.166664568298827e-2
     c = c * (t2 * t2) + (1.0 - t2 * 0.5)
-    odd = (quadrant & 1) != 0
+    odd = (place << 1).to(tl.int32, bitcast=True) < 0
     plain_c = tl.where(odd, s, c)
     plain_s = tl.where(odd, c, s)
     # quadrants 1, 2 flip the cosine's sign, 2, 3 the sine's
-    cosine = plain_c.to(tl.uint32, bitcast=True) ^ (((quadrant + 1) & 2) << 30)
-    sine = plain_s.to(tl.uint32, bitcast=True) ^ ((quadrant & 2) << 30)
+    cosine = plain_c.to(tl.uint32, bitcast=True) ^ ((place + 0x40000000) & 0x80000000)
+    sine = plain_s.to(tl.uint32, bitcast=True) ^ (place & 0x80000000)
     return cosine.to(tl.float32, bitcast=True), sine.to(tl.float32, bitcast=True)
 
 

@@ -98,8 +98,11 @@ def _backward_fake(
     )
 
 
-_op = register(SCHEMA, reference.conv2d_lrt, _fake)
-_backward_op = register(BACKWARD_SCHEMA, reference.conv2d_lrt_backward, _backward_fake, of="conv2d_lrt")
+_TRITON = f"{__name__}.triton"
+_op = register(SCHEMA, reference.conv2d_lrt, _fake, triton=_TRITON)
+_backward_op = register(
+    BACKWARD_SCHEMA, reference.conv2d_lrt_backward, _backward_fake, of="conv2d_lrt", triton=_TRITON
+)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], r: Tensor) -> None:

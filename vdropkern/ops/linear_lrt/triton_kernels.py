@@ -29,14 +29,18 @@ def aligned(size, ALIGN: tl.constexpr):
 
 @triton.jit
 def tile_of(M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
-    """This program's tile, in bands of GROUP rows, so that programs at work together share operands in L2."""
+    """This program's tile, in bands of GROUP rows, so that programs at work together share operands in L2.
+
+    Bands are walked through to and fro: programs where one ends and the next begins share columns.
+    """
     down = tl.cdiv(M, BLOCK_M)
     across = tl.cdiv(N, BLOCK_N)
     program = tl.program_id(0)
     band = program // (GROUP * across)
     height = min(down - band * GROUP, GROUP)
     within = program % (GROUP * across)
-    return band * GROUP + within % height, within // height
+    column = within // height
+    return band * GROUP + within % height, tl.where(band % 2 == 1, across - 1 - column, column)
 
 
 @triton.jit

@@ -1,0 +1,243 @@
+"""Every Triton kernel as the launches specialise it, with every shipped tile, for tests/triton/aot.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gpu import traffic
+from vdropkern._precision import Precision, use_precision
+from vdropkern.ops.conv2d_lrt import triton as conv2d_lrt
+from vdropkern.ops.conv2d_lrt import triton_kernels as conv_kernels
+from vdropkern.ops.kl import triton as kl
+from vdropkern.ops.kl.triton_terms import prior_constant
+from vdropkern.ops.linear_lrt import tiles
+from vdropkern.ops.linear_lrt import triton as linear_lrt
+from vdropkern.ops.linear_lrt import triton_kernels as kernels
+from vdropkern.ops.mul_noise import triton as mul_noise
+from vdropkern.ops.philox_normal import triton as philox_normal
+
+assert os.environ.get("TRITON_INTERPRET") != "1", "compiling and interpreting need a process each"
+
+# arithmetic -> what it is run with: dtype of x, precisions
+RUNS = {
+    "ieee": (("*fp32", Precision("ieee", "ieee")),),
+    "tf32x3": (("*fp32", Precision("tf32x3", "tf32x3")),),
+    "tf32": (("*fp32", Precision("tf32", "tf32")),),
+    "half": (("*bf16", Precision("native", "bf16")), ("*fp16", Precision("native", "bf16"))),
+}
+WIDE, ASYNC, MUFU = r"(LDG|STG|LDGSTS)\..*128", "LDGSTS|UTMALDG", "MUFU"
+TENSOR_CORE = {"sm_90": "HGMMA", "sm_100": r"UTC\w*MMA"}  # elsewhere HMMA
+PRIORS = ("log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard", "normal")
+
+
+@dataclass(frozen=True)
+class Build:
+    """A kernel with its specialisation: `types` of run-time arguments, `constants`, launch options."""
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    options: dict[str, int]
+    outputs: int  # elements a program produces, for instructions per output
+    shared: int = 1 << 30  # bytes that the choice of tiles reckons with
+    must: tuple[str, ...] = ()  # opcodes' beginnings, each of which must be there
+    traffic: float | None = None  # of a product with its tile: see gpu/traffic.py
+
+
+PRODUCT_TYPES = {
+    "forward": "x X, mu X, log *fp32, bias *fp32, seed *i64, y X, std *fp32, partial *fp32, M i32, N i32,"
+    " K i32, stride_out i32, eps fp32, exp_clip fp32",
+    "input_gradient": "dy X, g2 G, x X, mu X, log *fp32, dx X, partial *fp32, M i32, N i32, K i32,"
+    " stride_out i32, exp_clip fp32",
+    "weight_gradient": "dy X, g2 G, x X, mu X, log *fp32, grad_kl *fp32, dmu X, dlog *fp32, partial *fp32,"
+    " M i32, N i32, K i32, stride_out i32, exp_clip fp32",
+}
+FINISH_TYPES = {
+    "forward": "partial *fp32, log *fp32, bias *fp32, seed *i64, y X, std *fp32, M i32, N i32,"
+    " stride_out i32, eps fp32",
+    "input_gradient": "partial *fp32, log *fp32, x X, dx X, M i32, N i32, stride_in i32",
+    "weight_gradient": "partial *fp32, mu X, log *fp32, grad_kl *fp32, dmu X, dlog *fp32, M i32, N i32,"
+    " stride_out i32, exp_clip fp32",
+}
+KERNELS = {
+    "forward": (kernels.forward_kernel, kernels.finish_forward_kernel),
+    "input_gradient": (kernels.input_gradient_kernel, kernels.finish_input_kernel),
+    "weight_gradient": (kernels.weight_gradient_kernel, kernels.finish_weight_kernel),
+}
+
+
+def _types(text: str, x: str = "*fp32", g2: str = "*fp32") -> dict[str, str]:
+    pairs = (item.split() for item in text.split(","))
+    return {name: {"X": x, "G": g2}.get(kind, kind) for name, kind in pairs}
+
+
+def _epilogue(product: str, form: int = 0, prior: str = "log-uniform") -> dict[str, Any]:
+    """The heaviest: with bias, clip and KL gradient."""
+    of_weights = {"PRIOR": prior_constant(prior)}
+    extra = {"forward": {"BIAS": True}, "input_gradient": {}, "weight_gradient": of_weights}[product]
+    return {"FORM": form, "CLIP": True, **extra}
+
+
+def product_build(
+    architecture: str,
+    product: str,
+    tile: tiles.Tile,
+    x: str,
+    precision: Precision,
+    split: int = 1,
+    **epilogue: Any,
+) -> Build:
+    g2 = "*bf16" if precision.variance == "bf16" else "*fp32"
+    capability = divmod(int(architecture.removeprefix("sm_")), 10)
+    options = linear_lrt.launch_options(product, tile, split, precision, 16, capability)
+    launch = {key: options.pop(key) for key in ("num_warps", "num_stages")}
+    constants = {**options, "stride_in": 1, **_epilogue(product, **epilogue)}
+    extra = "".join(f"-{k}{v}" for k, v in epilogue.items()) + (f"-split{split}" if split > 1 else "")
+    shape = f"{tile.m}x{tile.n}x{tile.k}-w{tile.warps}-s{tile.stages}"
+    name = f"{product}-{x[1:]}-{precision.mean}-{precision.variance}-{shape}{extra}"
+    sizes = {"x": 4 if x == "*fp32" else 2, "log": 4, "g2": 4 if g2 == "*fp32" else 2}
+    arithmetic = tiles.arithmetic_of(*precision)
+    must = (WIDE, ASYNC, MUFU) + ((TENSOR_CORE.get(architecture, "HMMA"),) if arithmetic != "ieee" else ())
+    meant = [e.shape for e in tiles.table(architecture)[product][arithmetic] if e.tile == tile]
+    return Build(
+        name, KERNELS[product][0], _types(PRODUCT_TYPES[product], x, g2), constants, launch, tile.m * tile.n,
+        tiles.shared_bytes(product, tile, sizes) + 1024,  # the system's own, from sm_90 on, and vectors
+        must, max((traffic.of_tile(architecture, product, arithmetic, tile, s) for s in meant), default=None),
+    )  # fmt: skip
+
+
+def _products(architecture: str) -> Iterator[Build]:
+    table = tiles.table(architecture)
+    for product in tiles.PRODUCTS:
+        for arithmetic, runs in RUNS.items():
+            shipped = list(dict.fromkeys(entry.tile for entry in table[product][arithmetic]))
+            for tile in shipped:
+                # float16 differs from bfloat16 in the opcodes' names
+                for x, precision in runs if tile == shipped[-1] else runs[:1]:
+                    yield product_build(architecture, product, tile, x, precision)
+        largest = table[product]["tf32"][-1].tile
+        yield product_build(architecture, product, largest, "*fp32", Precision("tf32", "bf16"))
+        yield product_build(architecture, product, largest, "*fp32", Precision("tf32", "tf32"), split=4)
+        for form in (1, 2, 3):
+            prior = {"prior": "log-uniform" if form == 1 else "none"} if product == "weight_gradient" else {}
+            yield product_build(
+                architecture, product, largest, "*fp32", Precision("tf32", "tf32"), form=form, **prior
+            )
+        if product == "weight_gradient":
+            for prior in PRIORS[1:]:
+                yield product_build(
+                    architecture, product, largest, "*fp32", Precision("tf32", "tf32"), prior=prior
+                )
+
+
+def _others() -> Iterator[Build]:
+    down, across = linear_lrt.FINISH
+    for product, (_, finish) in KERNELS.items():
+        constants = {**_epilogue(product), "SPLIT": 4, "BLOCK_M": down, "BLOCK_N": across}
+        if product != "weight_gradient":
+            del constants["CLIP"]
+        else:
+            constants["stride_in"] = 1
+        if product == "input_gradient":
+            constants["stride_in"] = 1
+        types = {k: v for k, v in _types(FINISH_TYPES[product]).items() if k not in constants}
+        yield Build(
+            f"finish_{product}", finish, types, constants, {"num_warps": 4}, down * across, must=(WIDE,)
+        )
+    down, across = linear_lrt.OUTPUT_GRADIENT
+    yield Build(
+        "output_gradient", kernels.output_gradient_kernel,
+        _types("dy *fp32, std *fp32, seed *i64, g2 *fp32, bias_part *fp32, M i32, N i32"),
+        {"NOISE": True, "BIAS": True, "BLOCK_M": down, "BLOCK_N": across}, {"num_warps": 4}, down * across,
+        must=(WIDE, MUFU),
+    )  # fmt: skip
+    types = "seed *i64, out {}, rows i32, cols i32, groups i32"
+    for name, out, bits in (("philox_normal", "*fp32", False), ("philox_bits", "*i64", True)):
+        constants = {"BITS": bits, "ROWS": 1, "GROUPS": philox_normal.GROUPS, "rows": 1}
+        noise_types = {k: v for k, v in _types(types.format(out)).items() if k != "rows"}
+        yield Build(
+            name,
+            philox_normal.noise_kernel,
+            noise_types,
+            constants,
+            {"num_warps": 4},
+            4 * philox_normal.GROUPS,
+            must=(WIDE,) if bits else (WIDE, MUFU),
+        )
+    mul_types = "x *fp32, seed *i64, y *fp32, cols i32, groups i32, below i64, factor fp32"
+    for noise in ("bernoulli", "gaussian"):
+        yield Build(
+            f"mul_noise-{noise}", mul_noise.mul_noise_kernel, _types(mul_types),
+            {"BERNOULLI": noise == "bernoulli", "ROWS": 1, "GROUPS": philox_normal.GROUPS, "rows": 1},
+            {"num_warps": 4}, 4 * philox_normal.GROUPS, must=(WIDE,),
+        )  # fmt: skip
+    types = "mu *fp32, log_parameter *fp32, grad *fp32, dmu *fp32, dlog *fp32, partial *fp32, n i32"
+    for prior in PRIORS:
+        for grad in (False, True):
+            constants = {
+                "PRIOR": prior_constant(prior),
+                "IS_ALPHA": False,
+                "GRAD": grad,
+                "BLOCK": kl.BLOCK,
+                "STEPS": kl.STEPS,
+            }
+            name = f"kl{'_grad' if grad else ''}-{prior}"
+            launch = {"num_warps": 8}
+            yield Build(name, kl.kl_kernel, _types(types), constants, launch, kl.BLOCK, must=(WIDE, MUFU))
+    sum_types = _types("partial *fp32, out *fp32, n i32")
+    yield Build("kl_sum", kl.sum_kernel, sum_types, {"REDUCE": kl.REDUCE}, {"num_warps": 4}, kl.REDUCE)
+
+
+CONV_TYPES = {
+    "forward": "x X, mu X, log *fp32, bias *fp32, seed *i64, y X, r *fp32, channels i32, height i32,"
+    " width i32, out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32, x_h i32, y_n i32, y_c i32,"
+    " eps fp32, exp_clip fp32",
+    "input_gradient": "dy X, g2 G, x X, mu X, log *fp32, dx X, channels i32, width i32, out_channels i32,"
+    " out_height i32, out_width i32, pixels i32, x_n i32, x_c i32, y_n i32, y_c i32, y_h i32, exp_clip fp32",
+    "weight_gradient": "dy X, g2 G, x X, partial *fp32, images i32, channels i32, height i32, width i32,"
+    " out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32, x_h i32, y_n i32, y_c i32",
+}
+CONV_KERNELS = {
+    "forward": conv_kernels.forward_kernel,
+    "input_gradient": conv_kernels.input_gradient_kernel,
+    "weight_gradient": conv_kernels.weight_gradient_kernel,
+}
+
+
+def _convolutions(architecture: str) -> Iterator[Build]:
+    """3 x 3 on NCHW, where steps along a row are 1, as Triton specialises what is 1."""
+    steps = dict.fromkeys(("stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w"), 1)
+    for product, kernel in CONV_KERNELS.items():
+        for arithmetic in ("ieee", "tf32", "half"):
+            x, precision = RUNS[arithmetic][0]
+            g2 = "*bf16" if precision.variance == "bf16" else "*fp32"
+            with use_precision(*(("torch", "auto") if arithmetic == "half" else precision)):
+                dtype = torch.float32 if x == "*fp32" else torch.bfloat16
+                major = int(architecture.removeprefix("sm_")) // 10
+                options = conv2d_lrt.launch_options(64, dtype, (3, 9), major)
+            launch = {key: options.pop(key) for key in ("num_warps", "num_stages")}
+            if product == "weight_gradient":
+                del options["ONCE"]
+                options["SPLIT"] = 4
+            else:
+                options |= {"FORM": 0, "CLIP": True}
+            if product == "forward":
+                options["BIAS"] = True
+            ones = {n: 1 for n in ("x_w", "y_p", "x_p", "y_w") if n in kernel.arg_names}
+            tensor_core = (TENSOR_CORE.get(architecture, "HMMA"),) if arithmetic != "ieee" else ()
+            yield Build(
+                f"conv2d_lrt_{product}-{x[1:]}-{precision.mean}-{precision.variance}", kernel,
+                _types(CONV_TYPES[product], x, g2), {**options, **ones, **steps}, launch,
+                options["BLOCK_M"] * options["BLOCK_N"], must=(WIDE, *tensor_core),
+            )  # fmt: skip
+
+
+def builds(architecture: str) -> list[Build]:
+    """Every kernel with every tile that is shipped for `architecture`."""
+    return [*_products(architecture), *_convolutions(architecture), *_others()]

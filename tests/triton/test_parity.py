@@ -1,0 +1,125 @@
+"""Rung 4 of docs/gpu.md: reference, C++ on the CPU, CUDA emulated and Triton interpreted, side by side.
+
+All four run in this process on the same tensors and seed. Each is held to the truth elsewhere; here every two
+of them are compared, element by element.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from vdropkern import _backend, use_backend, use_precision
+from vdropkern.ops.kl import triton as kl_triton
+from vdropkern.ops.mul_noise import NOISES
+from vdropkern.ops.mul_noise import triton as mul_noise_triton
+from vdropkern.ops.mul_noise.reference import mul_noise as mul_noise_reference
+from vdropkern.ops.mul_noise.reference import noise_of
+from vdropkern.ops.philox_bits.reference import philox_bits
+from vdropkern.ops.philox_normal import triton as noise_triton
+from vdropkern.ops.philox_normal.reference import philox_normal
+
+from ..cases import CASES, Case
+from ..plain import Truth, truth
+from ..test_generic_ops import results
+from ..tolerance import bound
+from . import test_linear_lrt as lrt_triton
+
+pytest.importorskip("emulated", reason="the emulator's module is not built")
+pytestmark = pytest.mark.skipif(_backend.library_error() is not None, reason="needs the compiled library")
+
+# after the module that they skip without
+from ..ops import test_kl_cuda as kl_cuda  # noqa: E402
+from ..ops import test_linear_lrt_cuda as lrt_cuda  # noqa: E402
+from ..ops import test_mul_noise_cuda as mul_noise_cuda  # noqa: E402
+from ..ops import test_philox_cuda as noise_cuda  # noqa: E402
+from ..ops.test_philox_normal import MAX_ULP, ulp  # noqa: E402
+
+SHAPES = [(1, 1), (5, 7), (33, 130), (3, 2050)]
+SEEDS = [0, -1, 2**62 + 3]
+Results = dict[str, Tensor]
+
+
+def agree(by_backend: dict[str, Results], known: dict[str, Truth]) -> None:
+    """Every two within twice the distance that each may have from the truth."""
+    for (one, a), (other, b) in itertools.combinations(by_backend.items(), 2):
+        for name in a.keys() & b.keys():
+            expected, magnitude, length = known[name]
+            allowed = 2 * bound(expected, magnitude.expand_as(expected), a[name].dtype, length)
+            error = (a[name].detach().double() - b[name].detach().double()).abs()
+            assert (error <= allowed).all(), f"{name}: {one} and {other} are {error.max():.3g} apart"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("rows, cols", SHAPES)
+def test_noise(rows: int, cols: int, seed: int) -> None:
+    """Integers to the bit; normals within what two of them may be off."""
+    key, op = torch.tensor(seed), torch.ops.vdropkern
+    bits = philox_bits(key, rows, cols)
+    assert torch.equal(bits, op.philox_bits(key, rows, cols))
+    assert torch.equal(bits, noise_triton.philox_bits(key, rows, cols))
+    assert torch.equal(bits, noise_cuda.run(noise_cuda.gpu.philox_bits, seed, rows, cols, torch.int64))
+    normals = [
+        philox_normal(key, rows, cols, torch.float32),
+        op.philox_normal(key, rows, cols, torch.float32),
+        noise_triton.philox_normal(key, rows, cols, torch.float32),
+        noise_cuda.run(noise_cuda.gpu.philox_normal_float32, seed, rows, cols, torch.float32),
+    ]
+    for a, b in itertools.combinations(normals, 2):
+        assert ((a - b).abs() <= 2 * MAX_ULP * ulp(a)).all()
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_mul_noise(noise: str) -> None:
+    """The same elements dropped; factors as near to each other as the normals are."""
+    x, seed, strength = torch.randn(33, 70), mul_noise_cuda.SEED, 0.3
+    found = [
+        mul_noise_reference(x, seed, noise, strength),
+        mul_noise_triton.mul_noise(x, seed, noise, strength),
+        mul_noise_cuda.on_gpu(x, noise, strength),
+    ]
+    if _backend._devices.has_kernel("mul_noise", "CPU"):
+        found.append(torch.ops.vdropkern.mul_noise(x, seed, noise, strength))
+    size = (x * noise_of(x, seed, noise, strength)).abs() + x.abs()
+    for a, b in itertools.combinations(found, 2):
+        assert torch.equal(a == 0, b == 0)
+        assert ((a - b).abs() <= 4 * MAX_ULP * ulp(size)).all()
+
+
+@pytest.mark.parametrize("prior", ["log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard"])
+def test_kl(prior: str) -> None:
+    case = CASES[f"kl-odd-{prior}"]
+    tensors, scale = case.make(), torch.tensor(kl_cuda.GRAD)
+    by_backend: dict[str, Results] = {}
+    for backend in ("reference", "cpu"):
+        with use_backend(backend):
+            by_backend[backend] = results(case, tensors, (scale,))
+    by_backend["cuda"] = kl_cuda.run(tensors, prior, grads=True)[0]
+    value, dmu, dlog = kl_triton.kl_grad(scale, tensors["mu"], tensors["log_sigma2"], None, prior)
+    by_backend["triton"] = {"kl": value, "d_mu": dmu, "d_log_sigma2": dlog}
+    agree(by_backend, truth(case, tensors, (scale,)))
+
+
+LRT = ["linear_lrt-odd", "linear_lrt_kl-odd-log-uniform", "linear_lrt_kl-odd-ard"]
+
+
+@pytest.mark.parametrize("name", LRT)
+def test_linear_lrt(name: str) -> None:
+    """Outputs, the KL and every gradient, in float32 without tensor cores."""
+    case: Case = CASES[name]
+    tensors = case.make()
+    dy = lrt_triton.gradient(case, tensors)
+    grad_kl = torch.tensor(lrt_triton.GRAD_KL)
+    grads = (dy, grad_kl) if case.op == "linear_lrt_kl" else (dy,)
+    by_backend: dict[str, Results] = {}
+    with use_precision(mean="ieee"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lrt_cuda, "GRAD_KL", lrt_triton.GRAD_KL)
+        for backend in ("reference", "cpu"):
+            with use_backend(backend):
+                by_backend[backend] = results(case, tensors, grads)
+        by_backend["cuda"] = lrt_cuda.run(case, tensors, lrt_cuda.MATHS["ieee"], dy).outputs
+        by_backend["triton"] = lrt_triton.run(case, tensors, dy)
+    agree(by_backend, truth(case, tensors, grads))
