@@ -1,16 +1,15 @@
 """Every method x {Linear, Conv1d, Conv2d}: what any of them may forget.
 
-A method that is registered in `METHODS` is tested here without a line of its own; `VARIANTS` adds arguments
-that change what is computed.
+`METHODS` are tested without a line of their own; `VARIANTS` adds arguments that change what is computed.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import io
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,15 +36,9 @@ from vdropkern.methods import (
 )
 from vdropkern.nn import Variational
 
-Maker = Callable[..., Variational]
-
 VARIANTS: list[Method] = [
-    *(
-        dataclasses.replace(cls(), noise=noise)
-        for cls in METHODS.values()
-        if cls is not ARD
-        for noise in cls.noises[1:]
-    ),
+    # ARD draws its noise as SparseVD does
+    *(replace(cls(), noise=noise) for cls in METHODS.values() if cls is not ARD for noise in cls.noises[1:]),
     VariationalA("layer", p=0.3),
     *(VariationalB(granularity, p=0.3) for granularity in ("layer", "input", "output")),
     SparseVD(parameterisation="log_alpha"),
@@ -64,7 +57,7 @@ VARIANTS: list[Method] = [
 ALL = [*(cls() for cls in METHODS.values()), *VARIANTS]
 
 # grouped on purpose: inputs and weights then number differently
-LAYERS: dict[str, tuple[Maker, Callable[..., torch.nn.Module], tuple[int, ...]]] = {
+LAYERS: dict[str, tuple[Callable[..., Variational], Callable[..., torch.nn.Module], tuple[int, ...]]] = {
     "linear": (lambda m: vnn.Linear(4, 6, method=m), lambda: torch.nn.Linear(4, 6), (5, 4)),
     "conv1d": (
         lambda m: vnn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2, method=m),
