@@ -7,8 +7,8 @@ To add a case, add a line to `CASES`. To add an op, add ``bench_<op>.py`` with `
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -80,6 +80,29 @@ class Net:
 
 
 @dataclass(frozen=True)
+class Conv:
+    """A square convolution; weights and images lie as `layout` says, "nchw" or "nhwc"."""
+
+    channels: int
+    out: int
+    size: int  # height and width of the image
+    batch: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    layout: str = "nchw"
+
+
+@dataclass(frozen=True)
+class ConvNet:
+    """LeNet-5: two convolutions of 5x5, each before a ReLU and max-pooling, and two linear layers."""
+
+    batch: int
+    layout: str = "nchw"
+
+
+@dataclass(frozen=True)
 class Size:
     """A matrix of weights or of noise."""
 
@@ -147,6 +170,7 @@ class Layer:
 
 TABLES = {
     "step": Table("Training step with KL (forward + KL + backward)", baseline="dense"),
+    "conv": Table("Training step of convolutions with KL, of one layout", baseline="dense"),
     "kl": Table("KL value and both gradients", baseline="eager", shows="speedup"),
     "noise": Table("Standard normals", baseline="randn", shows="speedup"),
     "inference": Table("Inference, dense and pruned", baseline="dense", shows="speedup"),
@@ -180,6 +204,37 @@ _LENET_SPARSITY = (0.989, 0.972, 0.62)  # Molchanov et al. 2017, table 1
 def _step(name: str, title: str, net: Net, goals: tuple[float, float], budget_s: float) -> Case:
     memory = _BIG if min(net.dims) >= 4096 else ("default",)
     return Case(name, title, "linear_lrt", "step", net, budget_s, Target("ratio", *goals), memory)
+
+
+def _conv(
+    name: str, title: str, spec: Conv | ConvNet, must: float | None = None, aim: float | None = None
+) -> Iterator[Case]:
+    """A case for each layout."""
+    for layout, shown in (("nchw", "NCHW"), ("nhwc", "channels_last")):
+        goal = None if must is None else Target("ratio", must, aim)
+        laid_out = replace(spec, layout=layout)
+        yield Case(f"conv-{name}-{layout}", f"{title}, {shown}", "conv2d_lrt", "conv", laid_out, 9, goal)
+
+
+def _convolutions() -> Iterator[Case]:
+    for channels, size, batch, must, aim in (
+        (64, 32, 32, 0.95, 0.7),
+        (256, 8, 32, 0.95, 0.7),
+        (128, 28, 8, 1.1, None),
+        (512, 7, 32, 1.1, None),
+        (32, 32, 32, 1.1, None),
+        (256, 14, 16, 1.1, None),
+    ):
+        title = f"3x3, {channels} channels, {size}x{size}, batch {batch}"
+        spec = Conv(channels, channels, size, batch, padding=1)
+        yield from _conv(f"{channels}-{size}x{size}", title, spec, must, aim)
+    pointwise = Conv(256, 256, 14, 32, kernel=1)
+    yield from _conv("1x1", "1x1, 256 channels, 14x14, batch 32", pointwise, 2.1)
+    strided = Conv(64, 128, 32, 32, stride=2, padding=1)
+    yield from _conv("stride2", "3x3 stride 2, 64 to 128 channels, 32x32, batch 32", strided, 2.1)
+    depthwise = Conv(128, 128, 28, 16, padding=1, groups=128)
+    yield from _conv("depthwise", "3x3 depthwise, 128 channels, 28x28, batch 16", depthwise)
+    yield from _conv("lenet-5-b100", "LeNet-5, batch 100", ConvNet(100), 1.8, 1.3)
 
 
 def _kl(name: str, rows: int, cols: int, budget_s: float) -> Case:
@@ -227,6 +282,7 @@ CASES = (
     _step("linear-1024-b128", "Linear 1024, batch 128", Net((1024, 1024), 128, True), (1.8, 1.3), 35),
     _step("linear-4096-b64", "Linear 4096, batch 64", Net((4096, 4096), 64, True), (1.7, 1.2), 35),
     _step("linear-4096-b512", "Linear 4096, batch 512", Net((4096, 4096), 512, True), (2.0, 1.5), 60),
+    *_convolutions(),
     _kl("262k", 512, 512, 6),
     _kl("1M", 1024, 1024, 8),
     _kl("16.7M", 4096, 4096, 25),

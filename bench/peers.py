@@ -17,7 +17,7 @@ from .cases import Contender, MissingError, Net
 from .step import Step, fill, inputs, mlp
 
 
-def _import(module: str, package: str) -> Any:
+def load(module: str, package: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside old packages are not ours to show
@@ -26,13 +26,13 @@ def _import(module: str, package: str) -> Any:
         raise MissingError(f"pip install {package} ({err})") from err
 
 
-def _softplus_inverse(sigma: Tensor) -> Tensor:
+def softplus_inverse(sigma: Tensor) -> Tensor:
     return sigma + torch.log(-torch.expm1(-sigma))
 
 
 def _cplxmodule(net: Net, layer_name: str) -> Step:
     """LinearVD or LinearARD: local reparameterisation; KL by `penalties`."""
-    relevance = _import("cplxmodule.nn.relevance", "cplxmodule scipy")
+    relevance = load("cplxmodule.nn.relevance", "cplxmodule scipy")
     layer_type = getattr(relevance, layer_name)
 
     def layer(mu: Tensor, log_sigma2: Tensor, bias: Tensor) -> nn.Module:
@@ -44,12 +44,12 @@ def _cplxmodule(net: Net, layer_name: str) -> Step:
 
 def _bayesian_torch(net: Net, layer_name: str) -> Step:
     """LinearReparameterization (one weight sample a batch) or LinearFlipout; the forward returns the KL."""
-    layers = _import("bayesian_torch.layers", "bayesian-torch")
+    layers = load("bayesian_torch.layers", "bayesian-torch")
     layer_type = getattr(layers, layer_name)
 
     def layer(mu: Tensor, log_sigma2: Tensor, bias: Tensor) -> nn.Module:
         made = layer_type(mu.shape[1], mu.shape[0])
-        return fill(made, mu_weight=mu, rho_weight=_softplus_inverse((0.5 * log_sigma2).exp()), mu_bias=bias)
+        return fill(made, mu_weight=mu, rho_weight=softplus_inverse((0.5 * log_sigma2).exp()), mu_bias=bias)
 
     module = mlp(net, layer)
 
@@ -69,7 +69,7 @@ def _bayesian_torch(net: Net, layer_name: str) -> Step:
 
 def _torchbnn(net: Net) -> Step:
     """BayesLinear: one weight sample a batch; KL from a normal prior by BKLLoss."""
-    torchbnn = _import("torchbnn", "torchbnn")
+    torchbnn = load("torchbnn", "torchbnn")
 
     def layer(mu: Tensor, log_sigma2: Tensor, bias: Tensor) -> nn.Module:
         made = torchbnn.BayesLinear(0, 0.1, mu.shape[1], mu.shape[0])
@@ -81,7 +81,7 @@ def _torchbnn(net: Net) -> Step:
 
 def cplxmodule_penalty(rows: int, cols: int) -> Any:
     """A LinearVD of [rows, cols] weights, and the function that gives its penalty."""
-    relevance = _import("cplxmodule.nn.relevance", "cplxmodule scipy")
+    relevance = load("cplxmodule.nn.relevance", "cplxmodule scipy")
     module = relevance.LinearVD(cols, rows, bias=False)
     return module, lambda: sum(relevance.penalties(module))
 

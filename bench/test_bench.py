@@ -131,6 +131,9 @@ def test_gate_is_green_and_goes_red(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("bench", "spec"),
     [
+        ("conv2d_lrt", cases.Conv(5, 18, 7, 3, padding=1, layout="nhwc")),
+        ("conv2d_lrt", cases.Conv(6, 6, 9, 2, kernel=2, stride=2, groups=3)),
+        ("conv2d_lrt", cases.ConvNet(2)),
         ("kl", cases.Size(7, 33)),
         ("philox_normal", cases.Size(7, 33)),
         ("spmm", cases.Pruned((64, 50, 10), (0.9, 0.5), batch=5)),

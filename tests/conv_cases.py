@@ -59,6 +59,8 @@ def _shapes() -> Iterator[Case]:
     yield conv("empty_batch", (0, 3, 5, 5), 4, (3, 3), padding=1)
     yield conv("blocked", (3, 70, 9, 13), 137, (3, 3), padding=1)
     yield conv("blocked-valid", (2, 67, 11, 10), 33, (3, 3))
+    yield conv("blocked-pad2", (2, 19, 6, 7), 18, (3, 3), padding=2)
+    yield conv("blocked-tiny-image", (2, 17, 1, 2), 16, (3, 3), padding=1)
     yield conv("long_sum", (1, 260, 4, 5), 3, (3, 3), padding=1)
 
 

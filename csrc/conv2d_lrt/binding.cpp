@@ -199,7 +199,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     using T = decltype(zero);
     if (needs_x) {
       ConvWeights<T> silent = weights.get<T>();
-      silent.prior = Prior::kNone;
+      silent.prior = Prior();
       VDK_SELECT_AS(WeightValues<T>, conv2d_lrt_weights)
       (silent, output<T>(mean), output<T>(sigma2), torch_parallel());
     }

@@ -1,7 +1,9 @@
 // Implicit GEMM on the driver of common/gemm.h. NCHW: weights are the rows, pixels the lanes, so results lie
-// as they are stored. NHWC: pixels are the rows, channels the lanes, for the same reason. Where nothing is
-// multiplied with enough of something, groups of a few channels, cpu_direct.cpp takes over.
+// as they are stored. NHWC: pixels are the rows, channels the lanes, for the same reason. Groups
+// of a few channels are cpu_direct.cpp's, most 3x3 convolutions winograd.cpp's.
+#include "direct.h"
 #include "gather.h"
+#include "phase.h"
 #include "sample.h"
 #include "weight_gradient.h"
 #include "weights.h"
@@ -30,28 +32,6 @@ Gather forward_gather(const ConvShape& s) {
           s.dilation_h,
           s.dilation_w};
 }
-
-// Along one dimension: the taps that reach inputs with remainder `rest` of the stride, and from where.
-struct Phase {
-  int64_t first_tap, tap_step, taps;  // of the kernel
-  int64_t grid, first, source_step;   // inputs with that remainder; their outputs
-
-  Phase(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation, int64_t rest)
-      : first_tap(0),
-        tap_step(1),
-        taps(0),
-        grid((size - rest + stride - 1) / stride),
-        first(0),
-        source_step(0) {
-    const auto hits = [&](int64_t tap) { return (rest + pad - tap * dilation) % stride == 0; };
-    while (first_tap < kernel && !hits(first_tap)) ++first_tap;
-    if (first_tap == kernel) return;
-    while (tap_step < stride && tap_step * dilation % stride != 0) ++tap_step;
-    taps = (kernel - first_tap + tap_step - 1) / tap_step;
-    first = (rest + pad - first_tap * dilation) / stride;
-    source_step = -(tap_step * dilation / stride);
-  }
-};
 
 constexpr int64_t kMaxCols = 512, kMaxRows = 504;  // of a block of results
 
@@ -93,22 +73,27 @@ struct InputFinish {
     const bool last = s.channels_last;
     const int64_t channels = last ? cols : rows, first = c0 + (last ? j0 : i0), plane = s.height * s.width;
     const int64_t count = last ? rows : cols;
-    Place at(g, last ? i0 : j0);
-    for (int64_t done = 0; done < count;) {
-      const int64_t run = at_most(count - done, g.grid_w - at.b);
-      const int64_t pixel = (at.a * s.stride_h + rest_h) * s.width + at.b * s.stride_w + rest_w;
-      if (last)
-        for (int64_t i = 0; i < run; ++i)
-          write(mean + (done + i) * ld, variance + (done + i) * ld, channels,
-                (at.image * plane + pixel + i * s.stride_w) * s.in + first, 1);
-      else
-        for (int64_t c = 0; c < channels; ++c)
-          write(mean + c * ld + done, variance + c * ld + done, run,
-                (at.image * s.in + first + c) * plane + pixel, s.stride_w);
-      done += run;
-      at.b += run - 1;
-      at.advance(g);
+    if (last) {
+      Place at(g, i0);
+      for (int64_t i = 0; i < count; ++i, at.advance(g))
+        write(mean + i * ld, variance + i * ld, channels, (at.image * plane + pixel(at)) * s.in + first, 1);
+      return;
     }
+    const bool dense = s.stride_h == 1 && s.stride_w == 1;  // rows of the grid are neighbours in memory
+    for (int64_t c = 0; c < channels; ++c) {
+      Place at(g, j0);
+      for (int64_t done = 0; done < count;) {
+        const int64_t p = at.a * g.grid_w + at.b;
+        const int64_t run = at_most(count - done, dense ? g.grid_h * g.grid_w - p : g.grid_w - at.b);
+        write(mean + c * ld + done, variance + c * ld + done, run,
+              (at.image * s.in + first + c) * plane + pixel(at), s.stride_w);
+        done += run;
+        if (done < count) at = Place(g, j0 + done);
+      }
+    }
+  }
+  VDK_INLINE int64_t pixel(const Place& at) const {
+    return (at.a * a.s.stride_h + rest_h) * a.s.width + at.b * a.s.stride_w + rest_w;
   }
   VDK_INLINE void write(const T* mean, const T* variance, int64_t n, int64_t to, int64_t step) const {
     if (step != 1) {
@@ -137,7 +122,7 @@ void image_product(const Gather& g, const Source<T, kSquare>& source, const Weig
                     PixelRows<T, kSquare>{g, source, chunks}, weights, finish, parallel);
   } else {
     const auto weights = packed_weights<T, WeightRows>(w, chunks, parallel);
-    const Blocking blocking{kMaxRows, w.rows > 192 ? 64 : ForwardFinish<T>::kPixelBlock, chunks};
+    const Blocking blocking{kMaxRows, w.rows > 320 ? 64 : ForwardFinish<T>::kPixelBlock, chunks};
     dual_gemm<T, T>(w.rows, pixels, blocking,
                     make_grid<T>(w.rows, pixels, parallel.threads, OnTheFly::kPanels), weights,
                     PixelPanels<T, kSquare>{g, source, chunks}, finish, parallel);
@@ -161,6 +146,44 @@ void forward(const ConvForward<T>& a, const Parallel& parallel) {
   }
 }
 
+// Rows [begin, end) of the inputs of one phase, which reach outputs through its taps [first, last) alone.
+struct Band {
+  int64_t begin, end, first, last;
+
+  // The longest band from row `begin` on. Without `split` it is all the rest, with all taps.
+  Band(const Phase& p, int64_t outputs, int64_t begin, bool split)
+      : begin(begin), end(p.grid), first(0), last(p.taps) {
+    if (!split) return;
+    reach(p, outputs, begin, first, last);
+    end = begin + 1;
+    for (int64_t lo, hi; end < p.grid; ++end) {
+      reach(p, outputs, end, lo, hi);
+      if (lo != first || hi != last) break;
+    }
+    if (first < last) return;
+    first = 0;  // inputs that no output sees: one tap, which finds zeros
+    last = 1;
+  }
+  static void reach(const Phase& p, int64_t outputs, int64_t row, int64_t& lo, int64_t& hi) {
+    const auto inside = [&](int64_t tap) {
+      const int64_t h = row + p.first + tap * p.source_step;
+      return h >= 0 && h < outputs;
+    };
+    for (lo = 0; lo < p.taps && !inside(lo);) ++lo;
+    for (hi = lo; hi < p.taps && inside(hi);) ++hi;
+  }
+  // Whether bands save more than they cost: a convolution without padding, of a large kernel on a small
+  // image.
+  static bool worthwhile(const Phase& p, int64_t outputs) {
+    int64_t reached = 0;
+    for (int64_t row = 0, lo, hi; row < p.grid; ++row) {
+      reach(p, outputs, row, lo, hi);
+      reached += hi - lo;
+    }
+    return 10 * reached < 8 * p.grid * p.taps;
+  }
+};
+
 // dx of one group, at the inputs of one pair of remainders.
 template <class T>
 void input_gradient(const ConvBackward<T>& a, int64_t group, int64_t rest_h, int64_t rest_w,
@@ -168,41 +191,41 @@ void input_gradient(const ConvBackward<T>& a, int64_t group, int64_t rest_h, int
   const ConvShape& s = a.s;
   const Phase h(s.height, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h, rest_h);
   const Phase w(s.width, s.kernel_w, s.stride_w, s.pad_w, s.dilation_w, rest_w);
+  if (h.taps == 0 || w.taps == 0) return;
   const int64_t out = s.out / s.groups, in = s.in / s.groups, taps = s.kernel_h * s.kernel_w;
-  const int64_t plane = s.out_h * s.out_w;
-  const Gather g{s.batch,
-                 out,
-                 s.out_h,
-                 s.out_w,
-                 s.out * plane,
-                 s.channels_last ? 1 : plane,
-                 s.channels_last ? s.out : 1,
-                 h.grid,
-                 w.grid,
-                 1,
-                 1,
-                 h.first,
-                 w.first,
-                 h.taps,
-                 w.taps,
-                 h.source_step,
-                 w.source_step};
-  if (g.depth() == 0 || g.pixels() == 0) return;
+  const int64_t plane = s.out_h * s.out_w, channel = s.channels_last ? 1 : plane;
   const int64_t at = group * out * in * taps;
-  const WeightView<T> weights{a.mu + at,
-                              a.sigma2 + at,
-                              in,
-                              out,
-                              taps,
-                              in * taps,
-                              h.taps,
-                              w.taps,
-                              h.first_tap * s.kernel_w + w.first_tap,
-                              h.tap_step * s.kernel_w,
-                              w.tap_step};
   const Source<T, false> dy{a.dy, a.r};
-  image_product(g, dy + group * out * g.channel_stride, weights, s.channels_last,
-                InputFinish<T>{a, g, group * in, rest_h, rest_w}, parallel);
+  const bool split = Band::worthwhile(h, s.out_h);
+  for (int64_t row = 0; row < h.grid;) {
+    const Band band(h, s.out_h, row, split);
+    const int64_t first = row + h.first + band.first * h.source_step, taps_h = band.last - band.first;
+    const Gather g{s.batch,
+                   out,
+                   s.out_h,
+                   s.out_w,
+                   s.out * plane,
+                   channel,
+                   s.channels_last ? s.out : 1,
+                   band.end - row,
+                   w.grid,
+                   1,
+                   1,
+                   first,
+                   w.first,
+                   taps_h,
+                   w.taps,
+                   h.source_step,
+                   w.source_step};
+    const int64_t tap = (h.first_tap + band.first * h.tap_step) * s.kernel_w + w.first_tap;
+    const WeightView<T> weights{a.mu + at, a.sigma2 + at, in,     out, taps,
+                                in * taps, taps_h,        w.taps, tap, h.tap_step * s.kernel_w,
+                                w.tap_step};
+    if (g.pixels() > 0)
+      image_product(g, dy + group * out * channel, weights, s.channels_last,
+                    InputFinish<T>{a, g, group * in, rest_h + row * s.stride_h, rest_w}, parallel);
+    row = band.end;
+  }
 }
 
 template <class T>
@@ -284,13 +307,26 @@ void backward(const ConvBackward<T>& a, const Parallel& parallel) {
   }
 }
 
+// Winograd's tiles are 4x4 whatever the image fills of them. In an image of a pixel or two most of a tile is
+// padding: slower, and inexact relative to weight gradients that only an edge of it feeds.
+bool winograd_pays(const ConvShape& s) {
+  const int64_t tiles = (s.out_h + 3) / 4 * ((s.out_w + 3) / 4);
+  return winograd_fits(s) && s.out_h > 2 && s.out_w > 2 && 3 * s.out_h * s.out_w >= 16 * tiles;
+}
+
 template <class T>
 void forward_any(const ConvForward<T>& a, const Parallel& parallel) {
+  if (direct_fits(a.s)) return direct_forward(a, parallel);
+  if constexpr (sizeof(T) == 4)
+    if (winograd_pays(a.s)) return winograd_forward(a, parallel);
   forward(a, parallel);
 }
 template <class T>
 void backward_any(const ConvBackward<T>& a, const Parallel& parallel) {
   if (a.dbias) bias_gradient(a, parallel);
+  if (direct_fits(a.s)) return direct_backward(a, parallel);
+  if constexpr (sizeof(T) == 4)
+    if (winograd_pays(a.s)) return winograd_backward(a, parallel);
   backward(a, parallel);
 }
 

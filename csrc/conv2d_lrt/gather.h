@@ -84,7 +84,8 @@ struct Lanes {
   int64_t step;
 
   // `n` pixels from `at` on
-  VDK_INLINE Lanes(const Gather& g, Place at, int64_t n, int64_t tap) : count(0), whole(false) {
+  VDK_INLINE void find(const Gather& g, Place at, int64_t n, int64_t tap) {
+    count = 0;
     const int64_t i = tap / g.taps_w, j = tap % g.taps_w;
     step = g.step_w * g.pixel_stride;
     for (int64_t lane = 0; lane < n && lane < kLanes<T>;) {
@@ -110,11 +111,27 @@ struct Lanes {
     for (int i = 0; i < count; ++i) v = load_lanes(p + pieces[i].offset, pieces[i].lo, pieces[i].hi, step, v);
     return v;
   }
+  template <bool kSquare>
+  VDK_INLINE void prefetch(const Source<T, kSquare>& from) const {
+    if (count == 0) return;
+    __builtin_prefetch(from.first + pieces[0].offset + pieces[0].lo * step);
+    if (!kSquare) __builtin_prefetch(from.factor + pieces[0].offset + pieces[0].lo * step);
+  }
   // The vector and its partner.
   template <bool kSquare>
   VDK_INLINE void load_both(const Source<T, kSquare>& from, Vec<T>& v, Vec<T>& partner) const {
-    v = load_from(from.first);
-    partner = kSquare ? v * v : v * load_from(from.factor);
+    if (kSquare || whole) {
+      v = load_from(from.first);
+      partner = kSquare ? v * v : v * load_from(from.factor);
+      return;
+    }
+    Vec<T> factor{};
+    v = factor;
+    for (int i = 0; i < count; ++i) {
+      v = load_lanes(from.first + pieces[i].offset, pieces[i].lo, pieces[i].hi, step, v);
+      factor = load_lanes(from.factor + pieces[i].offset, pieces[i].lo, pieces[i].hi, step, factor);
+    }
+    partner = v * factor;
   }
 };
 
@@ -135,32 +152,41 @@ struct PixelPanels {
   Source<T, kSquare> source;
   const Chunks& chunks;
 
+  // Channel by channel over all panels, since what lies side by side in the image is fetched side by side.
   VDK_INLINE Packed<T, T> panels(int64_t j0, int64_t n, int64_t chunk, T* to) const {
-    constexpr int kCols = Tile<T>::kCols;
-    const int64_t panel = chunks.depth * kCols, count = (n + kCols - 1) / kCols;
-    for (int64_t p = 0; p < count; ++p)
-      for (int half = 0; half < Tile<T>::kVectors; ++half) {
-        const int64_t at = p * kCols + half * kLanes<T>;
-        pack(j0 + at, n - at, chunk, to + p * panel + half * kLanes<T>, count * panel);
-      }
-    return {to, to + count * panel, panel};
-  }
-  // One vector's width of a panel, its partner `beyond`.
-  void pack(int64_t pixel, int64_t n, int64_t chunk, T* to, int64_t beyond) const {
-    constexpr int kCols = Tile<T>::kCols;
+    constexpr int kCols = Tile<T>::kCols, kL = kLanes<T>;
+    const int64_t panel = chunks.depth * kCols, count = (n + kCols - 1) / kCols, beyond = count * panel;
     const int64_t k0 = chunk * chunks.depth;
-    const Place place(g, pixel);
-    for_taps(g, k0, k0 + chunks.length(chunk), [&](int64_t k, int64_t tap, int64_t c, int64_t channels) {
-      const Lanes<T> lanes(g, place, n, tap);
-      T* const row = to + (k - k0) * kCols;
-      for (int64_t i = 0; i < channels; ++i) {
-        Vec<T> v, partner;
-        lanes.load_both(source + (c + i) * g.channel_stride, v, partner);
-        store(row + i * kCols, v);
-        store(row + i * kCols + beyond, partner);
-      }
-    });
+    for (int64_t p0 = 0; p0 < count; p0 += kPanelsAtOnce) {
+      const int64_t vectors = at_most(count - p0, kPanelsAtOnce) * Tile<T>::kVectors;
+      for_taps(g, k0, k0 + chunks.length(chunk), [&](int64_t k, int64_t tap, int64_t c, int64_t channels) {
+        Lanes<T> lanes[kPanelsAtOnce * Tile<T>::kVectors];
+        for (int64_t v = 0; v < vectors; ++v) {
+          const int64_t at = p0 * kCols + v * kL;
+          lanes[v].find(g, Place(g, j0 + at), n - at, tap);
+        }
+        // a few channels at a time, so that branches on the pieces of a vector repeat themselves
+        for (int64_t i0 = 0; i0 < channels; i0 += kAhead) {
+          const int64_t tile = at_most(channels - i0, kAhead);
+          const auto from = source + (c + i0) * g.channel_stride;
+          const auto ahead = from + (i0 + kAhead < channels ? kAhead * g.channel_stride : 0);
+          for (int64_t v = 0; v < vectors; ++v) {
+            T* const row = to + (p0 + v / Tile<T>::kVectors) * panel + (k - k0 + i0) * kCols +
+                           v % Tile<T>::kVectors * kL;
+            for (int64_t i = 0; i < tile; ++i) {
+              Vec<T> value, partner;
+              lanes[v].load_both(from + i * g.channel_stride, value, partner);
+              lanes[v].prefetch(ahead + i * g.channel_stride);
+              store(row + i * kCols, value);
+              store(row + i * kCols + beyond, partner);
+            }
+          }
+        }
+      });
+    }
+    return {to, to + beyond, panel};
   }
+  static constexpr int64_t kPanelsAtOnce = 4, kAhead = 8;  // channels fetched ahead
 };
 
 // NHWC: what grid pixel `at` sees, [k0, k1) of it, written along k to `to` and its partner to `partner`.

@@ -68,7 +68,8 @@ struct WeightGradient {
         Vec<T> v[kL] = {};
         for_taps(g, k + j, at_most(k + cols, k + j + kL),
                  [&](int64_t first, int64_t tap, int64_t c, int64_t m) {
-                   const Lanes<T> lanes(g, place, n - i, tap);
+                   Lanes<T> lanes;
+                   lanes.find(g, place, n - i, tap);
                    for (int64_t t = 0; t < m; ++t)
                      v[first - k - j + t] = lanes.load_from(x.first + (c + t) * g.channel_stride);
                  });
