@@ -170,7 +170,7 @@ class Layer:
 
 TABLES = {
     "step": Table("Training step with KL (forward + KL + backward)", baseline="dense"),
-    "conv": Table("Training step of convolutions with KL, of one layout", baseline="dense"),
+    "conv": Table("Training step of convolutions with KL, of one layout", baseline="dense", page="methods"),
     "kl": Table("KL value and both gradients", baseline="eager", shows="speedup"),
     "noise": Table("Standard normals", baseline="randn", shows="speedup"),
     "inference": Table("Inference, dense and pruned", baseline="dense", shows="speedup"),
