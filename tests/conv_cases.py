@@ -61,6 +61,10 @@ def _shapes() -> Iterator[Case]:
     yield conv("blocked-valid", (2, 67, 11, 10), 33, (3, 3))
     yield conv("blocked-pad2", (2, 19, 6, 7), 18, (3, 3), padding=2)
     yield conv("blocked-tiny-image", (2, 17, 1, 2), 16, (3, 3), padding=1)
+    # input gradients from columns: many images, an image in several parts, channels in blocks
+    yield conv("columns-stride2", (65, 9, 9, 11), 24, (3, 3), stride=2, padding=1)
+    yield conv("columns-valid", (17, 5, 17, 16), 18, (5, 5), padding="valid")
+    yield conv("columns-groups", (5, 70, 13, 12), 140, (7, 7), groups=2, padding=(2, 4), dilation=(1, 2))
     yield conv("long_sum", (1, 260, 4, 5), 3, (3, 3), padding=1)
 
 

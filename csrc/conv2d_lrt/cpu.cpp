@@ -1,6 +1,7 @@
 // Implicit GEMM on the driver of common/gemm.h. NCHW: weights are the rows, pixels the lanes, so results lie
 // as they are stored. NHWC: pixels are the rows, channels the lanes, for the same reason. Groups
 // of a few channels are cpu_direct.cpp's, most 3x3 convolutions winograd.cpp's.
+#include "columns.h"
 #include "direct.h"
 #include "gather.h"
 #include "phase.h"
@@ -288,9 +289,15 @@ void backward(const ConvBackward<T>& a, const Parallel& parallel) {
   const int64_t out = s.out / s.groups, in = g.channels, taps = s.kernel_h * s.kernel_w;
   if (a.dx) {
     if (leaves_inputs_out(s)) zero(a.dx, s.batch * s.in * s.height * s.width, parallel);
-    for (int64_t group = 0; group < s.groups; ++group)
+    for (int64_t group = 0; group < s.groups; ++group) {
+      const Columns<T> columns(a, group);
+      if (columns.worthwhile()) {
+        input_by_columns(columns, parallel);
+        continue;
+      }
       for (int64_t i = 0; i < s.stride_h * s.stride_w; ++i)
         input_gradient(a, group, i / s.stride_w, i % s.stride_w, parallel);
+    }
   }
   if (!a.dmu) return;
   if (g.pixels() == 0) {
@@ -332,16 +339,9 @@ void backward_any(const ConvBackward<T>& a, const Parallel& parallel) {
 
 }  // namespace
 
-void conv2d_lrt_forward(const ConvForward<float>& a, const Parallel& p) {
-  if (winograd_fits(a.s)) return winograd_forward(a, p);
-  forward_any(a, p);
-}
+void conv2d_lrt_forward(const ConvForward<float>& a, const Parallel& p) { forward_any(a, p); }
 void conv2d_lrt_forward(const ConvForward<double>& a, const Parallel& p) { forward_any(a, p); }
-void conv2d_lrt_backward(const ConvBackward<float>& a, const Parallel& p) {
-  if (!winograd_fits(a.s)) return backward_any(a, p);
-  if (a.dbias) bias_gradient(a, p);
-  winograd_backward(a, p);
-}
+void conv2d_lrt_backward(const ConvBackward<float>& a, const Parallel& p) { backward_any(a, p); }
 void conv2d_lrt_backward(const ConvBackward<double>& a, const Parallel& p) { backward_any(a, p); }
 
 }  // namespace VDK_ISA

@@ -22,6 +22,7 @@ FUSED = CASES["conv2d_lrt_kl-odd-log-uniform"]
 THREADED = {
     "3x3": conv("threads", (9, 40, 17, 16), 50, (3, 3), op="conv2d_lrt_kl", padding=1),
     "stride2": conv("threads-stride2", (9, 33, 20, 21), 50, (3, 3), stride=2),
+    "columns": conv("threads-columns", (17, 33, 14, 14), 50, (5, 5), padding="valid"),
     "1x1": conv("threads-1x1", (9, 64, 17, 16), 70, (1, 1), padding=0),
     "depthwise": conv("threads-depthwise", (9, 70, 17, 16), 70, (3, 3), groups=70, padding=1),
 }
