@@ -192,6 +192,7 @@ def test_reduction_in_parts(name: str) -> None:
     """Few tiles and a long reduction: partial sums by several blocks, added by a second kernel."""
     for case in (
         linear("parts", (20,), 1100, 24, op="linear_lrt_kl", prior="ard"),
+        linear("parts", (600,), 40, 20, op="linear_lrt_kl", prior="ard"),
         linear("parts", (600,), 40, 20, log_alpha=(1, 40)),
         linear("parts", (600,), 40, 20, log_alpha=(20, 1)),
         linear("parts", (20,), 40, 700, log_alpha=(1, 1)),
