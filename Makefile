@@ -19,6 +19,8 @@ PREFIX := $(VENV)/.vdropkern
 # a stamp of its own for each torch asked for
 BASE := $(PREFIX)-base-$(shell printf '%s' '$(TORCH)' | cksum | cut -d ' ' -f 1)
 KERNELS := $(PREFIX)-kernels
+# what only tests call: the C++ headers and, emulated, the CUDA kernels
+HOST_MATH := $(PREFIX)-host-math
 SOURCES := setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 TOOLS := $(shell command -v cmake >/dev/null || echo cmake) $(shell command -v ninja >/dev/null || echo ninja)
 CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
@@ -38,7 +40,7 @@ demo: $(PREFIX)-demo $(KERNELS) ## train, prune and serve LeNet-300-100 on MNIST
 	$(PY) -m vdropkern train lenet-300-100 --method sparse-vd --out runs/demo \
 	  $(if $(filter --resume,$(ARGS)),,--overwrite) $(ARGS)
 
-test: $(PREFIX)-test $(KERNELS) ## run the whole test suite
+test: $(HOST_MATH) ## run the whole test suite
 	$(PY) -m pytest $(ARGS)
 
 bench: $(PREFIX)-bench $(KERNELS) ## measure against dense torch, torch.compile and the peers (long; wants a quiet machine)
@@ -74,7 +76,7 @@ verify-gpu: $(PREFIX)-verify cuda-kernels ## hold the GPU kernels right and lean
 	$(PY) -m gpu verify $(ARGS)
 
 # rungs 1, 2 are among the tests
-ladder: $(PREFIX)-test $(KERNELS) ## what of verify-gpu `make test` has not run and needs no nvcc: sanitizers; Triton, if it installs
+ladder: $(HOST_MATH) ## what of verify-gpu `make test` has not run and needs no nvcc: sanitizers; Triton, if it installs
 	$(PIP) install --no-build-isolation -e ".[gpu-verify]" || echo "== no Triton: its kernels are not checked"
 	$(PY) -m gpu verify --where-possible $(addprefix --rung=,2s 3 4) $(ARGS)
 
@@ -98,7 +100,7 @@ nightly-cuda: $(PY) ## load the wheel in dist/ in a torch with CUDA
 kernels: $(KERNELS) ## compile csrc/ in place
 
 clean: ## remove what was built (the environment stays)
-	rm -rf build dist *.egg-info vdropkern/_C.abi3.so vdropkern/_build.json $(KERNELS) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist *.egg-info vdropkern/_C.abi3.so vdropkern/_build.json $(KERNELS) $(HOST_MATH) .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too
@@ -113,11 +115,16 @@ $(PY):
 $(BASE): | $(PY)
 	@echo "== $(TORCH) and build tools"
 	$(PIP) install $(TORCH) numpy
-	$(PIP) install "setuptools>=77" "pybind11>=2.13" $(TOOLS)
+	$(PIP) install "setuptools>=77" $(TOOLS)
 	@touch $@
 
 $(KERNELS): $(BASE) $(SOURCES)
 	@echo "== compiled kernels"
+	$(PY) setup.py build_ext --inplace
+	@touch $@
+
+$(HOST_MATH): $(KERNELS) $(shell find tests/emulator -name "*.h" -o -name "*.cpp" -o -name "*.cuh") | $(PREFIX)-test
+	@echo "== modules for the tests: headers, emulated CUDA kernels"
 	$(PY) setup.py build_ext --inplace
 	@touch $@
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class _Conv(Variational):
     """What the two have in common: torch's own forward pass, and local reparameterisation."""
 
     _dense_arguments = _ARGUMENTS
+    _functions: ClassVar[tuple[Callable[..., Any], Callable[..., Any]]]  # without and with the KL
     stride: tuple[int, ...]
     padding: str | tuple[int, ...]
     dilation: tuple[int, ...]
@@ -53,6 +55,23 @@ class _Conv(Variational):
             x, given["padding"] = torch.nn.functional.pad(x, sides, mode=mode), 0
         return x, given
 
+    def _lrt(
+        self, x: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, mean: Tensor | None = None
+    ) -> Tensor:
+        mu = self.weight if mean is None else mean
+        x, given = self._arguments(x)
+        y: Tensor = self._functions[0](x, mu, log_sigma2, self.bias, log_alpha=log_alpha, **given)
+        return y
+
+    def _lrt_kl(
+        self, x: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str
+    ) -> tuple[Tensor, Tensor]:
+        x, given = self._arguments(x)
+        y, kl = self._functions[1](
+            x, self.weight, log_sigma2, self.bias, log_alpha=log_alpha, prior=prior, **given
+        )
+        return y, kl
+
 
 class Conv1d(_Conv, torch.nn.Conv1d):
     """torch.nn.Conv1d whose weights carry the noise of a `Method`.
@@ -73,6 +92,7 @@ class Conv1d(_Conv, torch.nn.Conv1d):
     """
 
     _dense_class = torch.nn.Conv1d
+    _functions = (F.conv1d_lrt, F.conv1d_lrt_kl)
     channel_dim = -2
 
     def __init__(
@@ -96,21 +116,6 @@ class Conv1d(_Conv, torch.nn.Conv1d):
             device=device, dtype=dtype,
         )  # fmt: skip
         self._init_noise(method)
-
-    def _lrt(
-        self, x: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, mean: Tensor | None = None
-    ) -> Tensor:
-        mu = self.weight if mean is None else mean
-        x, given = self._arguments(x)
-        return F.conv1d_lrt(x, mu, log_sigma2, self.bias, log_alpha=log_alpha, **given)
-
-    def _lrt_kl(
-        self, x: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str
-    ) -> tuple[Tensor, Tensor]:
-        x, given = self._arguments(x)
-        return F.conv1d_lrt_kl(
-            x, self.weight, log_sigma2, self.bias, log_alpha=log_alpha, prior=prior, **given
-        )
 
 
 class Conv2d(_Conv, torch.nn.Conv2d):
@@ -139,6 +144,7 @@ class Conv2d(_Conv, torch.nn.Conv2d):
     """
 
     _dense_class = torch.nn.Conv2d
+    _functions = (F.conv2d_lrt, F.conv2d_lrt_kl)
     channel_dim = -3
 
     def __init__(
@@ -162,18 +168,3 @@ class Conv2d(_Conv, torch.nn.Conv2d):
             device=device, dtype=dtype,
         )  # fmt: skip
         self._init_noise(method)
-
-    def _lrt(
-        self, x: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, mean: Tensor | None = None
-    ) -> Tensor:
-        mu = self.weight if mean is None else mean
-        x, given = self._arguments(x)
-        return F.conv2d_lrt(x, mu, log_sigma2, self.bias, log_alpha=log_alpha, **given)
-
-    def _lrt_kl(
-        self, x: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str
-    ) -> tuple[Tensor, Tensor]:
-        x, given = self._arguments(x)
-        return F.conv2d_lrt_kl(
-            x, self.weight, log_sigma2, self.bias, log_alpha=log_alpha, prior=prior, **given
-        )

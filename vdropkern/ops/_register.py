@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .._backend import Op, has_triton
 
@@ -76,6 +77,44 @@ LIBRARY.define("cpu_bf16_variance(int select) -> int")
 def functorch_active() -> bool:
     """True inside torch.func transforms (grad, jvp, vmap), which need `setup_context` Functions."""
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def differentiable(
+    name: str,
+    run: Callable[..., Any],
+    save: Callable[[Any, tuple[Any, ...], Any], None],
+    backward: Callable[..., tuple[Tensor | None, ...]],
+) -> Callable[..., Any]:
+    """`run` with gradients: two ``torch.autograd.Function``s, of which each call takes the one it needs.
+
+    torch.func transforms demand `setup_context`, which costs 50 us more a call.
+
+    Args:
+        name: what autograd's graph and its errors call it.
+        run: inputs -> output.
+        save: (ctx, inputs, output), notes what `backward` needs.
+        backward: (ctx, gradients) -> a gradient, or None, for each input.
+    """
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = run(*inputs)
+            save(ctx, inputs, output)
+            return output
+
+    class Functorch(torch.autograd.Function):
+        forward = staticmethod(run)
+        setup_context = staticmethod(save)  # type: ignore[assignment]
+
+    for function in (Eager, Functorch):
+        function.backward = staticmethod(backward)  # type: ignore[method-assign]
+        function.__name__ = function.__qualname__ = name
+
+    def apply(*inputs: Any) -> Any:
+        return (Functorch if functorch_active() else Eager).apply(*inputs)
+
+    return apply
 
 
 class _Once(torch.autograd.Function):

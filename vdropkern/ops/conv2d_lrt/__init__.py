@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..._backend import choose
-from .._register import functorch_active, register, run_backward
+from .._register import differentiable, register, run_backward
 from . import reference
 
 _GEOMETRY = (
@@ -105,7 +105,8 @@ _backward_op = register(
 )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], r: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    r = output[1]
     x, mu, log_sigma2, log_alpha, bias, _, *geometry, prior, _, clip = inputs
     ctx.mark_non_differentiable(r)
     ctx.set_materialize_grads(False)
@@ -137,29 +138,12 @@ def _backward(ctx: Any, grad_y: Tensor | None, _: Any, grad_kl: Tensor | None) -
     )
 
 
-class _Conv2dLRT(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        y, r, kl = choose(_op, inputs[0], inputs)(*inputs)
-        _save(ctx, inputs, r)
-        return y, r, kl
-
-    backward = staticmethod(_backward)
+def _run(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    result: tuple[Tensor, Tensor, Tensor] = choose(_op, inputs[0], inputs)(*inputs)
+    return result
 
 
-class _Conv2dLRTFunctorch(torch.autograd.Function):
-    """The same for torch.func transforms, which demand setup_context; it costs 50 us more a call."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        result: tuple[Tensor, Tensor, Tensor] = choose(_op, inputs[0], inputs)(*inputs)
-        return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _save(ctx, inputs, output[1])
-
-    backward = staticmethod(_backward)
+_apply = differentiable("conv2d_lrt", _run, _save, _backward)
 
 
 def conv2d_lrt(
@@ -175,6 +159,5 @@ def conv2d_lrt(
     clip: float,
 ) -> tuple[Tensor, Tensor]:
     """(y [N, O, Ho, Wo], kl scalar); differentiable in everything but the seed."""
-    function = _Conv2dLRTFunctorch if functorch_active() else _Conv2dLRT
-    y, _, kl = function.apply(x, mu, log_sigma2, log_alpha, bias, seed, *geometry, prior, eps, clip)
+    y, _, kl = _apply(x, mu, log_sigma2, log_alpha, bias, seed, *geometry, prior, eps, clip)
     return y, kl

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..._backend import choose
-from .._register import functorch_active, register, run_backward
+from .._register import differentiable, register, run_backward
 from . import reference
 from .reference import KINDS, like
 
@@ -53,7 +52,7 @@ def _forward(x: Tensor, *rest: Any) -> Tensor:
     return y
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:4])
     ctx.options = inputs[4:]
 
@@ -68,29 +67,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dx if needs_x else None, d_location if needs_parameters else None, d_log, *(None,) * 7
 
 
-class _Gate(torch.autograd.Function):
-    """x, the parameters and the seed are saved; the gates are drawn again."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _save(ctx, inputs)
-        return _forward(*inputs)
-
-    backward = staticmethod(_backward)
-
-
-class _GateFunctorch(torch.autograd.Function):
-    """The same for torch.func transforms."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return _forward(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _save(ctx, inputs)
-
-    backward = staticmethod(_backward)
+# x, the parameters and the seed are saved; the gates are drawn again
+_apply = differentiable("gate", _forward, _save, _backward)
 
 
 def gate(
@@ -109,8 +87,5 @@ def gate(
 
     The public function `vdropkern.functional.gate` says what the arguments mean.
     """
-    function = _GateFunctorch if functorch_active() else _Gate
-    y: Tensor = function.apply(
-        x, location, log_sigma2, seed, kind, channel_dim, per_sample, temperature, low, high
-    )
+    y: Tensor = _apply(x, location, log_sigma2, seed, kind, channel_dim, per_sample, temperature, low, high)
     return y

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..._backend import choose
-from .._register import functorch_active, register, run_backward
+from .._register import differentiable, register, run_backward
 from . import reference
 from .reference import EPS, LOG_ALPHA_PRIORS, PRIORS, parse_prior
 
@@ -65,6 +64,11 @@ def _forward(mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | N
     return value
 
 
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.prior = inputs[3]
+
+
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     mu, log_sigma2, log_alpha = ctx.saved_tensors
     _, dmu, dlog = run_backward("kl", kl_grad, grad, mu, log_sigma2, log_alpha, ctx.prior)
@@ -73,33 +77,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dmu, dlog, None, None
 
 
-class _KL(torch.autograd.Function):
-    """Nothing but the parameters is saved: the backward pass reads them once more, as it would gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        ctx.save_for_backward(*inputs[:3])
-        ctx.prior = inputs[3]
-        return _forward(*inputs)
-
-    backward = staticmethod(_backward)
-
-
-class _KLFunctorch(torch.autograd.Function):
-    """The same for torch.func transforms; see `_LinearLRTFunctorch`."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return _forward(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:3])
-        ctx.prior = inputs[3]
-
-    backward = staticmethod(_backward)
+# nothing but the parameters is saved: the backward pass reads them once more, as it would gradients
+_apply = differentiable("kl", _forward, _save, _backward)
 
 
 def kl(mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str) -> Tensor:
     """Scalar KL, differentiable in mu and log_sigma2, or in log_alpha where that is given instead."""
-    return (_KLFunctorch if functorch_active() else _KL).apply(mu, log_sigma2, log_alpha, prior)
+    value: Tensor = _apply(mu, log_sigma2, log_alpha, prior)
+    return value

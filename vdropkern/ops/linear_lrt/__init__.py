@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._backend import choose
-from .._register import functorch_active, register, run_backward
+from .._register import differentiable, register, run_backward
 from . import reference
 
 SCHEMA = (
@@ -76,7 +76,8 @@ _backward_op = register(
 )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], std: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    std = output[1]
     x, mu, log_sigma2, log_alpha, bias, seed, prior, _, clip = inputs
     ctx.mark_non_differentiable(std)
     ctx.set_materialize_grads(False)
@@ -111,29 +112,12 @@ def _backward(ctx: Any, grad_y: Tensor | None, _: Any, grad_kl: Tensor | None) -
     )
 
 
-class _LinearLRT(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        y, std, kl = choose(_op, inputs[0], inputs)(*inputs)
-        _save(ctx, inputs, std)
-        return y, std, kl
-
-    backward = staticmethod(_backward)
+def _run(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    result: tuple[Tensor, Tensor, Tensor] = choose(_op, inputs[0], inputs)(*inputs)
+    return result
 
 
-class _LinearLRTFunctorch(torch.autograd.Function):
-    """The same for torch.func transforms, which demand setup_context; it costs 50 us more a call."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        result: tuple[Tensor, Tensor, Tensor] = choose(_op, inputs[0], inputs)(*inputs)
-        return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _save(ctx, inputs, output[1])
-
-    backward = staticmethod(_backward)
+_apply = differentiable("linear_lrt", _run, _save, _backward)
 
 
 def linear_lrt(
@@ -148,6 +132,5 @@ def linear_lrt(
     clip: float,
 ) -> tuple[Tensor, Tensor]:
     """(y [*, O], kl scalar); differentiable in everything but the seed."""
-    function = _LinearLRTFunctorch if functorch_active() else _LinearLRT
-    y, _, kl = function.apply(x, mu, log_sigma2, log_alpha, bias, seed, prior, eps, clip)
+    y, _, kl = _apply(x, mu, log_sigma2, log_alpha, bias, seed, prior, eps, clip)
     return y, kl

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._backend import choose
-from .._register import functorch_active, register, run_backward
+from .._register import differentiable, register, run_backward
 from . import reference
 from .reference import NOISES
 
@@ -60,37 +60,18 @@ def _multiply(x: Tensor, seed: Tensor, noise: str, strength: float) -> Tensor:
     return y
 
 
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.noise, ctx.strength = inputs[2:]
+
+
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     # y is linear in x: its gradient is the same product, and may be differentiated again
     (seed,) = ctx.saved_tensors
     return mul_noise(grad, seed, ctx.noise, ctx.strength), None, None, None
 
 
-class _MulNoise(torch.autograd.Function):
-    """Nothing but the seed is saved."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, seed: Tensor, noise: str, strength: float) -> Tensor:
-        ctx.save_for_backward(seed)
-        ctx.noise, ctx.strength = noise, strength
-        return _multiply(x, seed, noise, strength)
-
-    backward = staticmethod(_backward)
-
-
-class _MulNoiseFunctorch(torch.autograd.Function):
-    """The same for torch.func transforms."""
-
-    @staticmethod
-    def forward(x: Tensor, seed: Tensor, noise: str, strength: float) -> Tensor:
-        return _multiply(x, seed, noise, strength)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-        ctx.noise, ctx.strength = inputs[2:]
-
-    backward = staticmethod(_backward)
+_apply = differentiable("mul_noise", _multiply, _save, _backward)
 
 
 def mul_noise(x: Tensor, seed: Tensor, noise: str, strength: float) -> Tensor:
@@ -98,13 +79,17 @@ def mul_noise(x: Tensor, seed: Tensor, noise: str, strength: float) -> Tensor:
 
     `noise` is one of `NOISES`, `strength` the probability of dropping (0 <= p < 1) or the variance (>= 0).
     """
-    y: Tensor = (_MulNoiseFunctorch if functorch_active() else _MulNoise).apply(x, seed, noise, strength)
+    y: Tensor = _apply(x, seed, noise, strength)
     return y
 
 
 def _learned_forward(x: Tensor, log_alpha: Tensor, bias: Tensor | None, seed: Tensor) -> Tensor:
     y: Tensor = choose(_learned_op, x, (log_alpha, bias))(x, log_alpha, bias, seed)
     return y
+
+
+def _save_learned(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
 
 
 def _learned_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -114,29 +99,7 @@ def _learned_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return dx, dlog_alpha, None if bias is None else dbias, None
 
 
-class _MulNoiseLearned(torch.autograd.Function):
-    """One pass over dy and x gives all gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        ctx.save_for_backward(*inputs)
-        return _learned_forward(*inputs)
-
-    backward = staticmethod(_learned_backward)
-
-
-class _MulNoiseLearnedFunctorch(torch.autograd.Function):
-    """The same for torch.func transforms."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return _learned_forward(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    backward = staticmethod(_learned_backward)
+_apply_learned = differentiable("mul_noise_learned", _learned_forward, _save_learned, _learned_backward)
 
 
 def _covering(shape: torch.Size, over: torch.Size) -> list[int]:
@@ -164,6 +127,5 @@ def mul_noise_learned(
         log_alpha = log_alpha.to(dtype).expand(common)
     if bias is not None and bias.numel() != common.numel():
         bias = bias.to(dtype).expand(common)
-    function = _MulNoiseLearnedFunctorch if functorch_active() else _MulNoiseLearned
-    y: Tensor = function.apply(x, log_alpha, bias, seed)
+    y: Tensor = _apply_learned(x, log_alpha, bias, seed)
     return y

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..._backend import choose
-from .._register import functorch_active, register, run_backward
+from .._register import differentiable, functorch_active, register, run_backward
 from . import reference
 
 SCHEMA = "spmm(Tensor x, Tensor values, Tensor col_indices, Tensor row_offsets, Tensor? bias) -> Tensor"
@@ -52,7 +52,7 @@ def _forward(*inputs: Any) -> Tensor:
     return y
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, values, col_indices, row_offsets, bias = inputs
     ctx.save_for_backward(x, values, col_indices, row_offsets)
     ctx.bias_dtype = None if bias is None else bias.dtype
@@ -74,32 +74,7 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-class _SpMM(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _save(ctx, inputs)
-        return _forward(*inputs)
-
-    backward = staticmethod(_backward)
-
-
-class _SpMMFunctorch(torch.autograd.Function):
-    """The same for torch.func transforms, which demand setup_context; it costs 50 us more a call."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return _forward(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _save(ctx, inputs)
-
-    backward = staticmethod(_backward)
-
-
-def _apply(function: type[torch.autograd.Function], inputs: tuple[Any, ...]) -> Tensor:
-    y: Tensor = function.apply(*inputs)
-    return y
+_apply = differentiable("spmm", _forward, _save, _backward)
 
 
 def spmm(
@@ -111,8 +86,7 @@ def spmm(
 ) -> Tensor:
     """y [*, O]; differentiable in x, values and bias."""
     inputs = (x, values, col_indices, row_offsets, bias)
-    if functorch_active():
-        return _apply(_SpMMFunctorch, inputs)
-    if not torch.is_grad_enabled():  # inference: spare it a Function's 10 us
+    if not torch.is_grad_enabled() and not functorch_active():  # inference: spare it a Function's 10 us
         return _forward(*inputs)
-    return _apply(_SpMM, inputs)
+    y: Tensor = _apply(*inputs)
+    return y

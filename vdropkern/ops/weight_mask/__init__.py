@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..._backend import choose
-from .._register import functorch_active, register
+from .._register import differentiable, register
 from . import reference
 from .reference import GRANULARITIES
 
@@ -74,27 +74,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.mark_non_differentiable(output[1])
 
 
-class _WeightMask(torch.autograd.Function):
-    """Beside w itself, a threshold a row and the seed are saved; the mask is drawn again."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        output = _forward(*inputs)
-        _save(ctx, inputs, output)
-        return output
-
-    backward = staticmethod(_backward)
-
-
-class _WeightMaskFunctorch(torch.autograd.Function):
-    """The same for torch.func transforms."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return _forward(*inputs)
-
-    setup_context = staticmethod(_save)
-    backward = staticmethod(_backward)
+# beside w itself, a threshold a row and the seed are saved; the mask is drawn again
+_apply = differentiable("weight_mask", _forward, _save, _backward)
 
 
 def weight_mask(
@@ -108,6 +89,5 @@ def weight_mask(
 
     `granularity` is one of `GRANULARITIES`: see `reference.thresholds`.
     """
-    function = _WeightMaskFunctorch if functorch_active() else _WeightMask
-    result: tuple[Tensor, Tensor] = function.apply(w, gamma, alpha, seed, granularity)
+    result: tuple[Tensor, Tensor] = _apply(w, gamma, alpha, seed, granularity)
     return result

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..._backend import choose
-from .._register import functorch_active, register, run_backward
+from .._register import differentiable, register, run_backward
 from . import reference
 
 __all__ = ["weight_noise"]
@@ -64,27 +63,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (grad, d_log, None, None) if log_sigma2 is not None else (d_mu, None, d_log, None)
 
 
-class _WeightNoise(torch.autograd.Function):
-    """Saved: the seed and the noise's parameter, and mu where the noise is proportional to it."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        noisy = _forward(*inputs)
-        _save(ctx, inputs, noisy)
-        return noisy
-
-    backward = staticmethod(_backward)
-
-
-class _WeightNoiseFunctorch(torch.autograd.Function):
-    """The same for torch.func transforms."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return _forward(*inputs)
-
-    setup_context = staticmethod(_save)
-    backward = staticmethod(_backward)
+# saved: the seed and the noise's parameter, and mu where the noise is proportional to it
+_apply = differentiable("weight_noise", _forward, _save, _backward)
 
 
 def weight_noise(
@@ -94,6 +74,5 @@ def weight_noise(
     seed: Tensor,  # int64 scalar
 ) -> Tensor:
     """mu with noise, in mu's shape and dtype; differentiable in all but the seed."""
-    function = _WeightNoiseFunctorch if functorch_active() else _WeightNoise
-    noisy: Tensor = function.apply(mu, log_sigma2, log_alpha, seed)
+    noisy: Tensor = _apply(mu, log_sigma2, log_alpha, seed)
     return noisy
