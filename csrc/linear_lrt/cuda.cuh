@@ -190,24 +190,27 @@ VDK_DEVICE void sum_log_gradient(const ProductArgs& args, const TilePlace& tile,
 }
 
 // Calls the epilogue for a tile; four(row, col, mean, variance), within the tile, brings its sums. A rolled
-// loop: the epilogue is long, and there is one copy of it.
+// loop: the epilogue is long, and there is one copy of it. A thread goes down four columns.
 template <class P, class Four>
 VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, float* gradient, Four&& four) {
+  constexpr int kAcross = kBlockN / 4;
+  static_assert(P::kThreads % kAcross == 0);
   const Plan& plan = args.plan;
-  const Epilogue<P> epilogue(args);
+  const int c = int(threadIdx.x) % kAcross * 4;
+  const int64_t col = tile.n * kBlockN + c, left = plan.n - col;
+  const int valid = left <= 0 ? 0 : left < 4 ? int(left) : 4;
+  const Epilogue<P> epilogue(args, col, valid);
   VDK_ROLLED
-  for (int i = threadIdx.x; i < P::kBlockM * (kBlockN / 4); i += P::kThreads) {
-    const int r = i / (kBlockN / 4), c = i % (kBlockN / 4) * 4;
-    const int64_t row = tile.m * P::kBlockM + r, col = tile.n * kBlockN + c;
+  for (int r = int(threadIdx.x) / kAcross; r < P::kBlockM; r += P::kThreads / kAcross) {
+    const int64_t row = tile.m * P::kBlockM + r;
     float mean[4], variance[4] = {};
-    const bool inside = row < plan.m && col < plan.n;
-    const int valid = !inside ? 0 : plan.n - col < 4 ? int(plan.n - col) : 4;
+    const bool inside = row < plan.m && valid;
     if (inside) {
       four(r, c, mean, variance);
-      epilogue(row, col, valid, mean, variance);
+      epilogue(row, mean, variance);
     }
     if (P::kPass == Pass::kWeights && args.log_sums) VDK_UNROLL
-    for (int j = 0; j < 4; ++j) gradient[r * kResultPitch + c + j] = j < valid ? variance[j] : 0.0f;
+    for (int j = 0; j < 4; ++j) gradient[r * kResultPitch + c + j] = inside && j < valid ? variance[j] : 0.0f;
   }
   if (P::kPass == Pass::kWeights && args.log_sums) sum_log_gradient<P>(args, tile, gradient);
 }

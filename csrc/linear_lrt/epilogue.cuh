@@ -7,8 +7,8 @@
 namespace vdk {
 namespace cuda {
 
-// What becomes of mean[4] and variance[4] at (row, col); `valid` of the columns exist. What it leaves in
-// variance is summed where log is broadcast.
+// What becomes of mean[4] and variance[4] in four columns from `col` on, of which `valid` exist, row by row.
+// What rows share is loaded once. What it leaves in variance is summed where log is broadcast.
 template <class P>
 struct Epilogue;
 
@@ -16,19 +16,26 @@ template <class Math, int kBlockM>
 struct Epilogue<Product<Math, Pass::kForward, kBlockM>> {
   using E = typename Math::E;
   const ProductArgs& args;
+  int64_t col;
+  int valid;
   NoiseKey key;
+  float bias[4] = {};
 
-  VDK_DEVICE explicit Epilogue(const ProductArgs& a) : args(a), key(noise_key(a.seed)) {}
+  VDK_DEVICE Epilogue(const ProductArgs& a, int64_t col, int valid)
+      : args(a), col(col), valid(valid), key(noise_key(a.seed)) {
+    VDK_UNROLL
+    for (int i = 0; i < 4; ++i)
+      if (args.bias && i < valid) bias[i] = load_global<float>(args.bias + col + i);
+  }
 
-  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4],
-                             float (&variance)[4]) const {
+  VDK_DEVICE void operator()(int64_t row, float (&mean)[4], float (&variance)[4]) const {
     float z[4], std[4];
     noise_normals(key, uint64_t(row * groups_of(args.plan.n) + col / 4), z);
     VDK_UNROLL
     for (int i = 0; i < 4; ++i) {
       std[i] = square_root(variance[i] + args.eps);
       mean[i] += std[i] * z[i];
-      if (args.bias && i < valid) mean[i] += load_global<float>(args.bias + col + i);
+      mean[i] += bias[i];
     }
     const int64_t at = row * args.plan.n + col;
     store_four(static_cast<E*>(args.result) + at, valid, args.whole_result, mean);
@@ -40,11 +47,12 @@ template <class Math, int kBlockM>
 struct Epilogue<Product<Math, Pass::kInput, kBlockM>> {
   using E = typename Math::E;
   const ProductArgs& args;
+  int64_t col;
+  int valid;
 
-  VDK_DEVICE explicit Epilogue(const ProductArgs& a) : args(a) {}
+  VDK_DEVICE Epilogue(const ProductArgs& a, int64_t col, int valid) : args(a), col(col), valid(valid) {}
 
-  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4],
-                             float (&variance)[4]) const {
+  VDK_DEVICE void operator()(int64_t row, float (&mean)[4], float (&variance)[4]) const {
     const int64_t at = row * args.plan.n + col;
     float x[4];
     load_four(static_cast<const E*>(args.x) + at, valid, args.whole_result, x);
@@ -58,20 +66,31 @@ template <class Math, int kBlockM>
 struct Epilogue<Product<Math, Pass::kWeights, kBlockM>> {
   using E = typename Math::E;
   const ProductArgs& args;
+  int64_t col;
+  int valid;
   float kl_scale;
+  float row_log[4] = {};  // where all rows have the same
 
-  VDK_DEVICE explicit Epilogue(const ProductArgs& a)
-      : args(a), kl_scale(a.prior == Prior::kNone ? 0.0f : load_global<float>(a.kl_scale)) {}
+  VDK_DEVICE Epilogue(const ProductArgs& a, int64_t col, int valid)
+      : args(a),
+        col(col),
+        valid(valid),
+        kl_scale(a.prior == Prior::kNone ? 0.0f : load_global<float>(a.kl_scale)) {
+    if (!args.log_sums || args.w.log_rows != 1) return;
+    VDK_UNROLL
+    for (int i = 0; i < 4; ++i)
+      if (i < valid) row_log[i] = log_at<E>(args.w, 0, col + i);
+  }
 
-  VDK_DEVICE void operator()(int64_t row, int64_t col, int valid, float (&mean)[4],
-                             float (&variance)[4]) const {
+  VDK_DEVICE void operator()(int64_t row, float (&mean)[4], float (&variance)[4]) const {
     const LrtWeights& w = args.w;
     const int64_t at = row * args.plan.n + col;
     float mu[4], log[4];
     load_four(static_cast<const E*>(w.mu) + at, valid, args.whole_result, mu);
     if (args.log_sums) {
+      const float column_log = w.log_rows == 1 ? 0.0f : log_at<E>(w, row, 0);
       VDK_UNROLL
-      for (int i = 0; i < 4; ++i) log[i] = i < valid ? log_at<E>(w, row, col + i) : 0.0f;
+      for (int i = 0; i < 4; ++i) log[i] = w.log_rows == 1 ? row_log[i] : column_log;
     } else if (w.log_is_float) {
       load_four(static_cast<const float*>(w.log) + at, valid, args.whole_result, log);
     } else {

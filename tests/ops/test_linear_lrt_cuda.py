@@ -189,7 +189,8 @@ def test_ragged_tiles(name: str, batch: int) -> None:
 
 @pytest.mark.parametrize("name", MATHS)
 def test_reduction_in_parts(name: str) -> None:
-    """Few tiles and a long reduction: partial sums by several blocks, added by a second kernel."""
+    """Few tiles and a long reduction: partial sums by several blocks, added by a second kernel. That one loads
+    biases and logs that rows share once a thread, so they hardly add to what it moves."""
     for case in (
         linear("parts", (20,), 1100, 24, op="linear_lrt_kl", prior="ard"),
         linear("parts", (600,), 40, 20, op="linear_lrt_kl", prior="ard"),
@@ -198,8 +199,10 @@ def test_reduction_in_parts(name: str) -> None:
         linear("parts", (20,), 40, 700, log_alpha=(1, 1)),
     ):
         check(case, MATHS[name], multiprocessors=64)
-        kernels = [record["kernel"] for record in gpu.records()]
-        assert any("lrt_finish" in kernel for kernel in kernels), kernels
+        finishing = [record for record in gpu.records() if "lrt_finish" in record["kernel"]]
+        assert finishing
+        for record in finishing:
+            assert record["loaded"] + record["stored"] <= 1.07 * record["distinct"], record
 
 
 @pytest.mark.parametrize("name", ["ieee", "tf32x3", "bf16", "fp16"])
