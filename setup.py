@@ -39,6 +39,9 @@ NO_KERNELS = """
    pip install "setuptools>=77" cmake ninja
    pip install --no-build-isolation --force-reinstall --no-deps .
 """
+OTHER_MAJOR = """vdropkern: {nvcc[0]} is of CUDA {nvcc[1]}, torch {torch} of CUDA {wanted}: majors must agree.
+The CPU kernels alone, GPUs served by Triton:  VDROPKERN_CUDA=0 pip install ...
+The CUDA kernels too, by a fitting toolkit:    CUDA_HOME=/usr/local/cuda-{wanted} pip install ..."""
 
 
 def find_torch() -> tuple[Path | None, str]:
@@ -64,15 +67,28 @@ def find_tool(*names: str) -> str | None:
     return next((t for path in paths for name in names if (t := shutil.which(name, path=path))), None)
 
 
-def find_nvcc() -> tuple[str, str] | None:
-    """(nvcc, its version as 13.0): of the version asked for, else of CUDA_HOME, PATH or /usr/local/cuda."""
-    found = [f"{os.environ[home]}/bin/nvcc" for home in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(home)]
-    found += [str(shutil.which("nvcc")), f"/usr/local/cuda-{CUDA}/bin/nvcc", "/usr/local/cuda/bin/nvcc"]
-    for nvcc in filter(os.path.exists, found):
-        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
-        if (match := re.search(r"release (\d+\.\d+)", said)) and CUDA in ("", match[1]):
-            return nvcc, match[1]
+def find_nvcc(of_torch: str | None) -> tuple[str, str] | None:
+    """(nvcc, its version as 13.0): of the version asked for, else of torch's major if there is one.
+
+    Looked for in CUDA_HOME, which decides where it is set, on PATH, in /usr/local.
+    """
+    named = [f"{os.environ[home]}/bin/nvcc" for home in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(home)]
+    homes = [f"/usr/local/cuda-{CUDA or of_torch}", "/usr/local/cuda"]
+    others = [str(shutil.which("nvcc")), *(f"{home}/bin/nvcc" for home in homes)]
+    for nvccs in (named, others):
+        usable = []
+        for nvcc in filter(os.path.exists, nvccs):
+            said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+            if (match := re.search(r"release (\d+\.\d+)", said)) and CUDA in ("", match[1]):
+                usable.append((nvcc, match[1]))
+        if usable:
+            fitting = [found for found in usable if major(found[1]) == major(of_torch or found[1])]
+            return (fitting or usable)[0]
     return None
+
+
+def major(version: str) -> str:
+    return version.split(".")[0]
 
 
 def find_cuda() -> tuple[str, str] | None:
@@ -81,7 +97,7 @@ def find_cuda() -> tuple[str, str] | None:
     of_torch = match[1] if match else None
     if TORCH is None or CUDA == "0" or not (CUDA or of_torch):
         return None
-    nvcc = find_nvcc()
+    nvcc = find_nvcc(of_torch)
     if nvcc is None:
         if CUDA:
             sys.exit(
@@ -89,9 +105,9 @@ def find_cuda() -> tuple[str, str] | None:
             )
         return None
     if of_torch is not None and of_torch != nvcc[1]:
+        if major(of_torch) != major(nvcc[1]):
+            sys.exit(OTHER_MAJOR.format(nvcc=nvcc, torch=TORCH_VERSION, wanted=of_torch))
         said = f"vdropkern: nvcc is of CUDA {nvcc[1]}, torch {TORCH_VERSION} of CUDA {of_torch}"
-        if of_torch.split(".")[0] != nvcc[1].split(".")[0]:
-            sys.exit(f"{said}: majors must agree. Set CUDA_HOME to CUDA {of_torch}, or VDROPKERN_CUDA=0")
         print(f"{said}: good, within one major", file=sys.stderr, flush=True)
     return nvcc
 
