@@ -33,7 +33,7 @@ RULES = (
     Rule(r"mul_noise_kernel<\w+16", (r"LDG\.\S*64", r"STG\.\S*64")),
     Rule(r"kl_kernel<", (WIDE_LOAD,)),
     Rule(r"kl_kernel<.*,true>", (WIDE_STORE,)),
-    Rule(r"kl_kernel<float", (APPROXIMATION,)),
+    Rule(r"kl_kernel<(float|\w+16)", (APPROXIMATION,)),
     Rule(r"lrt_noise_gradient<", (WIDE_LOAD, r"MUFU\.SQRT")),
     Rule(r"lrt_product<", (WIDE_COPY, WIDE_STORE)),
     Rule(r"lrt_product<Product<HalfMath", (r"HMMA\.16816\.F32", MATRIX_LOAD)),
@@ -83,5 +83,6 @@ def elements(kernel: Kernel) -> int:
     per16 = {"double": 2, "float": 4, "long": 2, "Float16": 8, "BFloat16": 8}
     if match is None:
         return 0
-    # noise: two units of a Philox call's four, or of 16 bytes where that is more; kl: two vectors
-    return 2 * (max(4, per16[match[1]]) if kernel.name.startswith("noise") else per16[match[1]])
+    # noise: two units of a Philox call's four, or of 16 bytes where that is more; kl: two vectors, or of half
+    # types one
+    return 2 * max(4, per16[match[1]]) if kernel.name.startswith("noise") else min(8, 2 * per16[match[1]])

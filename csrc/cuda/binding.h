@@ -4,15 +4,13 @@
 
 #include "../common/binding.h"
 #include "device.h"
+#include "types.h"
 
 // CPU-only builds of torch have no such function; weak, it is null there, and the library still loads.
 extern "C" __attribute__((weak, visibility("default"))) AOTITorchError
 aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 
 namespace vdk {
-
-struct Float16;
-struct BFloat16;
 
 // The GPU of a tensor made the current one, as long as this lives, with the stream torch uses on it.
 class Gpu {

@@ -6,28 +6,51 @@ namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 
-// Value, and gradients where dlog is given. mu, log and grad are dense, of one compute type.
-template <class T>
+// Value, and gradients where dlog is given. mu, log and gradients are dense, of one type; grad is of the type
+// computed in.
+template <class E>
 Tensor kl_on_gpu(const Gpu& gpu, const OptionalTensor& mu, const Tensor& log, Prior prior,
                  const OptionalTensor& grad, const OptionalTensor& dmu, const OptionalTensor& dlog) {
-  const Tensor value = gpu.empty({}, log.scalar_type());
+  using T = ComputeOf<E>;
+  const Tensor value = gpu.empty({}, compute_type(log));
   const Tensor workspace = gpu.workspace(size_t(cuda::kl_workspace(log.numel())) * sizeof(T));
-  cuda::kl(cuda::KlArgs<T>{pointer<T>(mu), pointer<T>(log), log.numel(), prior, pointer<T>(grad),
-                           dmu ? output<T>(*dmu) : nullptr, dlog ? output<T>(*dlog) : nullptr,
+  cuda::kl(cuda::KlArgs<E>{pointer<E>(mu), pointer<E>(log), log.numel(), prior, pointer<T>(grad),
+                           dmu ? output<E>(*dmu) : nullptr, dlog ? output<E>(*dlog) : nullptr,
                            output<T>(value), output<T>(workspace)},
            gpu.stream());
   return value;
 }
 
+// Parameters of one type are read as they lie; of two they are cast to the type computed in.
 struct Parameters {
   ScalarType type;
   OptionalTensor mu;
   Tensor log;
 
   Parameters(const OptionalTensor& mu, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha)
-      : type(compute_type(mu, log_sigma2, log_alpha)),
-        mu(log_alpha ? std::nullopt : prepared(mu, type)),
-        log(prepared(log_alpha ? *log_alpha : *log_sigma2, type)) {}
+      : Parameters(log_alpha ? std::nullopt : mu, log_alpha ? *log_alpha : *log_sigma2) {}
+
+  template <class... Rest>
+  Tensor kl(const Gpu& gpu, const std::string& prior, const Rest&... rest) const {
+    switch (type) {
+      case ScalarType::Float:
+        return kl_on_gpu<float>(gpu, mu, log, prior_of(prior), rest...);
+      case ScalarType::Double:
+        return kl_on_gpu<double>(gpu, mu, log, prior_of(prior), rest...);
+      case ScalarType::Half:
+        return kl_on_gpu<Float16>(gpu, mu, log, prior_of(prior), rest...);
+      default:
+        STD_TORCH_CHECK(type == ScalarType::BFloat16, "kl: no kernel for this dtype");
+        return kl_on_gpu<BFloat16>(gpu, mu, log, prior_of(prior), rest...);
+    }
+  }
+
+ private:
+  Parameters(const OptionalTensor& of_mu, const Tensor& of_log)
+      : type(of_mu && of_mu->scalar_type() != of_log.scalar_type() ? compute_type(of_mu, of_log)
+                                                                   : of_log.scalar_type()),
+        mu(prepared(of_mu, type)),
+        log(prepared(of_log, type)) {}
 };
 
 const Tensor& given(const OptionalTensor& mu, const OptionalTensor& log_sigma2,
@@ -41,10 +64,7 @@ Tensor kl_value(const OptionalTensor& mu, const OptionalTensor& log_sigma2, cons
                 const std::string& prior) {
   const Gpu gpu(given(mu, log_sigma2, log_alpha));
   const Parameters p(mu, log_sigma2, log_alpha);
-  return with_compute_type(p.type, [&](auto zero) {
-    return kl_on_gpu<decltype(zero)>(gpu, p.mu, p.log, prior_of(prior), std::nullopt, std::nullopt,
-                                     std::nullopt);
-  });
+  return p.kl(gpu, prior, OptionalTensor(), OptionalTensor(), OptionalTensor());
 }
 
 std::tuple<Tensor, Tensor, Tensor> kl_grad(const Tensor& grad, const OptionalTensor& mu,
@@ -54,13 +74,11 @@ std::tuple<Tensor, Tensor, Tensor> kl_grad(const Tensor& grad, const OptionalTen
   const Gpu gpu(noise);
   const Parameters p(mu, log_sigma2, log_alpha);
   STD_TORCH_CHECK(grad.is_cuda(), "kl_grad: grad must be on the GPU");
-  const Tensor scale = prepared(grad, p.type);
+  const Tensor scale = prepared(grad, compute_type(p.log));
   const Tensor dmu = p.mu ? gpu.empty_like(*p.mu, p.type) : gpu.empty({0}, p.type);
   const Tensor dlog = gpu.empty_like(p.log, p.type);
-  const Tensor value = with_compute_type(p.type, [&](auto zero) {
-    return kl_on_gpu<decltype(zero)>(gpu, p.mu, p.log, prior_of(prior), scale,
-                                     p.mu ? OptionalTensor(dmu) : std::nullopt, dlog);
-  });
+  const Tensor value = p.kl(gpu, prior, OptionalTensor(scale), p.mu ? OptionalTensor(dmu) : std::nullopt,
+                            OptionalTensor(dlog));
   return {value, returned(dmu, (p.mu ? *mu : noise).scalar_type()), returned(dlog, noise.scalar_type())};
 }
 

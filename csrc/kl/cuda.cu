@@ -4,44 +4,45 @@ namespace vdk {
 namespace cuda {
 namespace {
 
-template <class T>
+template <class E>
 int64_t tiles(int64_t n) {
-  return ceil_div(n, kKlTile<T>);
+  return ceil_div(n, kKlTile<E>);
 }
 
-template <class T, Prior::Kind kPrior>
-void launch_tiles(const KlKernelArgs<T>& args, void* stream) {
-  const Grid grid{tiles<T>(args.of.n)};
+template <class E, Prior::Kind kPrior>
+void launch_tiles(const KlKernelArgs<E>& args, void* stream) {
+  const Grid grid{tiles<E>(args.of.n)};
   if (args.of.dlog)
-    VDK_LAUNCH((kl_kernel<T, kPrior, true>), grid, kKlThreads, 0, stream, args);
+    VDK_LAUNCH((kl_kernel<E, kPrior, true>), grid, kKlThreads, 0, stream, args);
   else
-    VDK_LAUNCH((kl_kernel<T, kPrior, false>), grid, kKlThreads, 0, stream, args);
+    VDK_LAUNCH((kl_kernel<E, kPrior, false>), grid, kKlThreads, 0, stream, args);
 }
 
-template <class T>
-void launch_tiles(const KlKernelArgs<T>& args, void* stream) {
+template <class E>
+void launch_tiles(const KlKernelArgs<E>& args, void* stream) {
   switch (args.of.prior) {
     case Prior::kLogUniform:
-      return launch_tiles<T, Prior::kLogUniform>(args, stream);
+      return launch_tiles<E, Prior::kLogUniform>(args, stream);
     case Prior::kKingma:
-      return launch_tiles<T, Prior::kKingma>(args, stream);
+      return launch_tiles<E, Prior::kKingma>(args, stream);
     case Prior::kExact:
-      return launch_tiles<T, Prior::kExact>(args, stream);
+      return launch_tiles<E, Prior::kExact>(args, stream);
     case Prior::kArd:
-      return launch_tiles<T, Prior::kArd>(args, stream);
+      return launch_tiles<E, Prior::kArd>(args, stream);
     case Prior::kNormal:
-      return launch_tiles<T, Prior::kNormal>(args, stream);
+      return launch_tiles<E, Prior::kNormal>(args, stream);
     case Prior::kNone:
       throw std::invalid_argument("kl: no prior");
   }
 }
 
-template <class T>
-void kl_all(const KlArgs<T>& args, void* stream) {
-  const int64_t n_partial = tiles<T>(args.n);
+template <class E>
+void kl_all(const KlArgs<E>& args, void* stream) {
+  using T = ComputeOf<E>;
+  const int64_t n_partial = tiles<E>(args.n);
   const bool wide = all_aligned16(args.mu, args.log, args.dmu, args.dlog);
   launch_tiles(
-      KlKernelArgs<T>{args, wide, normal_prior<T>(args.prior), n_partial == 1 ? args.value : args.workspace},
+      KlKernelArgs<E>{args, wide, normal_prior<T>(args.prior), n_partial == 1 ? args.value : args.workspace},
       stream);
   if (n_partial != 1)
     VDK_LAUNCH(sum_kernel<T>, Grid{1}, kSumThreads, 0, stream,
@@ -54,6 +55,8 @@ int64_t kl_workspace(int64_t n) { return tiles<double>(n); }  // the smaller til
 
 void kl(const KlArgs<float>& args, void* stream) { kl_all(args, stream); }
 void kl(const KlArgs<double>& args, void* stream) { kl_all(args, stream); }
+void kl(const KlArgs<Float16>& args, void* stream) { kl_all(args, stream); }
+void kl(const KlArgs<BFloat16>& args, void* stream) { kl_all(args, stream); }
 
 }  // namespace cuda
 }  // namespace vdk

@@ -10,17 +10,34 @@ namespace vdk {
 namespace cuda {
 
 constexpr int kKlThreads = 256;
-constexpr int kKlVectors = 2;  // of each operand in flight a thread
-template <class T>
-constexpr int64_t kKlTile = int64_t(kKlThreads) * kKlVectors * kPer16<T>;
+// 16 bytes of each operand in flight a thread, or 32: four double or eight of the others
+template <class E>
+constexpr int kKlVectors = sizeof(E) == 2 ? 1 : 2;
+template <class E>
+constexpr int64_t kKlTile = int64_t(kKlThreads) * kKlVectors<E> * kPer16<E>;
 
-template <class T>
+template <class E>
 struct KlKernelArgs {
-  KlArgs<T> of;
+  KlArgs<E> of;
   bool wide;
-  NormalPrior<T> normal;
-  T* partial;  // [blocks]
+  NormalPrior<ComputeOf<E>> normal;
+  ComputeOf<E>* partial;  // [blocks]
 };
+
+template <class E>
+VDK_DEVICE ComputeOf<E> computed(E x) {
+  if constexpr (sizeof(E) == 8)
+    return x;
+  else
+    return to_float(x);
+}
+template <class E>
+VDK_DEVICE E stored(ComputeOf<E> x) {
+  if constexpr (sizeof(E) == 8)
+    return x;
+  else
+    return round_to<E>(x);
+}
 
 // KL and dKL/dla of one weight. `mean`: log is log_sigma2, else log_alpha, and mu is not looked at.
 template <class T, Prior::Kind kPrior>
@@ -38,36 +55,38 @@ VDK_DEVICE KlTerms<T> kl_of_weight(T mu, T log, bool mean, const NormalPrior<T>&
   return terms;
 }
 
-template <class T, Prior::Kind kPrior, bool kGrad>
-VDK_KERNEL void __launch_bounds__(kKlThreads) kl_kernel(KlKernelArgs<T> args) {
-  constexpr int kVector = kPer16<T>;
-  const KlArgs<T>& of = args.of;
+template <class E, Prior::Kind kPrior, bool kGrad>
+VDK_KERNEL void __launch_bounds__(kKlThreads) kl_kernel(KlKernelArgs<E> args) {
+  using T = ComputeOf<E>;
+  constexpr int kVector = kPer16<E>, kVectors = kKlVectors<E>;
+  const KlArgs<E>& of = args.of;
   const bool mean = of.mu != nullptr;
-  const int64_t first = int64_t(blockIdx.x) * kKlTile<T> + int64_t(threadIdx.x) * kVector;
+  const int64_t first = int64_t(blockIdx.x) * kKlTile<E> + int64_t(threadIdx.x) * kVector;
   constexpr int64_t kStride = int64_t(kKlThreads) * kVector;
-  T mu[kKlVectors][kVector], log[kKlVectors][kVector];
+  E mu[kVectors][kVector], log[kVectors][kVector];
   VDK_UNROLL
-  for (int v = 0; v < kKlVectors; ++v) {
-    load_vector(log[v], of.log, first + v * kStride, of.n, args.wide, T(0));
-    if (mean) load_vector(mu[v], of.mu, first + v * kStride, of.n, args.wide, T(1));
+  for (int v = 0; v < kVectors; ++v) {
+    load_vector(log[v], of.log, first + v * kStride, of.n, args.wide, stored<E>(0));
+    if (mean) load_vector(mu[v], of.mu, first + v * kStride, of.n, args.wide, stored<E>(1));
   }
   T scale = 0;
   if constexpr (kGrad) scale = load_global<T>(of.grad);
   T sum = 0;
   VDK_UNROLL
-  for (int v = 0; v < kKlVectors; ++v) {
+  for (int v = 0; v < kVectors; ++v) {
     const int64_t i = first + v * kStride;
     VDK_UNROLL
     for (int j = 0; j < kVector; ++j) {
-      const T m = mean ? mu[v][j] : T(0);
-      const KlTerms<T> terms = kl_of_weight<T, kPrior>(m, log[v][j], mean, args.normal);
+      const T m = mean ? computed(mu[v][j]) : T(0);
+      const KlTerms<T> terms = kl_of_weight<T, kPrior>(m, computed(log[v][j]), mean, args.normal);
       if (i + j < of.n) sum += terms.value;
       if constexpr (kGrad) {
-        log[v][j] = scale * terms.slope;
+        const T slope = scale * terms.slope;
+        log[v][j] = stored<E>(slope);
         if constexpr (kPrior == Prior::kNormal)
-          mu[v][j] = scale * args.normal.precision * m;
+          mu[v][j] = stored<E>(scale * args.normal.precision * m);
         else
-          mu[v][j] = log[v][j] * (m * T(-2) * reciprocal(m * m + T(kKlEps)));
+          mu[v][j] = stored<E>(slope * (m * T(-2) * reciprocal(m * m + T(kKlEps))));
       }
     }
     if constexpr (kGrad) {

@@ -2,20 +2,22 @@
 #pragma once
 #include <cstdint>
 
+#include "../cuda/types.h"
 #include "prior.h"
 
 namespace vdk {
 namespace cuda {
 
-template <class T>
+template <class E>
 struct KlArgs {
-  const T* mu;   // [n], or null where log is log_alpha
-  const T* log;  // [n], log_sigma2 or log_alpha
+  using T = ComputeOf<E>;
+  const E* mu;   // [n], or null where log is log_alpha
+  const E* log;  // [n], log_sigma2 or log_alpha
   int64_t n;
   Prior prior;
   const T* grad;  // [1], scale of the gradients
-  T* dmu;         // [n] or null
-  T* dlog;        // [n]; null for the value alone
+  E* dmu;         // [n] or null
+  E* dlog;        // [n]; null for the value alone
   T* value;       // [1]
   T* workspace;   // [kl_workspace(n)]
 };
@@ -23,6 +25,8 @@ struct KlArgs {
 int64_t kl_workspace(int64_t n);
 void kl(const KlArgs<float>& args, void* stream);
 void kl(const KlArgs<double>& args, void* stream);
+void kl(const KlArgs<Float16>& args, void* stream);
+void kl(const KlArgs<BFloat16>& args, void* stream);
 
 }  // namespace cuda
 }  // namespace vdk

@@ -2,8 +2,6 @@
 // lie at a multiple of their size, as in rows of a multiple of four, are moved by one or two accesses, others
 // by four.
 #pragma once
-#include <type_traits>
-
 #include "../random/noise.cuh"
 #include "cuda.h"
 
@@ -12,9 +10,6 @@ namespace cuda {
 
 constexpr int kMulNoiseThreads = 256;
 constexpr int kMulNoiseGroups = 2;  // a thread
-
-template <class T>
-using ComputeOf = std::conditional_t<sizeof(T) == 8, double, float>;
 
 template <class T>
 struct MulNoiseKernelArgs {

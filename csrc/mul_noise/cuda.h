@@ -2,12 +2,10 @@
 #pragma once
 #include <cstdint>
 
+#include "../cuda/types.h"
 #include "noise.h"
 
 namespace vdk {
-struct Float16;
-struct BFloat16;
-
 namespace cuda {
 
 using vdk::Noise;
@@ -23,7 +21,6 @@ struct MulNoiseArgs {
   const int64_t* seed;  // [1]
 };
 
-// Half types are multiplied in float and rounded once.
 void mul_noise(const MulNoiseArgs<float>& args, void* stream);
 void mul_noise(const MulNoiseArgs<double>& args, void* stream);
 void mul_noise(const MulNoiseArgs<Float16>& args, void* stream);

@@ -2,10 +2,9 @@
 #pragma once
 #include <cstdint>
 
-namespace vdk {
-struct Float16;
-struct BFloat16;
+#include "../cuda/types.h"
 
+namespace vdk {
 namespace cuda {
 
 void philox_bits(int64_t* out, int64_t rows, int64_t cols, const int64_t* seed, void* stream);

@@ -1,32 +1,40 @@
 #include "check.h"
-#include "kl/cuda.h"
+#include "kl/cuda.cuh"
 #include "kl/formulas.h"
 
 namespace {
 
+using vdk::BFloat16;
+using vdk::Float16;
 using vdk::Prior;
+using vdk::cuda::computed;
+using vdk::cuda::stored;
 
 // One tile and a bit, so that a tile is ragged and both stages of the sum run.
-template <class T, Prior::Kind kPrior>
+template <class E, Prior::Kind kPrior>
 void check_kl(bool mean, bool grads) {
+  using T = vdk::ComputeOf<E>;
+  const double rounded = sizeof(E) == 2 ? 0x1p-8 : 1e-4;  // of gradients
   constexpr bool kNormal = kPrior == Prior::kNormal;
-  const int64_t n = 2048 * 4 / int64_t(sizeof(T)) + 37;
-  std::vector<T> mu(n), log(n), dmu(n, NAN), dlog(n, NAN), workspace(size_t(vdk::cuda::kl_workspace(n)));
+  const int64_t n = vdk::cuda::kKlTile<E> + 37;
+  std::vector<E> mu(n), log(n), dmu(n, stored<E>(NAN)), dlog(n, stored<E>(NAN));
+  std::vector<T> workspace(size_t(vdk::cuda::kl_workspace(n)));
   T value = NAN;
   const Prior prior(kPrior, 4, std::log(4.0));
   const T grad = T(0.5);
   for (int64_t i = 0; i < n; ++i) {
-    mu[i] = T(0.02 + 0.001 * double(i % 61));
-    log[i] = T((mean ? -12 : -6) + 0.01 * double(i % 601));
+    mu[i] = stored<E>(T(0.02 + 0.001 * double(i % 61)));
+    log[i] = stored<E>(T((mean ? -12 : -6) + 0.01 * double(i % 601)));
   }
-  vdk::cuda::kl(vdk::cuda::KlArgs<T>{mean ? mu.data() : nullptr, log.data(), n, prior, &grad,
+  vdk::cuda::kl(vdk::cuda::KlArgs<E>{mean ? mu.data() : nullptr, log.data(), n, prior, &grad,
                                      mean && grads ? dmu.data() : nullptr, grads ? dlog.data() : nullptr,
                                      &value, workspace.data()},
                 nullptr);
   double expected = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const double a = mean ? double(mu[i]) * mu[i] + vdk::kKlEps : 1, s = std::exp(double(log[i]));
-    const vdk::Weight<double> w{kNormal ? a - vdk::kKlEps : a, s, kNormal ? double(log[i]) : std::log(s / a)};
+    const double m = computed(mu[i]), l = computed(log[i]);
+    const double a = mean ? m * m + vdk::kKlEps : 1, s = std::exp(l);
+    const vdk::Weight<double> w{kNormal ? a - vdk::kKlEps : a, s, kNormal ? l : std::log(s / a)};
     const vdk::NormalPrior<double> normal = vdk::normal_prior<double>(prior);
     vdk::KlTerms<double> terms = vdk::kl_terms<double, kPrior>(w, normal);
     if (kPrior == Prior::kLogUniform) {
@@ -36,18 +44,18 @@ void check_kl(bool mean, bool grads) {
     }
     expected += terms.value;
     if (!grads) continue;
-    emu::expect_close(dlog[i], 0.5 * terms.slope, 1e-4, "dlog");
-    const double by_mu = kNormal ? mu[i] * prior.precision : terms.slope * -2 * mu[i] / a;
-    if (mean) emu::expect_close(dmu[i], 0.5 * by_mu, 1e-4, "dmu");
+    emu::expect_close(computed(dlog[i]), 0.5 * terms.slope, rounded, "dlog");
+    const double by_mu = kNormal ? m * prior.precision : terms.slope * -2 * m / a;
+    if (mean) emu::expect_close(computed(dmu[i]), 0.5 * by_mu, rounded, "dmu");
   }
   emu::expect_close(value, expected, 1e-4, "value");
 }
 
-template <class T, Prior::Kind kPrior>
+template <class E, Prior::Kind kPrior>
 void check_all() {
   for (bool mean : {true, false}) {
     if (!mean && kPrior == Prior::kNormal) continue;  // is no function of log_alpha
-    for (bool grads : {true, false}) check_kl<T, kPrior>(mean, grads);
+    for (bool grads : {true, false}) check_kl<E, kPrior>(mean, grads);
   }
 }
 
@@ -63,3 +71,12 @@ VDK_CHECK("kl ard float") { check_all<float, Prior::kArd>(); }
 VDK_CHECK("kl ard double") { check_all<double, Prior::kArd>(); }
 VDK_CHECK("kl normal float") { check_all<float, Prior::kNormal>(); }
 VDK_CHECK("kl normal double") { check_all<double, Prior::kNormal>(); }
+VDK_CHECK("kl log-uniform Float16") { check_all<Float16, Prior::kLogUniform>(); }
+VDK_CHECK("kl log-uniform BFloat16") { check_all<BFloat16, Prior::kLogUniform>(); }
+VDK_CHECK("kl log-uniform-kingma BFloat16") { check_all<BFloat16, Prior::kKingma>(); }
+VDK_CHECK("kl log-uniform-exact Float16") { check_all<Float16, Prior::kExact>(); }
+VDK_CHECK("kl log-uniform-exact BFloat16") { check_all<BFloat16, Prior::kExact>(); }
+VDK_CHECK("kl ard Float16") { check_all<Float16, Prior::kArd>(); }
+VDK_CHECK("kl ard BFloat16") { check_all<BFloat16, Prior::kArd>(); }
+VDK_CHECK("kl normal Float16") { check_all<Float16, Prior::kNormal>(); }
+VDK_CHECK("kl normal BFloat16") { check_all<BFloat16, Prior::kNormal>(); }
