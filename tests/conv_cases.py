@@ -50,6 +50,7 @@ def _shapes() -> Iterator[Case]:
     yield conv("stride-skips-inputs", (2, 3, 10, 9), 4, (2, 2), stride=4, bias=False)
     yield conv("stride2-dilation2", (2, 3, 9, 9), 4, (3, 3), stride=2, dilation=2, padding=2)
     yield conv("groups", (2, 6, 5, 7), 4, (3, 3), groups=2, padding=1)
+    yield conv("groups-of-8", (2, 24, 5, 7), 30, (3, 3), groups=3, padding=1)
     yield conv("depthwise", (2, 19, 6, 7), 19, (3, 3), groups=19, padding=1)
     yield conv("depthwise-x2-stride2", (2, 5, 9, 8), 10, (5, 3), groups=5, stride=2, padding=(2, 1))
     yield conv("kernel-is-image", (3, 4, 5, 6), 8, (5, 6))

@@ -107,6 +107,28 @@ def test_an_input_alpha_of_a_grouped_layer_belongs_to_that_input() -> None:
         assert noise.tolist() == [unit == 2 and out >= 3 for out in range(6)]
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("weights", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("images", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(2, 1, 6, 5), (2, 1, 1, 1), (2, 4, 1, 1)], ids=str)
+def test_formats_that_cannot_be_told_apart_are_torchs(
+    shape: tuple[int, ...], images: torch.memory_format, weights: torch.memory_format, compiled: bool
+) -> None:
+    """Of one channel or one pixel an image lies in both formats; strides tell, those of the weights too."""
+    torch._dynamo.reset()
+    x = torch.empty_like(torch.randn(shape), memory_format=images).normal_().requires_grad_()
+    layer = vnn.Conv2d(shape[1], 8, 3, padding=2).to(memory_format=weights)
+    dense = torch.nn.Conv2d(shape[1], 8, 3, padding=2).to(memory_format=weights)
+    run = torch.compile(layer, backend="aot_eager", fullgraph=True) if compiled else layer
+    y, expected = run(x), dense(x)
+    assert y.stride() == expected.stride()
+    (y.square().sum() + layer.kl()).backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+    with vdk.use_backend("reference"):
+        assert layer(x).stride() == expected.stride()
+
+
 def test_memory_formats_and_unbatched_input() -> None:
     layer, x = vnn.Conv2d(3, 8, 3, padding=1, method=SparseVD()), torch.randn(2, 3, 6, 5)
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ from vdropkern.methods import (
     SparseVD,
     TargetedDropout,
 )
+from vdropkern.nn import Variational
 
 
 def linear(method: Method, inp: int = 40, out: int = 10) -> vnn.Linear:
@@ -137,6 +138,7 @@ DRAWN = [
     BayesByBackprop(init_log_sigma2=-1.0, noise="flipout"),
     SparseVD(init_log_sigma2=-1.0, noise="weights"),
     DropConnect(0.3),
+    DropConnect(0.3, draws="example"),
 ]
 
 
@@ -181,6 +183,26 @@ def test_drop_connects_gaussian_inference() -> None:
         assert ((layer(x) - mean).abs() < 5 * (variance / 400).sqrt()).all()
 
 
+@pytest.mark.parametrize("kind", ["linear", "conv1d", "conv2d"])
+def test_drop_connects_masks_of_each_example(kind: str) -> None:
+    """Equal examples differ in their outputs, each being that of weights of 0 or mu / (1 - p)."""
+    method = DropConnect(0.5, draws="example")
+    made: dict[str, tuple[Callable[[], Variational], tuple[int, ...]]] = {
+        "linear": (lambda: vnn.Linear(1, 5, method=method), (1,)),
+        "conv1d": (lambda: vnn.Conv1d(1, 5, 1, padding=1, padding_mode="circular", method=method), (1, 3)),
+        "conv2d": (lambda: vnn.Conv2d(1, 5, 1, method=method), (1, 2, 2)),
+    }
+    layer, shape = made[kind][0](), made[kind][1]
+    x = torch.ones(8, *shape)
+    y, full = layer(x), layer._dense(x, 2 * layer.weight, layer.bias)
+    kept, bias = torch.isclose(y, full), layer._dense(torch.zeros_like(x), layer.weight, layer.bias)
+    torch.testing.assert_close(torch.where(kept, full, bias), y)
+    assert 0 < kept.sum() < kept.numel()
+    assert (kept[1:] != kept[0]).any(), "one mask for all"
+    assert layer(x[0]).shape == y.shape[1:]
+    assert layer(x[:0]).shape == (0, *y.shape[1:])
+
+
 def test_kl_of_bayes_by_backprop() -> None:
     layer = linear(BayesByBackprop(0.3, init_log_sigma2=-2.0))
     q = torch.distributions.Normal(layer.weight.double(), (layer.log_sigma2.double() / 2).exp())
@@ -213,6 +235,7 @@ def test_bayes_by_backprop_prunes_by_signal_to_noise() -> None:
         (lambda: MagnitudePruning(gradient="none"), ["gradient", "'masked'", "'none'"]),
         (lambda: DropConnect(1.0), ["DropConnect", "p must", "1.0"]),
         (lambda: DropConnect(inference="mean"), ["inference", "'weights'", "'gaussian'", "'mean'"]),
+        (lambda: DropConnect(draws="weight"), ["draws", "'batch'", "'example'", "'weight'"]),
         (lambda: BayesByBackprop(0.0), ["BayesByBackprop", "prior_sd", "0.0"]),
         (lambda: BayesByBackprop(init_log_sigma2=9), ["init_log_sigma2", "9"]),
         (lambda: BayesByBackprop(threshold=99), ["threshold", "99"]),

@@ -27,10 +27,25 @@ bool is_dense(const Tensor& t, std::initializer_list<int64_t> inner_first) {
   return true;
 }
 
-// The layout of results: x's, and NCHW where x is in neither or, being so small, in both.
-MemoryFormat layout_of(const Tensor& x) {
-  const bool last = !x.is_contiguous() && is_dense(x, {1, 3, 2, 0});
+bool is_last(const Tensor& t) { return is_dense(t, {1, 3, 2, 0}); }
+// Whether the strides of what lies in both formats, of one channel or one pixel, were made for channels last.
+bool says_last(const Tensor& t) {
+  return is_last(t) && t.stride(1) == 1 && t.stride(3) == t.size(1) && t.size(1) * t.size(2) * t.size(3) > 1;
+}
+
+// The layout of results: x's, and NCHW where x is in neither. Where it is in both, as of one channel, its
+// strides and then the weights' tell, as in torch.
+MemoryFormat layout_of(const Tensor& x, const Tensor& mu) {
+  const bool last = is_last(x) && (!x.is_contiguous() || says_last(x) || says_last(mu));
   return last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+// The layout the kernels work in: of few channels a group they fill their vectors only in NCHW, and two
+// copies cost less (measured: 3 times slower with 8 channels, equal with 32; direct_fits() has no such
+// trouble).
+MemoryFormat worked_in(MemoryFormat layout, const Tensor& mu, int64_t groups) {
+  const int64_t in = mu.size(1), out = groups > 0 ? mu.size(0) / groups : 0;
+  const bool few = groups > 1 && (in > 4 || out > 4) && in < 32 && out < 32;
+  return few ? MemoryFormat::Contiguous : layout;
 }
 Tensor prepared(const Tensor& t, ScalarType type, MemoryFormat layout) {
   return torch::stable::contiguous(t.scalar_type() == type ? t : torch::stable::to(t, type), layout);
@@ -89,6 +104,8 @@ struct Weights {
       for_weights(mu, given, [&](int64_t i, int64_t j) { to[i] = from[j]; });
     });
   }
+  // Whether mu is already the mean of the products.
+  bool is_mean() const { return std::isinf(clip); }
   template <class T>
   ConvWeights<T> get() const {
     return {pointer<T>(mu), pointer<T>(log), is_alpha, mu.numel(), T(clip), prior};
@@ -112,13 +129,15 @@ struct Weights {
 struct Geometry {
   int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
 
-  ConvShape shape(const Tensor& x, const Tensor& mu, MemoryFormat layout) const {
+  void check(const Tensor& x, const Tensor& mu) const {
     STD_TORCH_CHECK(x.dim() == 4 && mu.dim() == 4 && groups > 0 && mu.size(0) % groups == 0 &&
                         x.size(1) == mu.size(1) * groups,
                     "conv2d_lrt: x must be [N, C, H, W] and mu [O, C / groups, kh, kw]");
     STD_TORCH_CHECK(
         stride_h > 0 && stride_w > 0 && dilation_h > 0 && dilation_w > 0 && padding_h >= 0 && padding_w >= 0,
         "conv2d_lrt: strides and dilations must be > 0, paddings >= 0");
+  }
+  ConvShape shape(const Tensor& x, const Tensor& mu, MemoryFormat layout) const {
     const auto size = [](int64_t n, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
       const int64_t room = n + 2 * padding - dilation * (kernel - 1) - 1;
       STD_TORCH_CHECK(kernel > 0 && room >= 0, "conv2d_lrt: the kernel does not fit into x");
@@ -153,26 +172,28 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu,
   STD_TORCH_CHECK(log_sigma2.has_value() != log_alpha.has_value(),
                   "conv2d_lrt: give one of log_sigma2, log_alpha");
   const ScalarType type = compute_type(OptionalTensor(x), OptionalTensor(mu), log_sigma2, log_alpha);
-  const MemoryFormat layout = layout_of(x);
-  const ConvShape s =
-      Geometry{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups}.shape(x, mu, layout);
+  const Geometry geometry{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups};
+  geometry.check(x, mu);
+  const MemoryFormat given = layout_of(x, mu), layout = worked_in(given, mu, groups);
+  const ConvShape s = geometry.shape(x, mu, layout);
   const Weights weights(mu, log_sigma2, log_alpha, clip, prior_of(prior), type);
   const Tensor input = prepared(x, type, layout);
   const OptionalTensor b = vdk::prepared(bias, type);
   const std::vector<int64_t> sizes{s.batch, s.out, s.out_h, s.out_w};
   const Tensor y = empty_image(sizes, type, layout), r = empty_image(sizes, type, layout);
-  const Tensor mean = empty_like(weights.mu, type), sigma2 = empty_like(weights.mu, type);
+  const Tensor mean = weights.is_mean() ? weights.mu : empty_like(weights.mu, type);
+  const Tensor sigma2 = empty_like(weights.mu, type);
   const Tensor kl = with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
     const double value = VDK_SELECT_AS(WeightValues<T>, conv2d_lrt_weights)(
-        weights.get<T>(), output<T>(mean), output<T>(sigma2), torch_parallel());
+        weights.get<T>(), weights.is_mean() ? nullptr : output<T>(mean), output<T>(sigma2), torch_parallel());
     const ConvForward<T> args{
         s,      pointer<T>(input), pointer<T>(mean), pointer<T>(sigma2), pointer<T>(b), seed_of(seed),
         T(eps), output<T>(y),      output<T>(r)};
     VDK_SELECT_AS(Forward<T>, conv2d_lrt_forward)(args, torch_parallel());
     return scalar<T>(value, type);
   });
-  return {returned(y, x.scalar_type()), r, kl};
+  return {prepared(y, x.scalar_type(), given), prepared(r, type, given), kl};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
@@ -181,9 +202,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     int64_t stride_w, int64_t padding_h, int64_t padding_w, int64_t dilation_h, int64_t dilation_w,
     int64_t groups, const std::string& prior, double clip, bool needs_x, bool needs_weight, bool needs_bias) {
   const ScalarType type = r.scalar_type();
-  const MemoryFormat layout = layout_of(x);
-  const ConvShape s =
-      Geometry{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups}.shape(x, mu, layout);
+  const Geometry geometry{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups};
+  geometry.check(x, mu);
+  const MemoryFormat given = layout_of(x, mu), layout = worked_in(given, mu, groups);
+  const ConvShape s = geometry.shape(x, mu, layout);
   const bool with_kl = grad_kl && prior != "none";
   const Weights weights(mu, log_sigma2, log_alpha, clip, with_kl ? prior_of(prior) : Prior(), type);
   const Tensor dy = prepared(grad_y, type, layout), input = prepared(x, type, layout),
@@ -193,7 +215,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
   const Tensor dmu = needs_weight ? empty_like(weights.mu, type) : none();
   const Tensor dlog = needs_weight ? empty_like(weights.mu, type) : none();
   const Tensor dbias = needs_bias ? empty({s.out}, type) : none();
-  const Tensor mean = needs_x ? empty_like(weights.mu, type) : none();
+  const Tensor mean = !needs_x ? none() : weights.is_mean() ? weights.mu : empty_like(weights.mu, type);
   const Tensor sigma2 = needs_x ? empty_like(weights.mu, type) : none();
   with_compute_type(type, [&](auto zero) {
     using T = decltype(zero);
@@ -201,7 +223,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
       ConvWeights<T> silent = weights.get<T>();
       silent.prior = Prior();
       VDK_SELECT_AS(WeightValues<T>, conv2d_lrt_weights)
-      (silent, output<T>(mean), output<T>(sigma2), torch_parallel());
+      (silent, weights.is_mean() ? nullptr : output<T>(mean), output<T>(sigma2), torch_parallel());
     }
     const ConvBackward<T> args{s,
                                pointer<T>(input),
@@ -220,7 +242,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     (weights.get<T>(), kl_scale, output<T>(dmu), output<T>(dlog), torch_parallel());
   });
   const Tensor& noise = log_alpha ? *log_alpha : *log_sigma2;
-  return {returned(dx, x.scalar_type()), returned(dmu, mu.scalar_type()),
+  return {needs_x ? prepared(dx, x.scalar_type(), given) : dx, returned(dmu, mu.scalar_type()),
           needs_weight ? returned(weights.gradient(dlog), noise.scalar_type()) : dlog, dbias};
 }
 

@@ -52,7 +52,7 @@ struct ConvWeights {
 };
 
 VDK_DECLARE_KERNEL(
-    // writes means and variances and returns the KL, 0 with Prior::kNone
+    // writes means, unless null, and variances, and returns the KL, 0 with Prior::kNone
     double conv2d_lrt_weights(const ConvWeights<float>& weights, float* mean, float* sigma2,
                               const Parallel& parallel);
     double conv2d_lrt_weights(const ConvWeights<double>& weights, double* mean, double* sigma2,

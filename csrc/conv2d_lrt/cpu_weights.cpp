@@ -43,7 +43,7 @@ double values(const ConvWeights<T>& w, T* mean, T* sigma2, const Parallel& paral
     for (int64_t i = 0; i < n; i += kLanes<T>) {
       const Vec<T> m = load_first(mu + i, n - i), e = vexp(load_first(log + i, n - i));
       store(exp_log + i, e);
-      store_first(mean + i0 + i, unless_clipped(w, m, m, e), n - i);
+      if (mean) store_first(mean + i0 + i, unless_clipped(w, m, m, e), n - i);
       store_first(sigma2 + i0 + i, w.is_alpha ? e * m * m : e, n - i);
     }
     kl[b] = w.prior == Prior::kNone ? 0 : kl_value(w.prior, w.is_alpha ? nullptr : mu, log, n, exp_log);

@@ -59,16 +59,19 @@ struct PointWeights {
     constexpr int kL = kLanes<float>;
     alignas(64) float nine[kChunk * 9 * kL];
     const int64_t together = k_step == 9 ? n : 1;  // neighbours in memory
+    const auto transform = far() ? transform_weights<true> : transform_weights<false>;
     for (int64_t i = 0; i < n; i += together) {
       read_across(w + lane * lane_step + (k0 + i) * k_step, lane_step, lanes - lane, 9 * together,
                   [&](int64_t q, VecF v) __attribute__((always_inline)) { store(nine + q * kL, v); });
       for (int64_t t = 0; t < together; ++t)
-        transform_weights(nine + 9 * t * kL, turned,
-                          values[path] + lane / kPanel * panel + (k0 + i + t) * kPanel + lane % kPanel, point,
-                          kPanel);
+        transform(nine + 9 * t * kL, turned,
+                  values[path] + lane / kPanel * panel + (k0 + i + t) * kPanel + lane % kPanel, point,
+                  kPanel);
     }
   }
-  static constexpr int64_t kChunk = 16;
+  // Whether the caches are too small for them.
+  bool far() const { return kStreams && 2 * kPoints * point * int64_t(sizeof(float)) > kFar; }
+  static constexpr int64_t kChunk = 16, kFar = int64_t{32} << 20;
 };
 
 inline void fill_weights(const PointWeights& w, const float* const from[2], int64_t k_step, int64_t lane_step,
@@ -82,6 +85,7 @@ inline void fill_weights(const PointWeights& w, const float* const from[2], int6
       const int64_t k0 = i / 2 % chunks * PointWeights::kChunk, lane = i / 2 / chunks * kLanes<float>;
       w.fill(path, from[path], k_step, lane_step, turned, lane, k0, at_most(PointWeights::kChunk, w.k - k0));
     }
+    if (w.far()) end_streaming();
   });
 }
 

@@ -111,6 +111,18 @@ VDK_INLINE void store_point(float* u, int64_t ahead, VecF v) {
   store(u, v);
 }
 
+// Of what no cache will hold until it is read: the line is not fetched first. `end_streaming` before another
+// thread reads it.
+#if defined(__AVX512F__)
+constexpr bool kStreams = true;  // a vector is a line
+VDK_INLINE void stream(float* p, VecF v) { _mm512_stream_ps(p, (__m512)v); }
+VDK_INLINE void end_streaming() { _mm_sfence(); }
+#else
+constexpr bool kStreams = false;
+VDK_INLINE void stream(float* p, VecF v) { store(p, v); }
+VDK_INLINE void end_streaming() {}
+#endif
+
 // B^T d B of a 6x6 patch whose rows lie `row` vectors apart, or of its squares; point p goes to u + p *
 // stride.
 template <bool kSquared>
@@ -140,13 +152,16 @@ VDK_INLINE void transform_gradient(const float* tile, int64_t row, float* u, int
 }
 
 // G g G^T of nine vectors, turned by 180 degrees for the input's gradient.
+template <bool kStream>
 VDK_INLINE void transform_weights(const float* g, bool turned, float* u, int64_t stride, int64_t ahead) {
   const int64_t first = turned ? 8 : 0, step = turned ? -1 : 1;
   transform_2d<WeightsToPoints>(
       [&](int i, int j)
           __attribute__((always_inline)) { return load(g + (first + step * (3 * i + j)) * kLanes<float>); },
-      [&](int i, int j, VecF v)
-          __attribute__((always_inline)) { store_point(u + (i * kPatch + j) * stride, ahead, v); });
+      [&](int i, int j, VecF v) __attribute__((always_inline)) {
+        float* const to = u + (i * kPatch + j) * stride;
+        kStream ? stream(to, v) : store_point(to, ahead, v);
+      });
 }
 
 // G^T m G: the nine vectors of a weight's gradient, of get(point).

@@ -7,7 +7,22 @@ namespace VDK_ISA {
 
 typedef int64_t VecL __attribute__((vector_size(VDK_VECTOR_BYTES)));
 
-// e^x, for x below -700 as for -700: results stay normal.
+template <int n>
+VDK_INLINE VecD polynomial(const double (&c)[n], VecD t) {
+  // four sums of every fourth power: a quarter of the wait for one product after the other
+  const VecD t2 = t * t, t4 = t2 * t2;
+  VecD sums[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const int last = (n - 1 - j) / 4 * 4 + j;
+    sums[j] = broadcast(c[last]);
+    for (int i = last - 4; i >= 0; i -= 4) sums[j] = sums[j] * t4 + c[i];
+  }
+  return (sums[3] * t + sums[2]) * t2 + (sums[1] * t + sums[0]);
+}
+
+// e^x, for x below -700 as for -700: results stay normal. kSingle: within 1e-11, without a division.
+template <bool kSingle = false>
 VDK_INLINE VecD exp_f64(VecD x) {
   const VecD given = x;
   x = minimum(broadcast(700.0), maximum(broadcast(-700.0), x));
@@ -16,6 +31,12 @@ VDK_INLINE VecD exp_f64(VecD x) {
   const VecD n = n_bits - magic;
   const VecD high = x - n * 6.93147180369123816490e-01, low = n * 1.90821492927058770002e-10;
   const VecD r = high - low, z = r * r;
+  if (kSingle) {
+    static constexpr double taylor[] = {1.0,       1.0,       1.0 / 2,    1.0 / 6,     1.0 / 24,
+                                        1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880};
+    const VecD scaled = (VecD)((VecL)polynomial(taylor, r) + ((VecL)n_bits << 52));
+    return given == given ? scaled : given;
+  }
   VecD p = z * 4.13813679705723846039e-08 - 1.65339022054652515390e-06;
   p = p * z + 6.61375632143793436117e-05;
   p = p * z - 2.77777777770155933842e-03;
@@ -51,16 +72,6 @@ VDK_INLINE VecD log_f64(VecD x) {
   split_f64(x, f, exponent);
   const VecD result = log_of_parts(f, exponent);
   return x == x ? result : x;
-}
-
-template <int n>
-VDK_INLINE VecD polynomial(const double (&c)[n], VecD t) {
-  // even and odd powers apart: half the wait for one product after the other
-  const VecD t2 = t * t;
-  VecD even = broadcast(c[(n - 1) / 2 * 2]), odd = broadcast(c[n / 2 * 2 - 1]);
-  for (int i = (n - 1) / 2 * 2 - 2; i >= 0; i -= 2) even = even * t2 + c[i];
-  for (int i = n / 2 * 2 - 3; i >= 1; i -= 2) odd = odd * t2 + c[i];
-  return odd * t + even;
 }
 
 // Mills' ratio m(x) = Q(x) / phi(x) for x >= 0, relative error 3e-16: (1 + x) m(x) as a polynomial in

@@ -101,8 +101,11 @@ void draw_log_normal(const GateDistribution<T>& g, const LogNormalChannels* prep
   for (int64_t i = 0; i < n; i += kLanes<double>) {
     VecD u, rest;
     uniforms(words + i, u, rest);
-    const LogNormalDraw d = log_normal_draw<sizeof(T) == 4 ? 2 : 3>(prepared[i / kLanes<double>], u, rest,
-                                                                    g.low, g.high, derivatives);
+    constexpr bool kSingle = sizeof(T) == 4;
+    const LogNormalChannels& c = prepared[i / kLanes<double>];
+    const LogNormalDraw d = sum_lanes<double>(c.above + c.below) == 0
+                                ? log_normal_draw<kSingle, true>(c, u, rest, g.low, g.high, derivatives)
+                                : log_normal_draw<kSingle, false>(c, u, rest, g.low, g.high, derivatives);
     store_as(theta + i, d.theta);
     if (!derivatives) continue;
     store_as(by_location + i, d.by_location);

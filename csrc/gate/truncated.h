@@ -11,10 +11,10 @@ struct LogNormalSide {
   VecD k, width, m_k, far;  // the far end, its distance, Mills' ratio there, Q(k) / Q(h)
 };
 struct LogNormalChannels {
-  VecD sigma, base, h, m_h, e_h, left, right, above, below;  // the last two: 1 or 0
+  VecD sigma, base, h, m_h, e_h, left, right, per_left, per_right;
+  VecD above, below;  // 1 or 0
   LogNormalSide side[2];
 };
-constexpr int kLogNormalValues = sizeof(LogNormalChannels) / sizeof(VecD);
 
 VDK_INLINE LogNormalSide side_of(VecD k, VecD width, VecD h, VecD m_h) {
   const VecD m_k = mills(k);
@@ -39,6 +39,8 @@ VDK_INLINE LogNormalChannels log_normal_channels(VecD mu, VecD log_sigma2, doubl
   c.side[1] = side_of(k_high, outside ? width : k_high, c.h, c.m_h);
   c.left = 0.5 - 0.5 * c.side[0].far;  // of N(0, 1) between the end and 0, where h is 0
   c.right = 0.5 - 0.5 * c.side[1].far;
+  c.per_left = 1.0 / c.left;
+  c.per_right = 1.0 / c.right;
   return c;
 }
 
@@ -55,11 +57,24 @@ VDK_INLINE VecD tail_distance(VecD h, VecD m_h, VecD s) {
   return d;
 }
 
+// The same for h = 0, off by 2e-8 of itself: d / s, which falls from sqrt(pi / 2) as 1 / sqrt(s), as a
+// polynomial in 1 / (1 + sqrt(s)), interpolated at Chebyshev's points of s <= 24, the most of a 32-bit word.
+VDK_INLINE VecD distance_from_mean(VecD s) {
+  static constexpr double c[] = {1.0290120118027735,      0.55583768160488711,    -0.37396504189286567,
+                                 -0.082045749891181907,   0.16053630854686468,    0.019413274741101511,
+                                 -0.076862121490030119,   -0.0066629332806557992, 0.040208216918858473,
+                                 0.0027857751050079666,   -0.02125037133761043,   -0.0011942287533645655,
+                                 0.0099814095978996518,   0.00039143840328043105, -0.0033738449698451365,
+                                 -6.5829623049892369e-05, 0.00056814470707380589};
+  return s * polynomial(c, (1.0 / (1.0 + square_root(s)) - 0.585) * (1 / 0.415));
+}
+
 struct LogNormalDraw {
   VecD theta, by_location, by_log_sigma2;
 };
 
-template <int kSteps>
+// kInside: mu lies in the interval in every lane. kSingle: for floats.
+template <bool kSingle, bool kInside>
 VDK_INLINE LogNormalDraw log_normal_draw(const LogNormalChannels& c, VecD u, VecD rest, double low,
                                          double high, bool derivatives) {
   const VecD zero{}, one = broadcast(1.0);
@@ -69,8 +84,8 @@ VDK_INLINE LogNormalDraw log_normal_draw(const LogNormalChannels& c, VecD u, Vec
   const VecD k = mirrored ? c.side[0].k : c.side[1].k, m_k = mirrored ? c.side[0].m_k : c.side[1].m_k;
   const VecD width = mirrored ? c.side[0].width : c.side[1].width;
   const VecD far = mirrored ? c.side[0].far : c.side[1].far;
-  const VecD v_inside = to_left ? (c.left - uz) / c.left : (uz - c.left) / c.right;
-  const VecD w_inside = to_left ? uz / c.left : rest * z / c.right;
+  const VecD v_inside = to_left ? (c.left - uz) * c.per_left : (uz - c.left) * c.per_right;
+  const VecD w_inside = to_left ? uz * c.per_left : rest * z * c.per_right;
   const VecD v = above ? u : below ? rest : minimum(one, maximum(zero, v_inside));
   const VecD w = above ? rest : below ? u : minimum(one, maximum(zero, w_inside));
 
@@ -79,21 +94,27 @@ VDK_INLINE LogNormalDraw log_normal_draw(const LogNormalChannels& c, VecD u, Vec
   split_f64(maximum(q, broadcast(1e-300)), f, exponent);
   const auto small = p < 0.25;
   const VecD s = zero - log_of_parts(small ? zero - p : f, small ? zero : exponent);
-  const VecD d = minimum(tail_distance<kSteps>(c.h, c.m_h, s), width);
+  const VecD distance =
+      kSingle && kInside ? distance_from_mean(s) : tail_distance<kSingle ? 2 : 3>(c.h, c.m_h, s);
+  const VecD d = minimum(distance, width);
   const VecD t = c.h + d, sign = mirrored ? zero - one : one;
   const VecD y = c.base + sign * c.sigma * d;
-  const VecD theta = exp_f64(minimum(broadcast(high), maximum(broadcast(low), y)));
+  const VecD theta = exp_f64<kSingle>(minimum(broadcast(high), maximum(broadcast(low), y)));
   LogNormalDraw draw{theta, zero, zero};
   if (!derivatives) return draw;
 
-  const VecD w_far = v * exp_f64(-0.5 * (width - d) * (t + k));
-  const VecD near = 1.0 - mills(t) / c.m_h;
-  const VecD tail = (d - t * c.e_h + c.h * mills_rest(t)) / maximum(t * (1.0 - c.e_h), broadcast(1e-300));
-  const VecD stays = (c.h < 1.0 ? near : tail) + w_far * m_k / c.m_h;
   const VecD a = c.side[0].k, b = c.side[1].k;  // where mu lies inside: |alpha| and beta
-  const VecD w_low = rest * exp_f64(0.5 * (t - a) * (t + a)), w_high = u * exp_f64(0.5 * (t - b) * (t + b));
-  const VecD by_mu = inside ? 1.0 - w_low - w_high : stays - w_far;
-  const VecD by_log_sigma = inside ? sign * t + w_low * a - w_high * b : sign * (c.h * stays + d - w_far * k);
+  const VecD w_low = rest * exp_f64<kSingle>(0.5 * (t - a) * (t + a));
+  const VecD w_high = u * exp_f64<kSingle>(0.5 * (t - b) * (t + b));
+  VecD by_mu = 1.0 - w_low - w_high, by_log_sigma = sign * t + w_low * a - w_high * b;
+  if (!kInside) {
+    const VecD w_far = v * exp_f64(-0.5 * (width - d) * (t + k));
+    const VecD near = 1.0 - mills(t) / c.m_h;
+    const VecD tail = (d - t * c.e_h + c.h * mills_rest(t)) / maximum(t * (1.0 - c.e_h), broadcast(1e-300));
+    const VecD stays = (c.h < 1.0 ? near : tail) + w_far * m_k / c.m_h;
+    by_mu = inside ? by_mu : stays - w_far;
+    by_log_sigma = inside ? by_log_sigma : sign * (c.h * stays + d - w_far * k);
+  }
   draw.by_location = theta * by_mu;
   draw.by_log_sigma2 = 0.5 * theta * c.sigma * by_log_sigma;
   return draw;

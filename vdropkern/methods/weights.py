@@ -1,4 +1,4 @@
-"""Noise on the weights, drawn once a forward pass: Bayes by Backprop and DropConnect."""
+"""Noise on the weights themselves: Bayes by Backprop and DropConnect."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class BayesByBackprop(NoisyWeights):
 
 @dataclass(frozen=True)
 class DropConnect(Method):
-    """DropConnect: every weight is dropped with probability p, W = mu m / (1 - p), one draw a forward pass.
+    """DropConnect: every weight is dropped with probability p, W = mu m / (1 - p).
 
-    Wan et al. 2013 (ICML), section 3, in the inverted form, so that eval needs no rescaling; they draw a
-    mask for each example. No KL, nothing is pruned.
+    Wan et al. 2013 (ICML), section 3, in the inverted form, so that eval needs no rescaling. No KL, nothing
+    is pruned.
 
     Args:
         p: probability of dropping a weight, in [1e-6, 0.999]; 0.5 is the paper's.
@@ -78,6 +78,8 @@ class DropConnect(Method):
             ``gaussian``: the normal of the same mean and variance for each pre-activation, z + sqrt(x^2
             (alpha mu^2)^T) e with alpha = p / (1 - p), the paper's inference (its section 3.2 and algorithm
             2), an average over draws. Eval mode ``mean`` takes the mean weights, which is cheaper.
+        draws: ``batch`` (default): one mask a forward pass, shared by all examples. ``example``: a mask for
+            each example, as in the paper, at the cost of a copy of the weights for each.
 
     Raises:
         ValueError: an argument out of range.
@@ -90,11 +92,13 @@ class DropConnect(Method):
 
     p: float = 0.5
     inference: Literal["weights", "gaussian"] = field(default="weights", kw_only=True)
+    draws: Literal["batch", "example"] = field(default="batch", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_number("p", 1e-6, 0.999)
         self._check_choice("inference", ("weights", "gaussian"))
+        self._check_choice("draws", ("batch", "example"))
 
     @property
     def says_scale(self) -> str:

@@ -1,9 +1,10 @@
-"""Noise on the weights themselves: one draw a forward pass, shared by the examples of a batch."""
+"""Noise on the weights themselves: one draw a forward pass, or one for each example."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ... import functional as F
@@ -23,6 +24,8 @@ class Weight(Place):
         if isinstance(method, DropConnect):
             if method.inference == "gaussian" and not layer.training:
                 return layer._lrt(x, None, layer._constant(logit(method.p)))
+            if method.draws == "example":
+                return _dropped_each(layer, x, method.p)
             return layer._dense(x, F.weight_noise(layer.weight, p=method.p), layer.bias)
         log_sigma2, log_alpha = layer._noise()
         if method.noise == "flipout":  # type: ignore[attr-defined]  # methods of Gaussian weights have one
@@ -39,3 +42,15 @@ class Weight(Place):
             )
         noisy = F.weight_noise(layer.weight, log_sigma2, log_alpha=log_alpha)
         return layer._dense(x, noisy, layer.bias)
+
+
+def _dropped_each(layer: Variational, x: Tensor, p: float) -> Tensor:
+    """Every example under a mask of its own; a linear layer's examples are all its rows."""
+    weight, example = layer.weight, layer.weight.ndim - 1  # dimensions of an example: [I], or [C, *positions]
+    examples = x.reshape(-1, *x.shape[x.ndim - example :])
+    n = examples.shape[0]
+    if n == 0:
+        return layer._dense(x, weight, layer.bias)
+    noisy = F.weight_noise(weight.expand(n, *weight.shape).reshape(-1, *weight.shape[1:]), p=p)
+    y = torch.vmap(layer._dense, in_dims=(0, 0, None))(examples, noisy.reshape(n, *weight.shape), layer.bias)
+    return y.reshape(*x.shape[: x.ndim - example], *y.shape[1:])

@@ -57,7 +57,7 @@ def _fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     height = out_size(x.shape[2], mu.shape[2], stride_h, padding_h, dilation_h)
     width = out_size(x.shape[3], mu.shape[3], stride_w, padding_w, dilation_w)
-    layout = reference.memory_format_of(x)
+    layout = reference.memory_format_of(x, mu)
     y = torch.empty(
         (x.shape[0], mu.shape[0], height, width), dtype=x.dtype, device=x.device, memory_format=layout
     )
@@ -89,7 +89,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     noise = log_sigma2 if log_sigma2 is not None else log_alpha
     assert noise is not None
-    dx = torch.empty_like(x, memory_format=reference.memory_format_of(x)) if needs_x else x.new_empty(0)
+    dx = torch.empty_like(x, memory_format=reference.memory_format_of(x, mu)) if needs_x else x.new_empty(0)
     return (
         dx,
         mu.new_empty(mu.shape if needs_weight else 0),

@@ -12,10 +12,21 @@ from ..linear_lrt.reference import clipped, sigma2_of, without_autocast
 from ..philox_normal.reference import philox_normal
 
 
-def memory_format_of(x: Tensor) -> torch.memory_format:
-    """The layout of the results: that of x, and NCHW where x is in neither or, being so small, in both."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+def memory_format_of(x: Tensor, mu: Tensor) -> torch.memory_format:
+    """The layout of the results: that of x, and NCHW where x is in neither.
+
+    Where x is in both, as of one channel, its strides and then the weights' tell, as in torch.
+    """
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    if last and x.is_contiguous():
+        last = _says_last(x) or _says_last(mu)
     return torch.channels_last if last else torch.contiguous_format
+
+
+def _says_last(t: Tensor) -> bool:
+    last = t.is_contiguous(memory_format=torch.channels_last)
+    made_so = t.stride(1) == 1 and t.stride(3) == t.shape[1]
+    return last and made_so and t.shape[1:].numel() > 1
 
 
 @without_autocast
@@ -56,7 +67,7 @@ def conv2d_lrt(
     kl = y.new_zeros(())
     if prior != "none":
         kl = kl_reference.kl(None if log_alpha is not None else mu, log_sigma2, log_alpha, prior).to(dtype)
-    layout = memory_format_of(x)
+    layout = memory_format_of(x, mu)
     r = noise / (2 * std)
     return y.to(x.dtype).contiguous(memory_format=layout), r.contiguous(memory_format=layout), kl
 
@@ -101,7 +112,7 @@ def conv2d_lrt_backward(
         mean = clipped(m, m, log_sigma2, log_alpha, clip)
         dx = conv2d_input(x.shape, mean, dy, *geometry)
         dx = dx + 2 * image * conv2d_input(x.shape, sigma2, g_v, *geometry)
-        dx = dx.to(x.dtype).contiguous(memory_format=memory_format_of(x))
+        dx = dx.to(x.dtype).contiguous(memory_format=memory_format_of(x, mu))
     if needs_weight:
         dv = conv2d_weight(image**2, mu.shape, g_v, *geometry)  # as mu
         dmu = clipped(conv2d_weight(image, mu.shape, dy, *geometry), m, log_sigma2, log_alpha, clip)

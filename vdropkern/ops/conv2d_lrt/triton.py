@@ -94,8 +94,8 @@ def launch_options(rows: int, dtype: torch.dtype, kernel: tuple[int, int], major
     }  # fmt: skip
 
 
-def _in_format(t: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-    return t.to(dtype).contiguous(memory_format=memory_format_of(x))
+def _in_format(t: Tensor, layout: torch.memory_format, dtype: torch.dtype) -> Tensor:
+    return t.to(dtype).contiguous(memory_format=layout)
 
 
 def conv2d_lrt(
@@ -116,7 +116,7 @@ def conv2d_lrt(
     p = _Problem.of(x, mu, tuple(y.shape), tuple(geometry))
     dtype = torch.promote_types(x.dtype, mu.dtype)
     w = _Weights.of(mu, log_sigma2, log_alpha, dtype, clip)
-    image = _in_format(x, x, dtype)
+    image = _in_format(x, memory_format_of(x, mu), dtype)
     options = launch_options(
         p.out_channels, dtype, (p.kernel_width, p.kernel_size), device_of(x).capability[0]
     )
@@ -187,8 +187,9 @@ def conv2d_lrt_backward(
     narrow = resolve(dtype).variance == "bf16"
     p = _Problem.of(x, mu, tuple(r.shape), tuple(geometry))
     w = _Weights.of(mu, log_sigma2, log_alpha, dtype, clip)
-    image, dy = _in_format(x, x, dtype), _in_format(grad_y, x, dtype)
-    g2 = _in_format(2 * r * dy, x, torch.bfloat16 if narrow else torch.float32)  # dy e / std
+    layout = memory_format_of(x, mu)
+    image, dy = _in_format(x, layout, dtype), _in_format(grad_y, layout, dtype)
+    g2 = _in_format(2 * r * dy, layout, torch.bfloat16 if narrow else torch.float32)  # dy e / std
     with launch_on(x):
         if dx.numel():
             _input_gradient(dx, dy, g2, image, w, p)
