@@ -83,3 +83,18 @@ def spmm_backward(
     if needs_bias:
         dbias = dy.sum(0)
     return dx, dvalues, dbias
+
+
+def spmm_packed(
+    x: Tensor,  # [*, I]
+    packed: Tensor,  # uint8, see `pack.py`
+    out_features: int,
+    relu: bool,
+) -> Tensor:  # [*, O]
+    """y = x W^T + bias of a packed weight, taken apart, then ReLU where asked for."""
+    from .pack import unpack  # which builds on this module
+
+    dtype = _compute_dtype(x)
+    weight, bias = (t.to(dtype) for t in unpack(packed))
+    y = torch.nn.functional.linear(x.to(dtype), weight, bias)
+    return (y.relu() if relu else y).to(x.dtype).contiguous()
