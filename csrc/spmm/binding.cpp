@@ -47,6 +47,19 @@ Tensor spmm_packed(const Tensor& x, const Tensor& packed, int64_t out, bool relu
   return run_packed(x, &pack, &relu, 1);
 }
 
+Tensor spmm_chain(const Tensor& x, const Tensor& chain, int64_t out) {
+  Pack layers[kMostLayers];
+  bool relu[kMostLayers];
+  int64_t count = -1;
+  if (chain.scalar_type() == ScalarType::Byte && chain.is_contiguous())
+    count = read_chain(chain.const_data_ptr(), chain.numel(), layers, relu);
+  STD_TORCH_CHECK(count > 0, "spmm_chain: chain is none that ops.spmm.pack made");
+  STD_TORCH_CHECK(x.dim() > 0 && x.size(x.dim() - 1) == layers[0].h.in && layers[count - 1].h.out == out,
+                  "spmm_chain: x must be [*, ", layers[0].h.in, "], and out_features ",
+                  layers[count - 1].h.out);
+  return run_packed(x, layers, relu, count);
+}
+
 template <class T, class I>
 using CsrKernel = void (*)(const CsrArgs<T, I>&, const Parallel&);
 
@@ -145,6 +158,7 @@ STABLE_TORCH_LIBRARY_IMPL(vdropkern, CPU, m) {
   m.impl("spmm", TORCH_BOX(&spmm));
   m.impl("spmm_backward", TORCH_BOX(&spmm_backward));
   m.impl("spmm_packed", TORCH_BOX(&spmm_packed));
+  m.impl("spmm_chain", TORCH_BOX(&spmm_chain));
 }
 
 }  // namespace vdk

@@ -72,4 +72,35 @@ inline bool read_pack(const void* data, int64_t bytes, Pack& pack) {
   return at == bytes;
 }
 
+// Several packed layers in one block of memory: a header, an entry a layer, the packs, each on a multiple of
+// 64 bytes.
+constexpr int64_t kChainMagic = 0x31'6E'6961'6863'6476;
+constexpr int64_t kMostLayers = 64;
+
+struct ChainEntry {
+  int64_t begin, bytes, relu;
+};
+
+// Read a chain's layers; their number, or -1 if the memory cannot be a chain.
+inline int64_t read_chain(const void* data, int64_t bytes, Pack* layers, bool* relu) {
+  int64_t head[2];
+  if (bytes < int64_t(sizeof head)) return -1;
+  __builtin_memcpy(head, data, sizeof head);
+  const int64_t count = head[1];
+  if (head[0] != kChainMagic || count < 1 || count > kMostLayers ||
+      bytes < int64_t(sizeof head) + count * int64_t(sizeof(ChainEntry)))
+    return -1;
+  const char* const base = static_cast<const char*>(data);
+  for (int64_t i = 0; i < count; ++i) {
+    ChainEntry e;
+    __builtin_memcpy(&e, base + sizeof head + size_t(i) * sizeof e, sizeof e);
+    if (e.begin < 0 || e.bytes < 0 || e.begin > bytes || e.bytes > bytes - e.begin ||
+        !read_pack(base + e.begin, e.bytes, layers[i]) || layers[i].h.plane != 0 ||
+        (i > 0 && layers[i].h.in != layers[i - 1].h.out))
+      return -1;
+    relu[i] = e.relu != 0;
+  }
+  return count;
+}
+
 }  // namespace vdk

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,29 @@ __all__ = ["ACTIVATIONS", "SparseLayer"]
 
 ACTIVATIONS = ("none", "relu")
 STORES = ("float", "int8")
+
+
+class Packed(NamedTuple):
+    """A packed form, with the parameters it was made of and how often they had been changed by then."""
+
+    values: Tensor
+    bias: Tensor | None
+    versions: tuple[int, int]
+    columns: Any
+    packed: Tensor
+
+
+def may_pack(x: Tensor) -> bool:
+    """Whether a kernel on a packed form may take this input, as far as its layer allows."""
+    return (
+        _backend.native_on_cpu()
+        and x.is_cpu
+        and x.dtype != torch.float64
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and not functorch_active()
+    )
 
 
 class SparseLayer(torch.nn.Module):
@@ -64,7 +87,7 @@ class SparseLayer(torch.nn.Module):
         self.register_buffer("scales", torch.ones(rows, device=device) if store == "int8" else None)
         made = torch.nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", made)
-        self._pack: tuple[Any, ...] | None = None
+        self._pack: Packed | None = None
 
     def _adopt(self, weight: Tensor, bias: Tensor | None) -> None:
         """Take the nonzeros of weight [rows, columns] and the bias, both copied."""
@@ -90,7 +113,7 @@ class SparseLayer(torch.nn.Module):
 
     def packed_bytes(self) -> int:
         """Bytes of the packed form that is held now; 0 before the first call without gradients."""
-        return 0 if self._pack is None else int(self._pack[-1].numel())
+        return 0 if self._pack is None else self._pack.packed.numel()
 
     def repack(self) -> None:
         """Make the packed form anew at the next call."""
@@ -133,32 +156,41 @@ class SparseLayer(torch.nn.Module):
 
     def can_pack(self, x: Tensor) -> bool:
         """Whether a kernel on the packed form may compute this call."""
-        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             return False
-        return (
-            not torch.compiler.is_compiling()
-            and _backend.native_on_cpu()
-            and x.is_cpu
-            and self.values.is_cpu
-            and x.dtype != torch.float64
-            and self.values.dtype != torch.float64
-            and not torch.is_autocast_enabled("cpu")
-            and not functorch_active()
-        )
+        values = self._parameters["values"]
+        assert values is not None
+        return may_pack(x) and values.is_cpu and values.dtype != torch.float64
+
+    def held_pack(self) -> Tensor | None:
+        """The packed form, or None where there is none or a parameter changed since it was made."""
+        made = self._pack
+        if made is None:
+            return None
+        values, bias = self._parameters["values"], self._parameters["bias"]
+        if made.values is not values or made.bias is not bias:
+            return None
+        # what was made under inference_mode has no version, and no in-place change outside of it
+        if made.versions[0] >= 0 and values._version != made.versions[0]:
+            return None
+        if bias is not None and made.versions[1] >= 0 and bias._version != made.versions[1]:
+            return None
+        return made.packed
 
     def packed(self, columns: Any = None) -> Tensor:
-        """The packed form, made where there is none or a parameter changed.
-
-        Args:
-            columns: what the form is made for, beside the layer itself; another one makes another form.
-        """
-        values, bias, made = self.values, self.bias, self._pack
-        now = (values, _version(values), bias, _version(bias), columns)
-        if made is None or made[0] is not values or made[2] is not bias or made[1:5:2] != now[1:5:2] \
-                or made[4] != columns:  # fmt: skip
-            made = self._pack = (*now, self._packed_now(columns))
-        packed: Tensor = made[-1]
+        """The packed form, made where `held_pack` has none, or one for other `columns`."""
+        packed = self.held_pack()
+        if packed is None or self._pack is None or self._pack.columns != columns:
+            values, bias = self.values, self.bias
+            versions = (_version(values), _version(bias))
+            packed = self._packed_now(columns)
+            self._pack = Packed(values, bias, versions, columns, packed)
         return packed
+
+    def share_pack(self, packed: Tensor) -> None:
+        """Hold `packed`, equal bytes in a larger tensor, in place of the packed form."""
+        assert self._pack is not None
+        self._pack = self._pack._replace(packed=packed)
 
     def _columns(self, columns: Any) -> Columns:
         raise NotImplementedError
@@ -196,5 +228,5 @@ class SparseLayer(torch.nn.Module):
 
 
 def _version(t: Tensor | None) -> int:
-    """How often a tensor was changed in place; those made under inference_mode do not count."""
+    """How often a tensor was changed in place; -1 for those made under inference_mode, which do not count."""
     return -1 if t is None or t.is_inference() else t._version

@@ -18,6 +18,8 @@ BACKWARD_SCHEMA = (
 )
 PACKED_SCHEMA = "spmm_packed(Tensor x, Tensor packed, int out_features, bool relu) -> Tensor"
 
+CHAIN_SCHEMA = "spmm_chain(Tensor x, Tensor chain, int out_features) -> Tensor"
+
 
 def _fake(x: Tensor, values: Tensor, col_indices: Tensor, row_offsets: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], row_offsets.shape[0] - 1))
@@ -48,6 +50,11 @@ def _packed_fake(x: Tensor, packed: Tensor, out_features: int, relu: bool) -> Te
     return x.new_empty((*x.shape[:-1], out_features))
 
 
+def _chain_fake(x: Tensor, chain: Tensor, out_features: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+_chain_op = register(CHAIN_SCHEMA, reference.spmm_chain, _chain_fake, of="spmm")
 _packed_op = register(PACKED_SCHEMA, reference.spmm_packed, _packed_fake, of="spmm")
 _op = register(SCHEMA, reference.spmm, _fake)
 _backward_op = register(BACKWARD_SCHEMA, reference.spmm_backward, _backward_fake, of="spmm")
@@ -106,4 +113,14 @@ def spmm_packed(
 ) -> Tensor:
     """y [*, O] of a packed weight with its bias, then ReLU where asked for; not differentiable."""
     y: Tensor = choose(_packed_op, x)(x, packed, out_features, relu)
+    return y
+
+
+def spmm_chain(
+    x: Tensor,  # [*, I of the first layer]
+    chain: Tensor,  # uint8, of `pack.chain`
+    out_features: int,
+) -> Tensor:
+    """y [*, O of the last layer] of packed layers one after the other; not differentiable."""
+    y: Tensor = choose(_chain_op, x)(x, chain, out_features)
     return y

@@ -9,6 +9,7 @@ is not stored is not multiplied. The form depends on the matrix alone, not on th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from .reference import row_of_each
 
-__all__ = ["Columns", "check_pack", "linear_columns", "pack", "unpack"]
+__all__ = ["Columns", "chain", "chain_parts", "check_pack", "linear_columns", "pack", "unpack"]
 
 MAGIC = 0x316D6D7073_6B64
+CHAIN_MAGIC = 0x316E69616863_6476
+MOST_LAYERS = 64  # of a chain
 ROWS = 8  # a group
 NO_ROW = 0xFFFF
 ALIGN = 64
@@ -248,3 +251,27 @@ def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
     weight.index_put_((to_row, to_col), p.values.float())
     weight = weight[: h["out"], : h["in"]]
     return (weight * p.scales[:, None] if p.scales.numel() else weight).contiguous(), p.bias.clone()
+
+
+def chain(packs: Sequence[Tensor], relus: Sequence[bool]) -> Tensor:
+    """Layers' packed forms, one after the other, as one tensor of bytes; see `chain_parts` for its views.
+
+    Raises:
+        ValueError: there are none, or more than `MOST_LAYERS`.
+    """
+    if not 1 <= len(packs) <= MOST_LAYERS:
+        raise ValueError(f"a chain has 1 to {MOST_LAYERS} layers, got {len(packs)}")
+    begin, head = _padded(8 * (2 + 3 * len(packs))), [CHAIN_MAGIC, len(packs)]
+    for packed, relu in zip(packs, relus, strict=True):
+        head += [begin, packed.numel(), int(relu)]
+        begin += packed.numel()
+    start = packs[0].new_zeros(_padded(8 * len(head)))
+    start[: 8 * len(head)] = torch.tensor(head).view(torch.uint8)
+    return torch.cat([start, *packs])
+
+
+def chain_parts(joined: Tensor) -> list[tuple[Tensor, bool]]:
+    """(packed form, ReLU behind it) of a chain's layers, views of it."""
+    count = int(joined[8:16].view(torch.int64))
+    entries = joined[16 : 16 + 24 * count].view(torch.int64).view(-1, 3).tolist()
+    return [(joined[begin : begin + size], bool(relu)) for begin, size, relu in entries]

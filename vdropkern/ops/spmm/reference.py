@@ -98,3 +98,17 @@ def spmm_packed(
     weight, bias = (t.to(dtype) for t in unpack(packed))
     y = torch.nn.functional.linear(x.to(dtype), weight, bias)
     return (y.relu() if relu else y).to(x.dtype).contiguous()
+
+
+def spmm_chain(
+    x: Tensor,  # [*, I]
+    chain: Tensor,  # uint8, see `pack.py`
+    out_features: int,
+) -> Tensor:  # [*, O]
+    """Packed layers one after the other; rounded to x's dtype at the end alone."""
+    from .pack import chain_parts
+
+    y = x.to(_compute_dtype(x))
+    for packed, relu in chain_parts(chain):
+        y = spmm_packed(y, packed, 0, relu)
+    return y.to(x.dtype)
