@@ -3,12 +3,14 @@
 from .files import ModelFileError, describe, load, save
 from .linear import SparseLinear
 from .report import SparsityReport, SparsityRow, sparsity
+from .sequential import SparseSequential
 from .sparsify import plan_sparsification, sparsify
 from .structure import register_module
 
 __all__ = [
     "ModelFileError",
     "SparseLinear",
+    "SparseSequential",
     "SparsityReport",
     "SparsityRow",
     "describe",

@@ -17,6 +17,7 @@ from .._surgery import (
 )
 from ..nn import Variational
 from .linear import SparseLinear
+from .sequential import fuse
 
 __all__ = ["MAX_DENSITY", "MIN_WEIGHTS", "plan_sparsification", "sparsify"]
 
@@ -51,7 +52,7 @@ def sparsify(
     """
     plan = _plan(model, max_density, min_weights)
     replacements = {layer: _made(layer, change) for layer, change in plan.items() if change.changed}
-    return with_replaced(model, replacements).eval()
+    return fuse(with_replaced(model, replacements)).eval()
 
 
 def plan_sparsification(
