@@ -3,11 +3,17 @@
 from .files import ModelFileError, describe, load, save
 from .linear import SparseLinear
 from .report import SparsityReport, SparsityRow, sparsity
+from .shrink import ShrinkError, ShrinkReport, ShrinkRow, shrink
+from .shrinking.select import Select
 from .sparsify import plan_sparsification, sparsify
 from .structure import register_module
 
 __all__ = [
     "ModelFileError",
+    "Select",
+    "ShrinkError",
+    "ShrinkReport",
+    "ShrinkRow",
     "SparseLinear",
     "SparsityReport",
     "SparsityRow",
@@ -16,6 +22,7 @@ __all__ = [
     "plan_sparsification",
     "register_module",
     "save",
+    "shrink",
     "sparsify",
     "sparsity",
 ]

@@ -11,13 +11,14 @@ import torch
 from ..methods import MC, METHODS, Method
 from ..nn import Conv1d, Conv2d, Dropout, Linear
 from .linear import SparseLinear
+from .shrinking.select import Select
 
 __all__ = [
+    "CONV_ARGUMENTS",
     "StructureError",
     "build",
     "describe_layer",
     "describe_tree",
-    "geometry",
     "layer_nodes",
     "register_module",
 ]
@@ -26,7 +27,7 @@ _MAX_DEPTH = 64
 _POOL = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
 _AVERAGE_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
 _NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
-_CONV = (
+CONV_ARGUMENTS = (
     "in_channels",
     "out_channels",
     "kernel_size",
@@ -40,10 +41,11 @@ _CONV = (
 
 # name in files -> (class, the attributes that are its constructor's arguments)
 _MODULES: dict[str, tuple[type[torch.nn.Module], tuple[str, ...]]] = {
-    "vdropkern.Conv1d": (Conv1d, (*_CONV, "method")),
-    "vdropkern.Conv2d": (Conv2d, (*_CONV, "method")),
+    "vdropkern.Conv1d": (Conv1d, (*CONV_ARGUMENTS, "method")),
+    "vdropkern.Conv2d": (Conv2d, (*CONV_ARGUMENTS, "method")),
     "vdropkern.Dropout": (Dropout, ("num_units", "method", "channel_dim")),
     "vdropkern.Linear": (Linear, ("in_features", "out_features", "bias", "method")),
+    "vdropkern.Select": (Select, ("num_units", "count", "dim")),
     "vdropkern.SparseLinear": (SparseLinear, ("in_features", "out_features", "nnz", "bias")),
 }
 _TORCH_MODULES: dict[str, tuple[str, ...]] = {
@@ -55,8 +57,8 @@ _TORCH_MODULES: dict[str, tuple[str, ...]] = {
     "BatchNorm1d": _NORM,
     "BatchNorm2d": _NORM,
     "CELU": ("alpha", "inplace"),
-    "Conv1d": _CONV,
-    "Conv2d": _CONV,
+    "Conv1d": CONV_ARGUMENTS,
+    "Conv2d": CONV_ARGUMENTS,
     "Dropout": ("p", "inplace"),
     "Dropout1d": ("p", "inplace"),
     "Dropout2d": ("p", "inplace"),
@@ -99,6 +101,9 @@ _LAYERS = (
     "vdropkern.Conv2d",
     "Conv2d",
 )
+
+
+_SHRUNK = ("BatchNorm1d", "BatchNorm2d", "Identity", "PReLU", "vdropkern.Dropout")
 
 
 class StructureError(ValueError):
@@ -197,25 +202,20 @@ def _describe(module: torch.nn.Module, path: str, seen: dict[torch.nn.Module, st
     return {"type": "Sequential", "children": children}
 
 
-def layer_nodes(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
-    """The nodes of the model's linear and convolution layers by name, this library's and torch's own."""
-    nodes = {}
+def layer_nodes(model: torch.nn.Module, shrunk: bool) -> dict[str, dict[str, Any]]:
+    """The nodes of the model's linear and convolution layers by name, this library's and torch's own.
+
+    Of a shrunk model also the nodes of what else shrinking changes or replaces.
+    """
+    nodes: dict[str, dict[str, Any] | None] = {}
     for name, module in model.named_modules():
-        if _known(module) in _LAYERS:
+        if name.rpartition(".")[0] in nodes:
+            continue
+        if _known(module) in (*_LAYERS, *(_SHRUNK if shrunk else ())):
             nodes[name] = describe_layer(module)
+        elif shrunk and type(module) is torch.nn.Sequential and type(next(iter(module), None)) is Select:
+            nodes[name] = describe_tree(module)
     return {name: node for name, node in nodes.items() if node is not None}
-
-
-def geometry(layer: torch.nn.Module | None) -> tuple[str, tuple[Any, ...]] | None:
-    """(kind and names, values) of what layers that can stand for each other share; None: not such a layer."""
-    bias = getattr(layer, "bias", None) is not None
-    if isinstance(layer, (torch.nn.Linear, SparseLinear)):
-        return "linear (in_features, out_features, bias)", (layer.in_features, layer.out_features, bias)
-    for cls in (torch.nn.Conv1d, torch.nn.Conv2d):
-        if isinstance(layer, cls):
-            values = tuple(bias if name == "bias" else getattr(layer, name) for name in _CONV)
-            return f"{cls.__name__} ({', '.join(_CONV)})", values
-    return None
 
 
 def build(node: Any) -> torch.nn.Module:
