@@ -36,8 +36,9 @@ KERNEL_OPS = (
     "gate",
     "weight_noise",
     "weight_mask",
+    "spmm",
 )
-OPS = (*KERNEL_OPS, "spmm")
+OPS = KERNEL_OPS
 
 # On a GPU whose tensor cores take their operands from shared memory (wgmma and later), Triton's products use
 # them and the C++ kernels, on mma.sync, do not. What is bound by memory gains nothing from that.
@@ -87,6 +88,11 @@ def _checked(name: str, source: str) -> str:
 _set_backend(_checked(os.environ.get(ENV_BACKEND, "auto"), f"environment variable {ENV_BACKEND}"))
 
 
+def native_on_cpu() -> bool:
+    """Whether CPU tensors get the compiled kernels."""
+    return _native_on_cpu
+
+
 def library_error() -> str | None:
     """Why the compiled library is not loaded, or None when it is."""
     return _devices.library_error
@@ -103,7 +109,7 @@ def use_backend(name: str) -> Iterator[None]:
 
     Args:
         name: ``auto``, ``reference``, ``cpu``, ``cuda`` or ``triton``. The last four make an op that has no
-            such kernel, or gets tensors elsewhere, raise; `spmm`, which has none, runs its reference.
+            such kernel, or gets tensors elsewhere, raise.
 
     Raises:
         ValueError: `name` is no backend.

@@ -3,6 +3,7 @@
 from .files import ModelFileError, describe, load, save
 from .linear import SparseLinear
 from .report import SparsityReport, SparsityRow, sparsity
+from .sequential import SparseSequential
 from .shrink import ShrinkError, ShrinkReport, ShrinkRow, shrink
 from .shrinking.select import Select
 from .sparsify import plan_sparsification, sparsify
@@ -15,6 +16,7 @@ __all__ = [
     "ShrinkReport",
     "ShrinkRow",
     "SparseLinear",
+    "SparseSequential",
     "SparsityReport",
     "SparsityRow",
     "describe",

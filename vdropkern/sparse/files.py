@@ -17,8 +17,9 @@ from torch import Tensor
 from .._files import write_whole
 from .._surgery import replace_
 from ..ops.spmm.csr import check_csr
+from ._layer import SparseLayer
 from .format import DTYPES, Content, ModelFileError, decode, decode_header, encode
-from .linear import SparseLinear
+from .sequential import fuse
 from .shrink import is_shrunk, mark_shrunk
 from .shrinking.select import Select
 from .stand_in import check_stands_in
@@ -146,10 +147,10 @@ def _check_indices(modules: dict[str, torch.nn.Module], tensors: dict[str, Tenso
     name = ""
     try:
         for name, layer in modules.items():
-            if isinstance(layer, SparseLinear):
+            if isinstance(layer, SparseLayer):
                 parts = ("values", "col_indices", "row_offsets")
                 values, columns, offsets = (tensors[f"{name}.{part}".removeprefix(".")] for part in parts)
-                check_csr(values, columns, offsets, layer.in_features)
+                check_csr(values, columns, offsets, layer.matrix_shape[1])
             elif isinstance(layer, Select):
                 layer.check(tensors[f"{name}.indices".removeprefix(".")])
     except ValueError as err:
@@ -168,7 +169,7 @@ def _rebuild(content: Content) -> torch.nn.Module:
     _check_indices(dict(model.named_modules()), tensors)
     _assign(model, tensors, structure["aliases"])
     mark_shrunk(model, structure.get("shrunk") is True)
-    return model.train(structure["training"])
+    return fuse(model).train(structure["training"])
 
 
 def _assign(model: torch.nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str]) -> None:
@@ -180,7 +181,8 @@ def _assign(model: torch.nn.Module, tensors: dict[str, Tensor], aliases: dict[st
         is_parameter = isinstance(own[name], torch.nn.Parameter)
         if target is not None and is_parameter:
             continue
-        state[name] = torch.nn.Parameter(tensor) if is_parameter else tensor
+        grad = tensor.is_floating_point()
+        state[name] = torch.nn.Parameter(tensor, requires_grad=grad) if is_parameter else tensor
     state.update({name: state[target] for name, target in aliases.items() if name not in state})
     model.load_state_dict(state, assign=True)
 
@@ -217,6 +219,7 @@ def _fill(into: torch.nn.Module, content: Content) -> None:
             layer.train(module.training)
     replace_(into, replacements)
     mark_shrunk(into, shrunk)
+    fuse(into)
     into.load_state_dict({k: v for k, v in content.tensors.items() if not is_replaced(k)}, strict=False)
 
 

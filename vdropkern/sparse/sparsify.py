@@ -17,6 +17,7 @@ from .._surgery import (
 )
 from ..nn import Variational
 from .linear import SparseLinear
+from .sequential import fuse
 from .shrink import Sample, shrunk
 
 __all__ = ["MAX_DENSITY", "MIN_WEIGHTS", "plan_sparsification", "sparsify"]
@@ -61,7 +62,7 @@ def sparsify(
     model = shrunk(model, sample_input) if shrink else model
     plan = _plan(model, max_density, min_weights)
     replacements = {layer: _made(layer, change) for layer, change in plan.items() if change.changed}
-    return with_replaced(model, replacements).eval()
+    return fuse(with_replaced(model, replacements)).eval()
 
 
 def plan_sparsification(

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from ..nn import Dropout
+from .known import CONV_ARGUMENTS
 from .linear import SparseLinear
-from .structure import CONV_ARGUMENTS, StructureError
+from .structure import StructureError
 
 __all__ = ["check_stands_in"]
 
@@ -38,7 +39,8 @@ def check_stands_in(name: str, old: torch.nn.Module | None, new: torch.nn.Module
         if type(old) is not type(new) and not gone:
             raise StructureError(f"{name} must be a {type(new).__name__}, the model has {what} there")
         return
-    new = new[-1] if shrunk and isinstance(new, torch.nn.Sequential) else new
+    if shrunk and isinstance(new, torch.nn.Sequential):
+        new = new[-1]  # behind its Select
     has, saved = _geometry(old), _geometry(new)
     if saved is None:
         raise StructureError(f"{name} is described as a {type(new).__name__}, which has no weight")

@@ -16,6 +16,9 @@ BACKWARD_SCHEMA = (
     "spmm_backward(Tensor grad_y, Tensor x, Tensor values, Tensor col_indices, Tensor row_offsets,"
     " bool needs_x, bool needs_values, bool needs_bias) -> (Tensor, Tensor, Tensor)"
 )
+PACKED_SCHEMA = "spmm_packed(Tensor x, Tensor packed, int out_features, bool relu) -> Tensor"
+
+CHAIN_SCHEMA = "spmm_chain(Tensor x, Tensor chain, int out_features) -> Tensor"
 
 
 def _fake(x: Tensor, values: Tensor, col_indices: Tensor, row_offsets: Tensor, bias: Tensor | None) -> Tensor:
@@ -43,6 +46,16 @@ def _backward_fake(
     )
 
 
+def _packed_fake(x: Tensor, packed: Tensor, out_features: int, relu: bool) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+def _chain_fake(x: Tensor, chain: Tensor, out_features: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+_chain_op = register(CHAIN_SCHEMA, reference.spmm_chain, _chain_fake, of="spmm")
+_packed_op = register(PACKED_SCHEMA, reference.spmm_packed, _packed_fake, of="spmm")
 _op = register(SCHEMA, reference.spmm, _fake)
 _backward_op = register(BACKWARD_SCHEMA, reference.spmm_backward, _backward_fake, of="spmm")
 
@@ -89,4 +102,25 @@ def spmm(
     if not torch.is_grad_enabled() and not functorch_active():  # inference: spare it a Function's 10 us
         return _forward(*inputs)
     y: Tensor = _apply(*inputs)
+    return y
+
+
+def spmm_packed(
+    x: Tensor,  # [*, I]
+    packed: Tensor,  # uint8, of `pack.pack`
+    out_features: int,
+    relu: bool,
+) -> Tensor:
+    """y [*, O] of a packed weight with its bias, then ReLU where asked for; not differentiable."""
+    y: Tensor = choose(_packed_op, x)(x, packed, out_features, relu)
+    return y
+
+
+def spmm_chain(
+    x: Tensor,  # [*, I of the first layer]
+    chain: Tensor,  # uint8, of `pack.chain`
+    out_features: int,
+) -> Tensor:
+    """y [*, O of the last layer] of packed layers one after the other; not differentiable."""
+    y: Tensor = choose(_chain_op, x)(x, chain, out_features)
     return y

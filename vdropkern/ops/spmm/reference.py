@@ -83,3 +83,32 @@ def spmm_backward(
     if needs_bias:
         dbias = dy.sum(0)
     return dx, dvalues, dbias
+
+
+def spmm_packed(
+    x: Tensor,  # [*, I]
+    packed: Tensor,  # uint8, see `pack.py`
+    out_features: int,
+    relu: bool,
+) -> Tensor:  # [*, O]
+    """y = x W^T + bias of a packed weight, taken apart, then ReLU where asked for."""
+    from .pack import unpack  # which builds on this module
+
+    dtype = _compute_dtype(x)
+    weight, bias = (t.to(dtype) for t in unpack(packed))
+    y = torch.nn.functional.linear(x.to(dtype), weight, bias)
+    return (y.relu() if relu else y).to(x.dtype).contiguous()
+
+
+def spmm_chain(
+    x: Tensor,  # [*, I]
+    chain: Tensor,  # uint8, see `pack.py`
+    out_features: int,
+) -> Tensor:  # [*, O]
+    """Packed layers one after the other; rounded to x's dtype at the end alone."""
+    from .pack import chain_parts
+
+    y = x.to(_compute_dtype(x))
+    for packed, relu in chain_parts(chain):
+        y = spmm_packed(y, packed, 0, relu)
+    return y.to(x.dtype)

@@ -1,0 +1,242 @@
+// Packed layers, one or a chain. Rows of the batch are taken in panels, transposed so that vectors run over
+// the batch; one row alone is multiplied with eight rows of weights in the lanes of a vector.
+#include "../common/workspace.h"
+#include "panel.h"
+#include "spmm.h"
+
+namespace vdk {
+namespace VDK_ISA {
+namespace {
+
+constexpr int64_t kGrain = 24000;  // cycles worth a thread, about
+constexpr int64_t kChunk = 32;     // columns transposed at a time
+
+struct Buffers {
+  float *even, *odd, *decoded;  // inputs and outputs of layers take turns
+};
+
+// What a task needs for panels of `width`.
+size_t carve(const PackedArgs& a, int64_t width, void* base, Buffers& b) {
+  int64_t most = 0, longest = 0;
+  for (int64_t i = 0; i < a.count; ++i) {
+    const PackHeader& h = a.layers[i].h;
+    const int64_t in = h.in + h.blocks;
+    most = in > most ? in : most;
+    most = h.out > most ? h.out : most;
+    longest = h.longest > longest ? h.longest : longest;
+  }
+  Carver c(base);
+  b.even = c.take<float>(most * width);
+  b.odd = c.take<float>(most * width);
+  b.decoded = c.take<float>(longest * kPackRows);
+  return c.used();
+}
+Buffers task_buffers(const PackedArgs& a, int64_t width) {
+  Buffers b;
+  carve(a, width, scratch(Scratch::kTask, carve(a, width, nullptr, b)), b);
+  return b;
+}
+
+// Inputs as the kernels read them: block after block, each with a zero behind it.
+template <class F>
+VDK_INLINE void for_blocks(const Pack& k, F&& f) {
+  for (int64_t block = 0; block < k.h.blocks; ++block)
+    f(k.columns[block], k.columns[block + 1], k.columns[block] + block);
+}
+void spread(const Pack& k, const float* from, int64_t width, float* to) {
+  for_blocks(k, [&](int64_t begin, int64_t end, int64_t at) {
+    __builtin_memcpy(to + at * width, from + begin * width, size_t((end - begin) * width) * sizeof(float));
+    __builtin_memset(to + (at + end - begin) * width, 0, size_t(width) * sizeof(float));
+  });
+}
+
+// Steps [j, end) of a group: eight rows of weights in the lanes, times what their indices read of one row.
+template <Stored kStored>
+VDK_INLINE void gather_steps(const Pack& k, int64_t j, int64_t end, const float* inputs, Vec8& sum) {
+  const char* const x = reinterpret_cast<const char*>(inputs);
+  // an index is a float's place in bytes; four of them come with one load
+  const auto at = [&](uint64_t four, int i) __attribute__((always_inline)) {
+    return *reinterpret_cast<const float*>(x + uint16_t(four >> 16 * i));
+  };
+  const auto step = [&](int64_t i, Vec8& to) __attribute__((always_inline)) {
+    uint64_t low, high;
+    __builtin_memcpy(&low, k.index + i * kPackRows, sizeof low);
+    __builtin_memcpy(&high, k.index + i * kPackRows + 4, sizeof high);
+    const Vec8 v = {at(low, 0),  at(low, 1),  at(low, 2),  at(low, 3),
+                    at(high, 0), at(high, 1), at(high, 2), at(high, 3)};
+    Vec8 w;
+    decode_step(k.values, kStored, i, w);
+    to += v * w;
+  };
+  Vec8 even{}, odd{};
+  for (; j + 2 <= end; j += 2) {
+    step(j, even);
+    step(j + 1, odd);
+  }
+  if (j < end) step(j, even);
+  sum = even + odd;
+}
+
+template <Stored kStored>
+void multiply_row(const TileArgs& t, int64_t first_slice, int64_t last_slice) {
+  const Pack& k = t.pack;
+  for (int64_t block = 0; block < k.h.blocks; ++block) {
+    const float* const x = t.x + k.columns[block] + block;
+    const bool clamp = t.relu && block == k.h.blocks - 1;
+    for (int64_t slice = first_slice; slice < last_slice; ++slice) {
+      const int64_t segment = block * k.h.slices + slice, row0 = slice * k.h.slice_rows;
+      for (int64_t g = k.first[segment]; g < k.first[segment + 1]; ++g) {
+        Vec8 sum;
+        gather_steps<kStored>(k, k.start[g], k.start[g + 1], x, sum);
+        const uint16_t* const rows = k.rows + g * kPackRows;
+        for (int r = 0; r < kPackRows && rows[r] != kNoRow; ++r) {
+          const int64_t row = row0 + rows[r];
+          const float scale = kStored == Stored::kInt8 ? k.scale[row] : 1;
+          t.y[row] = sum[r] * scale + (block == 0 ? k.bias[row] : t.y[row]);
+        }
+      }
+    }
+    if (!clamp) continue;
+    const int64_t end = last_slice * k.h.slice_rows < k.h.out ? last_slice * k.h.slice_rows : k.h.out;
+    for (int64_t row = first_slice * k.h.slice_rows; row < end; ++row) t.y[row] = t.y[row] < 0 ? 0 : t.y[row];
+  }
+}
+
+void multiply_one(const TileArgs& t, int64_t begin, int64_t end) {
+  const Stored stored = t.pack.h.stored;
+  if (stored == Stored::kFloat) return multiply_row<Stored::kFloat>(t, begin, end);
+  if (stored == Stored::kBFloat16) return multiply_row<Stored::kBFloat16>(t, begin, end);
+  multiply_row<Stored::kInt8>(t, begin, end);
+}
+
+// Panels take the widest of these that their rows fill by more than half.
+constexpr int64_t kWidths[] = {
+#if defined(__AVX512F__)
+    32, 16, 8
+#elif defined(__AVX2__)
+    24, 8
+#else
+    8
+#endif
+};
+constexpr int64_t kMostWidth = kWidths[0];
+
+int64_t panel_width(int64_t rows) {
+  if (rows == 1) return 1;
+  for (const int64_t width : kWidths)
+    if (rows > width / 2 && rows > 8) return width;
+  return 8;
+}
+
+// A tile of `width` columns.
+void multiply(const TileArgs& t, int64_t width, int64_t begin, int64_t end) {
+  if (width == 1) return multiply_one(t, begin, end);
+#if defined(__AVX512F__)
+  if (width == 8) return multiply_tile<Vec8, 1, 8, 2>(t, begin, end);
+  if (width == 16) return multiply_tile<VecF, 1, 8, 4>(t, begin, end);
+  return multiply_tile<VecF, 2, 8, 8>(t, begin, end);
+#elif defined(__AVX2__)
+  if (width == 8) return multiply_tile<VecF, 1, 8, 2>(t, begin, end);
+  return multiply_tile<VecF, 3, 4, 6>(t, begin, end);
+#else
+  return multiply_tile<VecF, 2, 4, 2>(t, begin, end);
+#endif
+}
+
+void panel_of(const Pack& k, const float* x, int64_t rows, int64_t width, int64_t block0, int64_t block1,
+              float* panel) {
+  for (int64_t block = block0; block < block1; ++block) {
+    const int64_t begin = k.columns[block], end = k.columns[block + 1];
+    float* const to = panel + (begin + block) * width;
+    if (width == 1) __builtin_memcpy(to, x + begin, size_t(end - begin) * sizeof(float));
+    for (int64_t c = begin; c < end && width > 1; c += kChunk)  // chunks, so that lines are written once
+      for (int64_t at = 0; at < width; at += 8)
+        rows_to_panel(x + at * k.h.in, k.h.in, rows - at, c, c + kChunk < end ? c + kChunk : end,
+                      to + (c - begin) * width + at, width);
+    __builtin_memset(to + (end - begin) * width, 0, size_t(width) * sizeof(float));
+  }
+}
+
+void rows_of(const Pack& k, const float* panel, int64_t width, int64_t begin, int64_t end, float* y,
+             int64_t rows) {
+  for (int64_t c = begin; c < end; c += kChunk)
+    for (int64_t at = 0; at < rows; at += 8)
+      panel_to_rows(panel + at, width, c, c + kChunk < end ? c + kChunk : end, y + at * k.h.out, k.h.out,
+                    rows - at);
+}
+
+// All layers for rows [begin, end) of the batch, by this task alone.
+void run_rows(const PackedArgs& a, int64_t begin, int64_t end) {
+  const Pack &head = a.layers[0], &tail = a.layers[a.count - 1];
+  const Buffers b = task_buffers(a, kMostWidth);
+  for (int64_t row = begin; row < end;) {
+    const int64_t width = panel_width(end - row), rows = end - row < width ? end - row : width;
+    float *in = b.even, *out = b.odd;
+    panel_of(head, a.x + row * head.h.in, rows, width, 0, head.h.blocks, in);
+    for (int64_t i = 0; i < a.count; ++i) {
+      const Pack& k = a.layers[i];
+      if (i > 0) {
+        spread(k, in, width, out);
+        float* const spread_out = out;
+        out = in;
+        in = spread_out;
+      }
+      // one row of one layer needs no copy at the end
+      float* const y = width == 1 && i + 1 == a.count ? a.y + row * k.h.out : out;
+      multiply({k, in, width, y, b.decoded, a.relu[i]}, width, 0, k.h.slices);
+      out = in;
+      in = y;
+    }
+    if (width > 1) rows_of(tail, in, width, 0, tail.h.out, a.y + row * tail.h.out, rows);
+    row += rows;
+  }
+}
+
+// One layer, one panel, the matrix shared among threads.
+void run_slices(const PackedArgs& a, int64_t width, int64_t tasks, const Parallel& parallel) {
+  const Pack& k = a.layers[0];
+  Buffers shared;
+  carve(a, width, scratch(Scratch::kShared, carve(a, width, nullptr, shared)), shared);
+  for (int64_t row = 0; row < a.batch; row += width) {
+    const int64_t rows = a.batch - row < width ? a.batch - row : width;
+    const float* const x = a.x + row * k.h.in;
+    float* const y = a.y + row * k.h.out;
+    if (width == 1)
+      panel_of(k, x, rows, width, 0, k.h.blocks, shared.even);
+    else
+      parallel(tasks, [&](int64_t task) {
+        const Range mine = part_of(k.h.blocks, 1, task, tasks);
+        panel_of(k, x, rows, width, mine.begin, mine.end, shared.even);
+      });
+    parallel(tasks, [&](int64_t task) {
+      const Range mine = part_of(k.h.slices, 1, task, tasks);
+      float* const out = width == 1 ? y : shared.odd;
+      multiply({k, shared.even, width, out, task_buffers(a, 1).decoded, a.relu[0]}, width, mine.begin,
+               mine.end);
+      const int64_t begin = mine.begin * k.h.slice_rows, end = mine.end * k.h.slice_rows;
+      if (width > 1) rows_of(k, out, width, begin, end < k.h.out ? end : k.h.out, y, rows);
+    });
+  }
+}
+
+}  // namespace
+
+void spmm_packed(const PackedArgs& a, const Parallel& parallel) {
+  const Pack& head = a.layers[0];
+  int64_t steps = 0, ends = a.layers[0].h.in + a.layers[a.count - 1].h.out;
+  for (int64_t i = 0; i < a.count; ++i) steps += a.layers[i].h.steps;
+  const int64_t per_row = a.batch == 1 ? 6 * steps : steps * 2 + ends / 2;
+  int64_t tasks = a.batch * per_row / kGrain + 1;
+  tasks = tasks < parallel.threads ? tasks : parallel.threads;
+  if (tasks == 1) return run_rows(a, 0, a.batch);
+  const int64_t width = panel_width(a.batch);
+  if (a.count == 1 && a.batch <= width && head.h.slices >= tasks)
+    return run_slices(a, width, tasks, parallel);
+  parallel(tasks, [&](int64_t task) {
+    const Range mine = part_of(a.batch, a.batch < 8 * tasks ? 1 : 8, task, tasks);
+    run_rows(a, mine.begin, mine.end);
+  });
+}
+
+}  // namespace VDK_ISA
+}  // namespace vdk

@@ -1,0 +1,106 @@
+// A sparse matrix packed for the kernels, in one block of memory that Python lays out (ops/spmm/pack.py).
+//
+// Rows stand in slices, columns in blocks short enough that the inputs of one stay in L1. Within a slice and
+// block, rows are sorted by their number of nonzeros and taken in groups of eight, which walk through their
+// nonzeros side by side; a row that has fewer reads zeros, which stand behind the inputs of the block.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace vdk {
+
+constexpr int kPackRows = 8;  // rows a group
+constexpr uint16_t kNoRow = 0xFFFF;
+constexpr int64_t kPackMagic = 0x31'6D6D'7073'6B64;
+constexpr int64_t kPackAlign = 64;
+
+enum class Stored : int64_t { kFloat = 0, kBFloat16 = 1, kInt8 = 2 };
+
+struct PackHeader {
+  int64_t magic;
+  Stored stored;
+  int64_t out, in;  // rows and columns
+  int64_t slices, slice_rows, blocks, groups;
+  int64_t steps;    // of eight nonzeros, in all groups
+  int64_t longest;  // steps of the longest group
+  int64_t bytes;
+  int64_t plane;  // floats from one input to the next; images alone have more than their panel's width
+};
+
+struct Pack {
+  PackHeader h;
+  const int64_t* columns;  // [blocks + 1]: where a block's columns begin
+  const uint32_t* first;   // [blocks * slices + 1]: groups of a block and slice
+  const uint32_t* start;   // [groups + 1]: steps of a group
+  const uint16_t* rows;    // [groups, 8]: row of the slice, or kNoRow
+  const float* bias;       // [out]
+  const float* scale;      // [out], what int8 stands for
+  const void* values;      // [steps, 8]
+  const uint16_t* index;   // [steps, 8]: which input of the block; the one behind the last is zero
+};
+
+constexpr size_t stored_bytes(Stored s) { return s == Stored::kFloat ? 4 : s == Stored::kBFloat16 ? 2 : 1; }
+
+// Read the parts' places; false if `bytes` of memory at `data` cannot be a pack. What the parts hold is
+// trusted: they are written by ops/spmm/pack.py alone, whose `check_pack` tells.
+inline bool read_pack(const void* data, int64_t bytes, Pack& pack) {
+  PackHeader& h = pack.h;
+  if (bytes < int64_t(sizeof h) || reinterpret_cast<uintptr_t>(data) % kPackAlign != 0) return false;
+  __builtin_memcpy(&h, data, sizeof h);
+  constexpr int64_t kMost = int64_t(1) << 40;
+  const int64_t sizes[] = {h.out, h.in, h.slices, h.slice_rows, h.blocks, h.groups, h.steps, h.plane};
+  for (const int64_t size : sizes)
+    if (size < 0 || size > kMost) return false;
+  if (h.magic != kPackMagic || h.bytes != bytes || int64_t(h.stored) < 0 || int64_t(h.stored) > 2 ||
+      h.blocks * h.slices > kMost)
+    return false;
+  int64_t at = 0;
+  const auto part = [&](int64_t count, size_t each) {
+    const char* const p = static_cast<const char*>(data) + at;
+    at += (count * int64_t(each) + kPackAlign - 1) / kPackAlign * kPackAlign;
+    return p;
+  };
+  part(1, sizeof h);
+  pack.columns = reinterpret_cast<const int64_t*>(part(h.blocks + 1, 8));
+  pack.first = reinterpret_cast<const uint32_t*>(part(h.blocks * h.slices + 1, 4));
+  pack.start = reinterpret_cast<const uint32_t*>(part(h.groups + 1, 4));
+  pack.rows = reinterpret_cast<const uint16_t*>(part(h.groups * kPackRows, 2));
+  pack.bias = reinterpret_cast<const float*>(part(h.out, 4));
+  pack.scale = reinterpret_cast<const float*>(part(h.stored == Stored::kInt8 ? h.out : 0, 4));
+  pack.values = part(h.steps * kPackRows, stored_bytes(h.stored));
+  pack.index = reinterpret_cast<const uint16_t*>(part(h.steps * kPackRows, 2));
+  return at == bytes;
+}
+
+// Several packed layers in one block of memory: a header, an entry a layer, the packs, each on a multiple of
+// 64 bytes.
+constexpr int64_t kChainMagic = 0x31'6E'6961'6863'6476;
+constexpr int64_t kMostLayers = 64;
+
+struct ChainEntry {
+  int64_t begin, bytes, relu;
+};
+
+// Read a chain's layers; their number, or -1 if the memory cannot be a chain.
+inline int64_t read_chain(const void* data, int64_t bytes, Pack* layers, bool* relu) {
+  int64_t head[2];
+  if (bytes < int64_t(sizeof head)) return -1;
+  __builtin_memcpy(head, data, sizeof head);
+  const int64_t count = head[1];
+  if (head[0] != kChainMagic || count < 1 || count > kMostLayers ||
+      bytes < int64_t(sizeof head) + count * int64_t(sizeof(ChainEntry)))
+    return -1;
+  const char* const base = static_cast<const char*>(data);
+  for (int64_t i = 0; i < count; ++i) {
+    ChainEntry e;
+    __builtin_memcpy(&e, base + sizeof head + size_t(i) * sizeof e, sizeof e);
+    if (e.begin < 0 || e.bytes < 0 || e.begin > bytes || e.bytes > bytes - e.begin ||
+        !read_pack(base + e.begin, e.bytes, layers[i]) || layers[i].h.plane != 0 ||
+        (i > 0 && layers[i].h.in != layers[i - 1].h.out))
+      return -1;
+    relu[i] = e.relu != 0;
+  }
+  return count;
+}
+
+}  // namespace vdk

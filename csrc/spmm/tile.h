@@ -1,0 +1,175 @@
+// A packed matrix times a tile of inputs: eight rows at once, P vectors of outputs each.
+#pragma once
+#include "../common/half.h"
+#include "../common/simd.h"
+#include "pack.h"
+
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__AVX__)
+// how eight floats are returned from a function is of no matter here, where all are inlined
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
+namespace vdk {
+namespace VDK_ISA {
+
+// Eight floats, for few columns; where vectors are shorter the compiler makes it two.
+typedef float Vec8 __attribute__((vector_size(32)));
+template <class V>
+constexpr int kLanesOf = sizeof(V) / sizeof(float);
+
+template <class V>
+VDK_INLINE V load_as(const float* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V>
+VDK_INLINE void store_as(float* p, V v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+// One tile's problem. x: inputs, `plane` floats from one to the next; y: [out, width].
+struct TileArgs {
+  const Pack& pack;
+  const float* x;
+  int64_t plane;
+  float* y;
+  float* decoded;  // [longest, 8], for weights that are not stored as float
+  bool relu;
+};
+
+// Eight weights of one step as floats.
+VDK_INLINE void decode_step(const void* values, Stored stored, int64_t step, Vec8& w) {
+  if (stored == Stored::kBFloat16) {
+    typedef uint16_t Short8 __attribute__((vector_size(16)));
+    typedef uint32_t Word8 __attribute__((vector_size(32)));
+    Short8 s;
+    __builtin_memcpy(&s, static_cast<const char*>(values) + step * 16, sizeof s);
+    w = (Vec8)(__builtin_convertvector(s, Word8) << 16);
+  } else if (stored == Stored::kInt8) {
+    typedef int8_t Byte8 __attribute__((vector_size(8)));
+    Byte8 s;
+    __builtin_memcpy(&s, static_cast<const char*>(values) + step * 8, sizeof s);
+    w = __builtin_convertvector(s, Vec8);
+  } else {
+    w = load_as<Vec8>(static_cast<const float*>(values) + step * kPackRows);
+  }
+}
+
+// The weights of group g as floats.
+VDK_INLINE const float* group_values(const Pack& p, int64_t g, float* decoded) {
+  const int64_t begin = p.start[g], n = p.start[g + 1] - begin;
+  if (p.h.stored == Stored::kFloat) return static_cast<const float*>(p.values) + begin * kPackRows;
+  for (int64_t j = 0; j < n; ++j) {
+    Vec8 w;
+    decode_step(p.values, p.h.stored, begin + j, w);
+    store_as(decoded + j * kPackRows, w);
+  }
+  return decoded;
+}
+
+// Four weights, each in all lanes. Loads bound these kernels: short vectors get the four of one load, by
+// shuffles.
+template <class V>
+VDK_INLINE void four_weights(const float* w, V (&weight)[4]) {
+  typedef float Vec4 __attribute__((vector_size(16)));
+  if constexpr (kLanesOf<V> == 8) {
+    const Vec4 q = load_as<Vec4>(w);
+    const V both = __builtin_shufflevector(q, q, 0, 1, 2, 3, 4, 5, 6, 7);
+    weight[0] = __builtin_shufflevector(both, both, 0, 0, 0, 0, 4, 4, 4, 4);
+    weight[1] = __builtin_shufflevector(both, both, 1, 1, 1, 1, 5, 5, 5, 5);
+    weight[2] = __builtin_shufflevector(both, both, 2, 2, 2, 2, 6, 6, 6, 6);
+    weight[3] = __builtin_shufflevector(both, both, 3, 3, 3, 3, 7, 7, 7, 7);
+  } else {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) weight[i] = V{} + w[i];
+  }
+}
+
+// Rows [0, kRows) of a group, times P vectors of columns. kScale: floats an index stands for.
+template <class V, int P, int kRows, int kScale>
+VDK_INLINE void add_rows(const float* w, const uint16_t* index, int64_t n, const float* x,
+                         V (&sum)[kRows][P]) {
+  for (int64_t j = 0; j < n; ++j, w += kPackRows, index += kPackRows)
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; r += 4) {
+      V weight[4];
+      four_weights(w + r, weight);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const float* const from = x + int64_t(index[r + i]) * kScale;
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) sum[r + i][p] += load_as<V>(from + p * kLanesOf<V>) * weight[i];
+      }
+    }
+}
+
+// What a block adds to: the bias in the first, which has all rows, then what is there.
+template <class V>
+VDK_INLINE V before(const Pack& k, bool is_first, int64_t row, const float* y) {
+  return is_first ? V{} + k.bias[row] : load_as<V>(y);
+}
+
+// Rows [at, at + kRows) of group g.
+template <class V, int P, int kRows, int kScale>
+VDK_INLINE void multiply_rows(const TileArgs& t, int64_t g, int at, int64_t row0, const float* x,
+                              const float* w, bool is_first, bool clamp) {
+  constexpr int kLanesV = kLanesOf<V>, kWidth = P * kLanesV;
+  const Pack& k = t.pack;
+  const bool scaled = k.h.stored == Stored::kInt8;
+  const uint16_t* const rows = k.rows + g * kPackRows;
+  V sum[kRows][P];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    const int64_t row = row0 + rows[rows[at + r] == kNoRow ? 0 : at + r];  // a group has one row at least
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p)
+      sum[r][p] = scaled ? V{} : before<V>(k, is_first, row, t.y + row * kWidth + p * kLanesV);
+  }
+  const int64_t n = k.start[g + 1] - k.start[g];
+  add_rows<V, P, kRows, kScale>(w + at, k.index + int64_t(k.start[g]) * kPackRows + at, n, x, sum);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    if (rows[at + r] == kNoRow) break;
+    const int64_t row = row0 + rows[at + r];
+    float* const y = t.y + row * kWidth;
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      V v = sum[r][p];
+      if (scaled) v = v * k.scale[row] + before<V>(k, is_first, row, y + p * kLanesV);
+      if (clamp) v = v < 0 ? V{} : v;
+      store_as(y + p * kLanesV, v);
+    }
+  }
+}
+
+template <class V, int P, int kRows, int kScale>
+VDK_INLINE void multiply_groups(const TileArgs& t, int64_t block, int64_t slice) {
+  const Pack& k = t.pack;
+  const int64_t segment = block * k.h.slices + slice, row0 = slice * k.h.slice_rows;
+  const float* const x = t.x + (k.columns[block] + block) * t.plane;
+  const bool clamp = t.relu && k.h.blocks == 1;
+  for (int64_t g = k.first[segment]; g < k.first[segment + 1]; ++g) {
+    const float* const w = group_values(k, g, t.decoded);
+    for (int at = 0; at < kPackRows; at += kRows)
+      multiply_rows<V, P, kRows, kScale>(t, g, at, row0, x, w, block == 0, clamp);
+  }
+}
+
+// Slices [begin, end) of the matrix.
+template <class V, int P, int kRows, int kScale>
+__attribute__((noinline)) void multiply_tile(const TileArgs& t, int64_t begin, int64_t end) {
+  constexpr int kWidth = P * kLanesOf<V>;
+  const PackHeader& h = t.pack.h;
+  for (int64_t block = 0; block < h.blocks; ++block)
+    for (int64_t slice = begin; slice < end; ++slice) multiply_groups<V, P, kRows, kScale>(t, block, slice);
+  if (!t.relu || h.blocks == 1) return;
+  const int64_t first = begin * h.slice_rows, last = end * h.slice_rows < h.out ? end * h.slice_rows : h.out;
+  for (float* y = t.y + first * kWidth; y < t.y + last * kWidth; y += kLanesOf<V>) {
+    const V v = load_as<V>(y);
+    store_as(y, v < 0 ? V{} : v);
+  }
+}
+
+}  // namespace VDK_ISA
+}  // namespace vdk

@@ -1,0 +1,132 @@
+"""SparseLinear's packed form: when it is used, when it is made anew, in what weights are stored."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+import vdropkern as vdk
+from tests.tolerance import tolerance
+from vdropkern.sparse import SparseLinear
+
+
+def layer(activation: str = "none") -> SparseLinear:
+    w = torch.randn(40, 70) * (torch.rand(40, 70) < 0.2)
+    return SparseLinear.from_dense(w, torch.randn(40), activation=activation)
+
+
+def dense(sparse: SparseLinear, x: torch.Tensor) -> torch.Tensor:
+    y = torch.nn.functional.linear(x.double(), sparse.weight_dense().double(), sparse.bias.double())
+    return (y.relu() if sparse.activation == "relu" else y).float()
+
+
+@pytest.mark.parametrize("activation", ["none", "relu"])
+def test_packed_and_trained_form_agree(activation: str) -> None:
+    sparse, x = layer(activation), torch.randn(9, 70)
+    assert sparse.packed_bytes() == 0
+    trained = sparse(x)
+    assert trained.requires_grad and sparse.packed_bytes() == 0
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(x), trained)
+    assert sparse.packed_bytes() > 6 * sparse.nnz
+    assert sparse.stored_bytes() == sum(t.nbytes for t in sparse.state_dict().values())
+    torch.testing.assert_close(sparse.to_dense()(x), trained)
+
+
+def test_changed_parameters_are_seen() -> None:
+    sparse, x = layer(), torch.randn(3, 70)
+    optimizer = torch.optim.SGD(sparse.parameters(), lr=0.1)
+    other = layer()
+    while other.nnz != sparse.nnz:
+        other = layer()
+
+    def step() -> None:
+        sparse(x).square().sum().backward()
+        optimizer.step()
+
+    def set_bias() -> None:
+        with torch.no_grad():
+            sparse.bias.fill_(3)
+
+    def new_values() -> None:
+        sparse.values = torch.nn.Parameter(torch.randn(sparse.nnz))
+
+    def hidden() -> None:
+        sparse.values.data.mul_(2)
+        sparse.repack()
+
+    for change in (step, set_bias, new_values, hidden, lambda: sparse.load_state_dict(other.state_dict())):
+        change()
+        with torch.inference_mode():
+            torch.testing.assert_close(sparse(x), dense(sparse, x))
+
+
+def test_layers_made_in_inference_mode() -> None:
+    x = torch.randn(3, 70)
+    with torch.inference_mode():
+        sparse = layer()
+        torch.testing.assert_close(sparse(x), dense(sparse, x))
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(x), dense(sparse, x))
+
+
+def test_copies_do_without_the_packed_form() -> None:
+    sparse, x = layer(), torch.randn(3, 70)
+    with torch.no_grad():
+        y = sparse(x)
+        for twin in (copy.deepcopy(sparse), pickle.loads(pickle.dumps(sparse))):
+            assert twin.packed_bytes() == 0 and torch.equal(twin(x), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8, torch.float64], ids=str)
+def test_stored_in_fewer_bits(dtype: torch.dtype) -> None:
+    sparse, x = layer(), torch.randn(5, 70)
+    exact = sparse.weight_dense().detach()
+    full = sparse.stored_bytes()
+    assert sparse.store_as(dtype) is sparse
+    assert sparse.values.dtype == dtype and sparse.store == ("int8" if dtype == torch.int8 else "float")
+    assert (sparse.stored_bytes() < full) == (dtype != torch.float64)
+    within = (
+        exact.abs().amax(1, keepdim=True) / 254 if dtype == torch.int8 else exact.abs() * tolerance(dtype, 1)
+    )
+    assert ((sparse.weight_dense() - exact).abs() <= 1.001 * within).all()
+    for y in (sparse(x), sparse.eval()(x)):
+        torch.testing.assert_close(y.detach(), dense(sparse, x).detach().to(y.dtype))
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(x), dense(sparse, x))
+    fresh = SparseLinear(
+        70, 40, nnz=sparse.nnz, store=sparse.store, dtype=dtype if sparse.store == "float" else None
+    )
+    fresh.load_state_dict(sparse.state_dict(), assign=True)
+    with torch.no_grad():
+        assert torch.equal(fresh(x), sparse(x))
+    torch.testing.assert_close(sparse.store_as(torch.float32).weight_dense(), sparse.weight_dense())
+
+
+def test_bias_of_int8_layers_is_trained() -> None:
+    sparse = layer().store_as(torch.int8)
+    sparse(torch.randn(4, 70)).sum().backward()
+    assert sparse.bias.grad.eq(4).all() and sparse.values.grad is None
+
+
+def test_forced_reference_agrees() -> None:
+    sparse, x = layer("relu"), torch.randn(5, 70)
+    with torch.no_grad():
+        y = sparse(x)
+        with vdk.use_backend("reference"):
+            torch.testing.assert_close(sparse(x), y)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [({"activation": "tanh"}, "unknown activation 'tanh'; accepted: none, relu"),
+     ({"store": "int4"}, "unknown store 'int4'; accepted: float, int8")],
+)  # fmt: skip
+def test_bad_arguments(arguments: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SparseLinear(3, 2, **arguments)
+    with pytest.raises(ValueError, match="store_as: dtype must be floating or int8"):
+        layer().store_as(torch.int32)

@@ -1,0 +1,144 @@
+"""SparseSequential: the same as its modules one by one, whatever becomes of them."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import vdropkern as vdk
+from vdropkern.ops.spmm import _chain_op, spmm_chain
+from vdropkern.ops.spmm.pack import MOST_LAYERS, chain
+from vdropkern.sparse import SparseLinear, SparseSequential
+from vdropkern.sparse.sequential import fuse
+
+
+def sparse(inp: int, out: int, activation: str = "none") -> SparseLinear:
+    w = torch.randn(out, inp) * (torch.rand(out, inp) < 0.2)
+    return SparseLinear.from_dense(w, torch.randn(out), activation=activation)
+
+
+def net() -> torch.nn.Sequential:
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), sparse(40, 70), torch.nn.ReLU(), torch.nn.Dropout(), sparse(70, 33, "relu"),
+        torch.nn.Linear(33, 50), sparse(50, 9), torch.nn.Tanh(),
+    ).eval()  # fmt: skip
+
+
+def fused(plain: torch.nn.Module) -> SparseSequential:
+    model = fuse(copy.deepcopy(plain))
+    assert isinstance(model, SparseSequential)
+    return model
+
+
+@pytest.mark.parametrize("batch", [0, 1, 8, 33])
+def test_same_as_its_modules(batch: int, backend: str) -> None:
+    plain, x = net(), torch.randn(batch, 4, 10)
+    model = fused(plain)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), plain(x))
+        if backend != "reference" and batch:
+            assert [(s.end, len(s.layers)) for s in model._stretches.values()] == [(5, 2), (7, 1)]
+    torch.testing.assert_close(model(x), plain(x))  # with gradients
+
+
+def change_values(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        model[1].values.mul_(2)
+
+
+def replace_layer(model: torch.nn.Module) -> None:
+    torch.manual_seed(5)
+    model[4] = sparse(70, 33)
+
+
+def hook(model: torch.nn.Module) -> None:
+    model[2].register_forward_hook(lambda module, inputs, output: output + 1)
+
+
+def train_part(model: torch.nn.Module) -> None:
+    model[4].activation = "none"
+    model[3].train()
+    model[3].p = 0.0
+
+
+def insert(model: torch.nn.Module) -> None:
+    model.insert(2, torch.nn.Sigmoid())
+
+
+def cut(model: torch.nn.Module) -> None:
+    del model[4:]
+
+
+def move(model: torch.nn.Module) -> None:
+    model.double()
+
+
+@pytest.mark.parametrize(
+    "change", [change_values, replace_layer, hook, train_part, insert, cut, move], ids=lambda f: f.__name__
+)
+def test_changes_are_seen(change: Callable[[torch.nn.Module], None]) -> None:
+    plain, x = net(), torch.randn(3, 40)
+    model = fused(plain)
+    with torch.no_grad():
+        model(x)
+        change(model)
+        change(plain)
+        x = x.to(next(plain.parameters()).dtype)
+        torch.testing.assert_close(model(x), plain(x))
+
+
+def test_packed_forms_are_held_once() -> None:
+    model = fused(net())
+    with torch.no_grad():
+        model(torch.randn(2, 40))
+    first, second = model._stretches[1].layers
+    storage = model._stretches[1].chain.untyped_storage()
+    for layer in (first, second):
+        assert layer.held_pack().untyped_storage().data_ptr() == storage.data_ptr()
+
+
+def test_copies() -> None:
+    model, x = fused(net()), torch.randn(2, 40)
+    with torch.no_grad():
+        y = model(x)
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert not twin._stretches and torch.equal(twin(x), y)
+
+
+def test_fuse_finds_nested_and_shared_ones() -> None:
+    inner = torch.nn.Sequential(sparse(8, 8), torch.nn.ReLU())
+    model = torch.nn.ModuleDict({"a": inner, "b": inner, "c": torch.nn.Sequential(torch.nn.Linear(8, 8))})
+    made = fuse(model)
+    assert made is model and type(model["a"]) is SparseSequential and model["a"] is model["b"]
+    assert type(model["c"]) is torch.nn.Sequential
+
+
+def test_compiles_and_exports() -> None:
+    torch._dynamo.reset()
+    model, x = fused(net()), torch.randn(3, 40)
+    with torch.no_grad():
+        y = model(x)
+        torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), y)
+        torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), y)
+
+
+def test_opcheck_and_what_is_refused() -> None:
+    first, second, x = sparse(40, 70), sparse(70, 9), torch.randn(5, 40)
+    joined = chain([first.packed(), second.packed()], [True, False])
+    torch.library.opcheck(_chain_op.native, (x, joined, 9))
+    crossed = chain([second.packed(), first.packed()][::-1][:1] * 2, [True, False])  # 70 outputs, 40 inputs
+    cut_short = joined[: -second.packed_bytes()]
+    with vdk.use_backend("cpu"):
+        for bad in (crossed, cut_short, joined[:16], first.packed()):
+            with pytest.raises(RuntimeError, match="chain is none that"):
+                spmm_chain(x, bad, 9)
+        with pytest.raises(RuntimeError, match="x must be"):
+            spmm_chain(x, joined, 10)
+    for count in (0, MOST_LAYERS + 1):
+        with pytest.raises(ValueError, match="a chain has 1 to 64 layers"):
+            chain([first.packed()] * count, [False] * count)

@@ -1,0 +1,277 @@
+"""The packed form of a sparse matrix, which the CPU kernels of inference read: laid out and checked here.
+
+One tensor of bytes: a header and parts, each on a multiple of 64 bytes, as ``csrc/spmm/pack.h`` reads them.
+Rows stand in slices, columns in blocks whose inputs stay in L1. Within a slice and block, rows are sorted by
+their number of nonzeros and taken in groups of eight, stored step by step: the first nonzero of each row, the
+second of each, and so on. A row that has fewer is filled up with zero weights that read a zero input, so what
+is not stored is not multiplied. The form depends on the matrix alone, not on the CPU, and is never saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .reference import row_of_each
+
+__all__ = ["Columns", "chain", "chain_parts", "check_pack", "linear_columns", "pack", "unpack"]
+
+MAGIC = 0x316D6D7073_6B64
+CHAIN_MAGIC = 0x316E69616863_6476
+MOST_LAYERS = 64  # of a chain
+ROWS = 8  # a group
+NO_ROW = 0xFFFF
+ALIGN = 64
+UNIT = 4  # a linear layer's index is its input's place in bytes, of a panel one wide
+STORED = (torch.float32, torch.bfloat16, torch.int8)
+_HEADER = ("magic", "stored", "out", "in", "slices", "slice_rows", "blocks", "groups", "steps", "longest",
+           "bytes", "plane")  # fmt: skip
+_PER_ROW = 40  # nonzeros that a row should have in a block: fewer, and loading and storing its sum weighs in
+_LEAST_COLUMNS, _MOST_COLUMNS = 1024, 4096
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where the kernel finds the inputs of a matrix's columns.
+
+    Args:
+        block: int64 [I], the block of each column, not decreasing along a row's columns.
+        index: int64 [I], its place within the block, below 2^16: in floats of images, `UNIT` an input of
+            a linear layer.
+        begins: int64 [blocks + 1], where a block's inputs begin, in inputs.
+        zero: int64 [blocks], the place within a block of the zero behind its inputs.
+        plane: floats from one input to the next, 0 where that is the panel's width.
+    """
+
+    block: Tensor
+    index: Tensor
+    begins: Tensor
+    zero: Tensor
+    plane: int = 0
+
+
+def linear_columns(in_features: int, density: float) -> Columns:
+    """Blocks of a linear layer: long enough for `_PER_ROW` nonzeros a row, of equal length but the last."""
+    length = min(max(int(_PER_ROW / max(density, 1e-9)), _LEAST_COLUMNS), _MOST_COLUMNS)
+    blocks = max(-(-in_features // length), 1) if in_features > 1.3 * length else 1
+    length = max(-(-in_features // (16 * blocks)) * 16, 1)
+    blocks = max(-(-in_features // length), 1)
+    columns = torch.arange(in_features)
+    begins = (torch.arange(blocks + 1) * length).clamp(max=in_features)
+    return Columns(columns // length, columns % length * UNIT, begins, begins.diff() * UNIT)
+
+
+def _low_half(t: Tensor) -> Tensor:
+    """uint16 as the bits of int16, which torch can index."""
+    return t.to(torch.int32).view(torch.int16)[::2].clone()
+
+
+def _parts(header: dict[str, int]) -> list[tuple[int, int]]:
+    """(bytes of an element, elements) of the parts that follow the header."""
+    groups, steps, segments = header["groups"], header["steps"], header["blocks"] * header["slices"]
+    size = STORED[header["stored"]].itemsize
+    scales = header["out"] if STORED[header["stored"]] == torch.int8 else 0
+    return [(8, header["blocks"] + 1), (4, segments + 1), (4, groups + 1), (2, ROWS * groups),
+            (4, header["out"]), (4, scales), (size, ROWS * steps), (2, ROWS * steps)]  # fmt: skip
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def pack(
+    values: Tensor,  # [nnz], float32, bfloat16 or int8
+    col_indices: Tensor,  # [nnz]
+    row_offsets: Tensor,  # [O + 1]
+    columns: Columns,
+    bias: Tensor | None,  # [O]
+    scales: Tensor | None = None,  # [O], of int8 values
+) -> Tensor:
+    """The packed form, uint8 [bytes]; the indices must have passed `check_csr`."""
+    out, nnz, blocks = row_offsets.shape[0] - 1, values.shape[0], columns.begins.shape[0] - 1
+    slice_rows = max(64, -(-out // 16 // ROWS) * ROWS)
+    slices = -(-out // slice_rows)
+    row, col = row_of_each(row_offsets, nnz), col_indices.long()
+    cell = (columns.block[col] * slices + row // slice_rows) * slice_rows + row % slice_rows
+    counts = torch.bincount(cell, minlength=blocks * slices * slice_rows).view(blocks, slices, slice_rows)
+
+    # the first block has every row, as it begins the sums; the others have those that add something
+    real = torch.arange(slices * slice_rows).view(slices, slice_rows) < out
+    keep = torch.where((torch.arange(blocks) == 0)[:, None, None], real, counts > 0)
+    falling, order = torch.where(keep, counts, -1).sort(dim=-1, descending=True, stable=True)
+    group_counts = (keep.sum(-1) + ROWS - 1) // ROWS  # [blocks, slices]
+    first = torch.nn.functional.pad(group_counts.flatten().cumsum(0), (1, 0))
+    kept = falling >= 0
+    group = first[:-1].view(blocks, slices, 1) + torch.arange(slice_rows) // ROWS
+    slot = group * ROWS + torch.arange(slice_rows) % ROWS  # of each row, in sorted order
+    groups = int(first[-1])
+    rows = torch.full((groups * ROWS,), NO_ROW)
+    rows[slot[kept]] = order[kept]
+    leads = kept & (torch.arange(slice_rows) % ROWS == 0)
+    lengths = falling[leads]  # in the order of groups
+    start = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+
+    slot_of_cell = torch.empty_like(slot).scatter_(-1, order, slot).flatten()
+    by_cell = cell.argsort(stable=True)
+    firsts = torch.nn.functional.pad(counts.flatten().cumsum(0), (1, 0))
+    sorted_cell = cell[by_cell]
+    step = torch.arange(nnz) - firsts[sorted_cell]
+    slots = slot_of_cell[sorted_cell]
+    place = (start[slots // ROWS] + step) * ROWS + slots % ROWS
+    steps = int(start[-1])
+    packed_values = values.new_zeros(steps * ROWS)
+    packed_values[place] = values.detach()[by_cell]
+    block_of_group = torch.repeat_interleave(torch.arange(blocks), group_counts.sum(-1))
+    index = torch.repeat_interleave(columns.zero[block_of_group], lengths * ROWS)
+    index[place] = columns.index[col[by_cell]]
+
+    zeros = torch.zeros(out)
+    numbers = dict(zip(_HEADER, (MAGIC, STORED.index(values.dtype), out, columns.block.shape[0], slices,
+                                 slice_rows, blocks, groups, steps, int(lengths.max()) if groups else 0, 0,
+                                 columns.plane), strict=True))  # fmt: skip
+    contents = [
+        columns.begins, first.int(), start.int(), _low_half(rows),
+        zeros if bias is None else bias.detach().float(),
+        zeros[:0] if scales is None else scales.float(), packed_values, _low_half(index),
+    ]  # fmt: skip
+    return _joined(numbers, contents)
+
+
+def _joined(header: dict[str, int], contents: list[Tensor]) -> Tensor:
+    at = [_padded(8 * len(_HEADER))]
+    for size, count in _parts(header):
+        at.append(at[-1] + _padded(size * count))
+    header["bytes"] = at[-1]
+    packed = torch.zeros(at[-1], dtype=torch.uint8)
+    packed[: 8 * len(_HEADER)] = torch.tensor([header[n] for n in _HEADER]).view(torch.uint8)
+    for begin, part in zip(at, contents, strict=False):
+        if part.numel():  # an empty one may have any stride, which view refuses
+            data = part.contiguous().view(torch.uint8)
+            packed[begin : begin + data.numel()] = data
+    return packed
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A packed matrix taken apart; uint16 parts as int64."""
+
+    header: dict[str, int]
+    begins: Tensor
+    first: Tensor
+    start: Tensor
+    rows: Tensor  # [groups, 8]
+    bias: Tensor
+    scales: Tensor
+    values: Tensor  # [steps, 8]
+    index: Tensor  # [steps, 8]
+
+
+def parts(packed: Tensor) -> Parts:
+    """Take a packed matrix apart.
+
+    Raises:
+        ValueError: the header is none, or does not fit the size.
+    """
+    if packed.dtype != torch.uint8 or packed.ndim != 1 or packed.numel() < _padded(8 * len(_HEADER)):
+        raise ValueError(f"packed must be uint8 [bytes], got {packed.dtype} of shape {tuple(packed.shape)}")
+    packed = packed.clone()  # so that it begins on a multiple of 64
+    header = dict(zip(_HEADER, packed[: 8 * len(_HEADER)].view(torch.int64).tolist(), strict=True))
+    small = all(0 <= header[name] <= 2**40 for name in _HEADER[1:])
+    if header["magic"] != MAGIC or not small or header["stored"] >= len(STORED):
+        raise ValueError("packed has no header of a packed matrix")
+    at, found = _padded(8 * len(_HEADER)), []
+    dtypes = (torch.int64, torch.int32, torch.int32, torch.int16, torch.float32, torch.float32,
+              STORED[header["stored"]], torch.int16)  # fmt: skip
+    for (size, count), dtype in zip(_parts(header), dtypes, strict=True):
+        if at + _padded(size * count) > packed.numel():
+            raise ValueError(f"packed is cut short: its header needs more than {packed.numel()} bytes")
+        part = packed[at : at + size * count].view(dtype)
+        found.append(part.long() & 0xFFFF if dtype == torch.int16 else part)
+        at += _padded(size * count)
+    if at != packed.numel() or header["bytes"] != at:
+        raise ValueError(f"packed must be {at} bytes, got {packed.numel()}")
+    begins, first, start, rows, bias, scales, values, index = found
+    return Parts(header, begins, first.long(), start.long(), rows.view(-1, ROWS), bias, scales,
+                 values.view(-1, ROWS), index.view(-1, ROWS))  # fmt: skip
+
+
+def _segments(p: Parts) -> Tensor:
+    """Block * slices + slice of every group."""
+    return torch.repeat_interleave(torch.arange(p.first.shape[0] - 1), p.first.diff())
+
+
+def check_pack(packed: Tensor) -> None:
+    """Raise ValueError, saying what is wrong, unless a kernel can read `packed` without leaving its memory.
+
+    `pack` makes what passes; this is for whoever got a packed matrix elsewhere.
+    """
+    p, rising = parts(packed), "must run from 0 to {} without decreasing"
+    h = p.header
+    for name, t, last in (("first", p.first, h["groups"]), ("start", p.start, h["steps"]),
+                          ("columns", p.begins, int(p.begins[-1]))):  # fmt: skip
+        if int(t[0]) != 0 or int(t[-1]) != last or bool((t.diff() < 0).any()):
+            raise ValueError(f"packed: {name} {rising.format(last)}")
+    if h["plane"] == 0 and int(p.begins[-1]) != h["in"]:
+        raise ValueError(f"packed: columns must end at {h['in']}, got {int(p.begins[-1])}")
+    if h["slices"] * h["slice_rows"] < h["out"] or h["slice_rows"] >= NO_ROW:
+        raise ValueError("packed: the slices do not hold all rows")
+    lengths, segment = p.start.diff(), _segments(p)
+    if h["groups"] and int(lengths.max()) > h["longest"]:
+        raise ValueError(f"packed: a group is longer than {h['longest']}")
+    row = p.rows + (segment % max(h["slices"], 1))[:, None] * h["slice_rows"]
+    real = p.rows != NO_ROW
+    if bool(((p.rows >= h["slice_rows"]) | (row >= h["out"]))[real].any()) or not bool(real[:, 0].all()):
+        raise ValueError("packed: rows must lie in their slice, at least one a group")
+    begun = row[segment < h["slices"]][real[segment < h["slices"]]]
+    if not torch.equal(begun.sort().values, torch.arange(h["out"])):
+        raise ValueError("packed: the first block must hold every row once")
+    zeros = p.begins.diff() * (h["plane"] or UNIT)  # of a block's indices, that of the zero
+    block = segment // max(h["slices"], 1)
+    if bool((p.index > torch.repeat_interleave(zeros[block], lengths)[:, None]).any()):
+        raise ValueError("packed: index must lie in its block")
+
+
+def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """(weight [O, I], bias [O]) in float32, of a linear layer's packed matrix."""
+    p = parts(packed)
+    h, lengths, segment = p.header, p.start.diff(), _segments(p)
+    group = torch.repeat_interleave(torch.arange(h["groups"]), lengths)
+    begin = p.begins[:-1][segment // max(h["slices"], 1)]
+    row = p.rows + (segment % max(h["slices"], 1))[:, None] * h["slice_rows"]
+    weight = torch.zeros(h["out"] + 1, h["in"] + 1)
+    col = p.index // UNIT
+    is_zero = col == (p.begins.diff()[segment // max(h["slices"], 1)])[group][:, None]
+    to_row = torch.where(is_zero, h["out"], row[group].clamp(max=h["out"]))
+    to_col = torch.where(is_zero, h["in"], begin[group][:, None] + col)
+    weight.index_put_((to_row, to_col), p.values.float())
+    weight = weight[: h["out"], : h["in"]]
+    return (weight * p.scales[:, None] if p.scales.numel() else weight).contiguous(), p.bias.clone()
+
+
+def chain(packs: Sequence[Tensor], relus: Sequence[bool]) -> Tensor:
+    """Layers' packed forms, one after the other, as one tensor of bytes; see `chain_parts` for its views.
+
+    Raises:
+        ValueError: there are none, or more than `MOST_LAYERS`.
+    """
+    if not 1 <= len(packs) <= MOST_LAYERS:
+        raise ValueError(f"a chain has 1 to {MOST_LAYERS} layers, got {len(packs)}")
+    begin, head = _padded(8 * (2 + 3 * len(packs))), [CHAIN_MAGIC, len(packs)]
+    for packed, relu in zip(packs, relus, strict=True):
+        head += [begin, packed.numel(), int(relu)]
+        begin += packed.numel()
+    start = packs[0].new_zeros(_padded(8 * len(head)))
+    start[: 8 * len(head)] = torch.tensor(head).view(torch.uint8)
+    return torch.cat([start, *packs])
+
+
+def chain_parts(joined: Tensor) -> list[tuple[Tensor, bool]]:
+    """(packed form, ReLU behind it) of a chain's layers, views of it."""
+    count = int(joined[8:16].view(torch.int64))
+    entries = joined[16 : 16 + 24 * count].view(torch.int64).view(-1, 3).tolist()
+    return [(joined[begin : begin + size], bool(relu)) for begin, size, relu in entries]

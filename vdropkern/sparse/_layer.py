@@ -1,0 +1,232 @@
+"""What sparse layers share: a weight in compressed rows, its storage, and the packed form made from it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _backend
+from ..ops._register import functorch_active
+from ..ops.spmm.csr import check_csr, csr_to_dense, dense_to_csr
+from ..ops.spmm.pack import Columns, pack
+from ..ops.spmm.reference import row_of_each
+
+__all__ = ["ACTIVATIONS", "SparseLayer"]
+
+ACTIVATIONS = ("none", "relu")
+STORES = ("float", "int8")
+
+
+class Packed(NamedTuple):
+    """A packed form, with the parameters it was made of and how often they had been changed by then."""
+
+    values: Tensor
+    bias: Tensor | None
+    versions: tuple[int, int]
+    columns: Any
+    packed: Tensor
+
+
+def may_pack(x: Tensor) -> bool:
+    """Whether a kernel on a packed form may take this input, as far as its layer allows."""
+    return (
+        _backend.native_on_cpu()
+        and x.is_cpu
+        and x.dtype != torch.float64
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and not functorch_active()
+    )
+
+
+class SparseLayer(torch.nn.Module):
+    """A layer whose weight, a matrix of `rows` x `columns`, is held in compressed rows (CSR).
+
+    CSR is what is trained, saved and checked. Without gradients on the CPU a packed form is read instead,
+    which is made at the first call, and again once a parameter was changed in place; it is in no state dict.
+    A change that hides from torch (through ``.data``) must be followed by `repack`.
+    """
+
+    values: torch.nn.Parameter
+    bias: torch.nn.Parameter | None
+    col_indices: Tensor
+    row_offsets: Tensor
+    scales: Tensor | None
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        nnz: int,
+        bias: bool,
+        activation: str,
+        store: str,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        kind = type(self).__name__
+        if activation not in ACTIVATIONS:
+            accepted = ", ".join(ACTIVATIONS)
+            raise ValueError(f"{kind}: unknown activation {activation!r}; accepted: {accepted}")
+        if store not in STORES:
+            raise ValueError(f"{kind}: unknown store {store!r}; accepted: {', '.join(STORES)}")
+        self.activation, self.store, self.matrix_shape = activation, store, (rows, columns)
+        index_dtype = torch.int32 if max(nnz, columns) < 2**31 else torch.int64
+        # a valid pattern to begin with: the first nnz places of the dense matrix
+        places = torch.arange(nnz, dtype=torch.int64, device=device)
+        starts = torch.arange(rows + 1, dtype=torch.int64, device=device) * columns
+        value_dtype = torch.int8 if store == "int8" else dtype
+        zeros = torch.zeros(nnz, device=device, dtype=value_dtype)
+        self.values = torch.nn.Parameter(zeros, requires_grad=store == "float")
+        self.register_buffer("col_indices", (places % max(columns, 1)).to(index_dtype))
+        self.register_buffer("row_offsets", starts.clamp(max=nnz).to(index_dtype))
+        self.register_buffer("scales", torch.ones(rows, device=device) if store == "int8" else None)
+        made = torch.nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)) if bias else None
+        self.register_parameter("bias", made)
+        self._pack: Packed | None = None
+
+    def _adopt(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Take the nonzeros of weight [rows, columns] and the bias, both copied."""
+        values, self.col_indices, self.row_offsets = dense_to_csr(weight.detach())
+        self.values = torch.nn.Parameter(values)
+        if bias is not None:
+            self.bias = torch.nn.Parameter(bias.detach().clone())
+
+    @property
+    def nnz(self) -> int:
+        """How many weights are stored."""
+        return self.values.shape[0]
+
+    @property
+    def density(self) -> float:
+        """Stored weights over all; 0 for an empty layer."""
+        rows, columns = self.matrix_shape
+        return self.nnz / max(rows * columns, 1)
+
+    def stored_bytes(self) -> int:
+        """Bytes of what the state dict holds."""
+        return sum(t.numel() * t.element_size() for t in self.state_dict().values())
+
+    def packed_bytes(self) -> int:
+        """Bytes of the packed form that is held now; 0 before the first call without gradients."""
+        return 0 if self._pack is None else self._pack.packed.numel()
+
+    def repack(self) -> None:
+        """Make the packed form anew at the next call."""
+        self._pack = None
+
+    def float_values(self) -> Tensor:
+        """The stored weights as floating numbers [nnz]; differentiable in `values`."""
+        if self.scales is None:
+            return self.values
+        return self.values.to(self.scales.dtype) * self.scales[row_of_each(self.row_offsets, self.nnz)]
+
+    def weight_matrix(self) -> Tensor:
+        """The weight as a dense matrix [rows, columns]; differentiable in `values`."""
+        return csr_to_dense(self.float_values(), self.col_indices, self.row_offsets, self.matrix_shape[1])
+
+    def store_as(self, dtype: torch.dtype) -> SparseLayer:
+        """Hold the weights in another dtype, in place; sums stay in float32. Returns the layer.
+
+        Args:
+            dtype: float32, float64, bfloat16, float16, or int8: w / (max |w| of its row / 127), rounded, with
+                one float32 scale a row, and no gradients.
+
+        Raises:
+            ValueError: the dtype is none of these.
+        """
+        values = self.float_values().detach()
+        if dtype == torch.int8:
+            rows = row_of_each(self.row_offsets, self.nnz)
+            largest = values.new_zeros(self.matrix_shape[0], dtype=torch.float32)
+            largest = largest.scatter_reduce(0, rows, values.abs().float(), "amax")
+            scales = torch.where(largest > 0, largest / 127, 1.0)
+            self.values = torch.nn.Parameter((values / scales[rows]).round().to(dtype), requires_grad=False)
+            self.scales, self.store = scales, "int8"
+        elif dtype.is_floating_point:
+            self.values = torch.nn.Parameter(values.to(dtype), self.values.requires_grad)
+            self.scales, self.store = None, "float"
+        else:
+            raise ValueError(f"store_as: dtype must be floating or int8, got {dtype}")
+        return self
+
+    def can_pack(self, x: Tensor) -> bool:
+        """Whether a kernel on the packed form may compute this call."""
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+            return False
+        values = self._parameters["values"]
+        assert values is not None
+        return may_pack(x) and values.is_cpu and values.dtype != torch.float64
+
+    def held_pack(self) -> Tensor | None:
+        """The packed form, or None where there is none or a parameter changed since it was made."""
+        made = self._pack
+        if made is None:
+            return None
+        values, bias = self._parameters["values"], self._parameters["bias"]
+        if made.values is not values or made.bias is not bias:
+            return None
+        # what was made under inference_mode has no version, and no in-place change outside of it
+        if made.versions[0] >= 0 and values._version != made.versions[0]:
+            return None
+        if bias is not None and made.versions[1] >= 0 and bias._version != made.versions[1]:
+            return None
+        return made.packed
+
+    def packed(self, columns: Any = None) -> Tensor:
+        """The packed form, made where `held_pack` has none, or one for other `columns`."""
+        packed = self.held_pack()
+        if packed is None or self._pack is None or self._pack.columns != columns:
+            values, bias = self.values, self.bias
+            versions = (_version(values), _version(bias))
+            packed = self._packed_now(columns)
+            self._pack = Packed(values, bias, versions, columns, packed)
+        return packed
+
+    def share_pack(self, packed: Tensor) -> None:
+        """Hold `packed`, equal bytes in a larger tensor, in place of the packed form."""
+        assert self._pack is not None
+        self._pack = self._pack._replace(packed=packed)
+
+    def _columns(self, columns: Any) -> Columns:
+        raise NotImplementedError
+
+    def _packed_now(self, columns: Any) -> Tensor:
+        values = self.values.float() if self.values.dtype == torch.float16 else self.values
+        return pack(
+            values, self.col_indices, self.row_offsets, self._columns(columns), self.bias, self.scales
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pack": None}
+
+    def extra_repr(self) -> str:
+        stored = "" if self.store == "float" else f", store={self.store}"
+        activation = "" if self.activation == "none" else f", activation={self.activation}"
+        bias = self.bias is not None
+        return f"bias={bias}, nnz={self.nnz}, density={self.density:.4f}{stored}{activation}"
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *rest: Any
+    ) -> None:
+        """Refuse indices that are not a CSR matrix of this size: the kernels trust them."""
+        errors: list[str] = rest[-1]
+        csr = [state_dict.get(f"{prefix}{name}") for name in ("values", "col_indices", "row_offsets")]
+        tensors = [t for t in csr if isinstance(t, Tensor)]
+        if len(tensors) == len(csr):
+            try:
+                check_csr(tensors[0], tensors[1], tensors[2], self.matrix_shape[1])
+            except ValueError as err:
+                errors.append(f"{prefix or f'{type(self).__name__}: '}{err}")
+                return
+        self._pack = None
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *rest)
+
+
+def _version(t: Tensor | None) -> int:
+    """How often a tensor was changed in place; -1 for those made under inference_mode, which do not count."""
+    return -1 if t is None or t.is_inference() else t._version

@@ -1,0 +1,138 @@
+"""Stretches of sparse layers as one call, their activations kept in the kernel's layout between them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops.spmm import spmm_chain
+from ..ops.spmm.pack import MOST_LAYERS, chain, chain_parts
+from ._layer import may_pack
+from .linear import SparseLinear
+
+__all__ = ["SparseSequential"]
+
+# what does nothing in eval mode
+_IDLE = (torch.nn.Dropout, torch.nn.Identity)
+
+
+class Stretch(NamedTuple):
+    """Modules [begin, end) of a Sequential: sparse layers, each with or without a ReLU behind it."""
+
+    end: int
+    modules: tuple[torch.nn.Module, ...]
+    layers: tuple[SparseLinear, ...]
+    packs: tuple[Tensor, ...]  # of the layers, views of `chain`
+    chain: Tensor
+    out_features: int
+
+
+class SparseSequential(torch.nn.Sequential):
+    """A torch.nn.Sequential that runs neighbouring `SparseLinear` and ReLU modules as one op, ``spmm_chain``.
+
+    Only without gradients, in eval mode, on the CPU, and where none of them has hooks; otherwise, and for
+    everything else in it, it is a Sequential. Same children, same state dict, same results within rounding.
+    Made by `vdropkern.sparsify` of each torch.nn.Sequential that holds sparse layers.
+    """
+
+    def __init__(self, *modules: torch.nn.Module) -> None:
+        super().__init__(*modules)
+        self._stretches: dict[int, Stretch] = {}
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch.nn.Sequential.forward
+        if self.training or torch.is_grad_enabled() or not may_pack(input):
+            return super().forward(input)
+        modules, at = list(self), 0
+        while at < len(modules):
+            stretch = self._stretch(modules, at)
+            if stretch is None:
+                input = modules[at](input)  # noqa: A001
+                at += 1
+            else:
+                input = spmm_chain(input, stretch.chain, stretch.out_features)  # noqa: A001
+                at = stretch.end
+        return input
+
+    def _stretch(self, modules: list[torch.nn.Module], begin: int) -> Stretch | None:
+        """The stretch that begins here, made anew where anything in it changed; None where there is none."""
+        if type(modules[begin]) is not SparseLinear:
+            return None
+        held = self._stretches.get(begin)
+        if held is None or not _is_current(held, modules, begin):
+            held = _made(modules, begin)
+            if held is None:
+                self._stretches.pop(begin, None)
+            else:
+                self._stretches[begin] = held
+        return held
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_stretches": {}}
+
+
+def _is_plain(module: torch.nn.Module) -> bool:
+    """In eval mode, and nothing but its own forward is to run."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+    return not module.training and not hooked
+
+
+def _is_current(held: Stretch, modules: list[torch.nn.Module], begin: int) -> bool:
+    for own, module in zip(held.modules, modules[begin : held.end], strict=False):
+        if own is not module or not _is_plain(own):
+            return False
+    for layer, packed in zip(held.layers, held.packs, strict=True):
+        if layer.held_pack() is not packed:
+            return False
+    return len(modules) >= held.end
+
+
+def _made(modules: list[torch.nn.Module], begin: int) -> Stretch | None:
+    """The longest stretch that begins with the sparse layer at `begin`; None where that has hooks."""
+    layers: list[SparseLinear] = []
+    relus: list[bool] = []
+    end = begin
+    for module in modules[begin:]:
+        assert module is not None
+        if not _is_plain(module):
+            break
+        if type(module) is SparseLinear:
+            fits = not layers or layers[-1].out_features == module.in_features
+            packable = module.values.is_cpu and module.values.dtype != torch.float64
+            if not fits or not packable or module in layers or len(layers) == MOST_LAYERS:
+                break
+            layers.append(module)
+            relus.append(module.activation == "relu")
+        elif type(module) is torch.nn.ReLU:
+            relus[-1] = True
+        elif type(module) not in _IDLE:
+            break
+        end += 1
+    if not layers:
+        return None
+    joined = chain([layer.packed() for layer in layers], relus)
+    packs = tuple(packed for packed, _ in chain_parts(joined))
+    for layer, packed in zip(layers, packs, strict=True):
+        layer.share_pack(packed)  # held once, not twice
+    own = tuple(modules[begin:end])
+    return Stretch(end, own, tuple(layers), packs, joined, layers[-1].out_features)
+
+
+def fuse(model: torch.nn.Module) -> torch.nn.Module:
+    """Turn each torch.nn.Sequential of the model with sparse layers into a `SparseSequential`, in place.
+
+    Returns the model, which is another object where it is such a Sequential itself.
+    """
+    made: dict[torch.nn.Module, torch.nn.Module] = {}
+    for module in model.modules():
+        sparse = any(type(child) is SparseLinear for child in module._modules.values())
+        if type(module) is torch.nn.Sequential and sparse:
+            fused = SparseSequential()
+            fused.__dict__.update(module.__dict__)
+            made[module] = fused
+    for parent in [*model.modules(), *made.values()]:
+        for name, child in parent._modules.items():
+            if child in made:
+                parent._modules[name] = made[child]
+    return made.get(model, model)
