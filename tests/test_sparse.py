@@ -125,7 +125,7 @@ def test_a_variational_layer_that_prunes_nothing() -> None:
 def test_pruned_copy_computes_what_eval_does(method: Method, limits: dict[str, float], backend: str) -> None:
     model = lenet(method)
     before = copy.deepcopy(model.state_dict())
-    pruned = vdk.sparsify(model, **limits)  # type: ignore[arg-type]
+    pruned = vdk.sparsify(model, shrink=False, **limits)  # type: ignore[arg-type]
     assert model.training and not any(m.training for m in pruned.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(isinstance(m, vnn.Linear) for m in (model.fc1, model.fc2, model.fc3))
@@ -146,19 +146,21 @@ def test_pruned_copy_computes_what_eval_does(method: Method, limits: dict[str, f
 
 def test_dense_stays_dense_where_that_is_faster() -> None:
     model = lenet()
-    pruned = vdk.sparsify(model)
+    pruned = vdk.sparsify(model, shrink=False)
     kinds = {name: type(m).__name__ for name, m in pruned.named_children() if "relu" not in name}
     assert kinds == {"fc1": "SparseLinear", "fc2": "SparseLinear", "fc3": "Linear"}
-    plan = vdk.plan_sparsification(model)
+    plan = vdk.plan_sparsification(model, shrink=False)
     assert {row.name: row.after for row in plan} == kinds
     reasons = [row.reason for row in plan]
     assert reasons[0] == "2.00% of 235,200 weights left"
     assert reasons[2] == "2,000 weights are fewer than 32,768"
-    reasons = [row.reason for row in vdk.plan_sparsification(model, min_weights=0, max_density=0.3)]
+    reasons = [
+        row.reason for row in vdk.plan_sparsification(model, shrink=False, min_weights=0, max_density=0.3)
+    ]
     assert reasons[2] == "40.00% of 2,000 weights left, more than 30.00%"
     for limits, word in (({"max_density": 1.5}, "max_density"), ({"min_weights": -1}, "min_weights")):
         with pytest.raises(ValueError, match=f"sparsify: {word} must"):
-            vdk.sparsify(model, **limits)
+            vdk.sparsify(model, shrink=False, **limits)
 
 
 def test_plain_layers_with_zeros_become_sparse() -> None:

@@ -4,11 +4,17 @@ from .files import ModelFileError, describe, load, save
 from .linear import SparseLinear
 from .report import SparsityReport, SparsityRow, sparsity
 from .sequential import SparseSequential
+from .shrink import ShrinkError, ShrinkReport, ShrinkRow, shrink
+from .shrinking.select import Select
 from .sparsify import plan_sparsification, sparsify
 from .structure import register_module
 
 __all__ = [
     "ModelFileError",
+    "Select",
+    "ShrinkError",
+    "ShrinkReport",
+    "ShrinkRow",
     "SparseLinear",
     "SparseSequential",
     "SparsityReport",
@@ -18,6 +24,7 @@ __all__ = [
     "plan_sparsification",
     "register_module",
     "save",
+    "shrink",
     "sparsify",
     "sparsity",
 ]

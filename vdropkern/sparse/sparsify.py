@@ -18,6 +18,7 @@ from .._surgery import (
 from ..nn import Variational
 from .linear import SparseLinear
 from .sequential import fuse
+from .shrink import Sample, shrunk
 
 __all__ = ["MAX_DENSITY", "MIN_WEIGHTS", "plan_sparsification", "sparsify"]
 
@@ -29,7 +30,12 @@ MIN_WEIGHTS = 2**15
 
 
 def sparsify(
-    model: torch.nn.Module, *, max_density: float = MAX_DENSITY, min_weights: int = MIN_WEIGHTS
+    model: torch.nn.Module,
+    sample_input: Sample | None = None,
+    *,
+    shrink: bool = True,
+    max_density: float = MAX_DENSITY,
+    min_weights: int = MIN_WEIGHTS,
 ) -> torch.nn.Module:
     """A pruned copy of the model for inference; the model itself stays as it is.
 
@@ -40,6 +46,9 @@ def sparsify(
 
     Args:
         model: any module, trained by this library or pruned by other means.
+        sample_input: a batch, or a tuple of arguments, for shrinking; None: made from the first layer.
+        shrink: begin with `vdropkern.shrink`, which removes dead units and folds normalisation, where the
+            model can be traced. False: every layer keeps its size.
         max_density: layers with a larger share of nonzero weights stay dense, in [0, 1].
         min_weights: layers with fewer weights, zeros included, stay dense, >= 0. With max_density=1 and
             min_weights=0 every layer becomes sparse.
@@ -50,19 +59,26 @@ def sparsify(
     Raises:
         ValueError: a limit is out of range.
     """
+    model = shrunk(model, sample_input) if shrink else model
     plan = _plan(model, max_density, min_weights)
     replacements = {layer: _made(layer, change) for layer, change in plan.items() if change.changed}
     return fuse(with_replaced(model, replacements)).eval()
 
 
 def plan_sparsification(
-    model: torch.nn.Module, *, max_density: float = MAX_DENSITY, min_weights: int = MIN_WEIGHTS
+    model: torch.nn.Module,
+    sample_input: Sample | None = None,
+    *,
+    shrink: bool = True,
+    max_density: float = MAX_DENSITY,
+    min_weights: int = MIN_WEIGHTS,
 ) -> ChangeReport:
-    """What `sparsify` with the same arguments makes of each layer, and why. Changes nothing.
+    """What `sparsify` with the same arguments makes of each layer, shrunk if so, and why. Changes nothing.
 
     Raises:
         ValueError: as `sparsify`.
     """
+    model = shrunk(model, sample_input) if shrink else model
     return ChangeReport(tuple(_plan(model, max_density, min_weights).values()))
 
 
