@@ -36,6 +36,8 @@ KERNEL_OPS = (
     "gate",
     "weight_noise",
     "weight_mask",
+    "sign_ste",
+    "binary_weight",
 )
 OPS = (*KERNEL_OPS, "spmm")
 
