@@ -138,6 +138,14 @@ class Activations:
 
 
 @dataclass(frozen=True)
+class PackedNet:
+    """ResNet-18 on 32x32 images, binary or plain."""
+
+    width: int
+    batch: int
+
+
+@dataclass(frozen=True)
 class Signs:
     """What is binarised, [rows, units] or [N, C, H, W], and by which estimator."""
 
@@ -202,6 +210,7 @@ TABLES = {
     "binary_weight": Table(
         "Binarised weights, forward and backward", baseline="eager", shows="speedup", page="binary"
     ),
+    "xnor": Table("Products of signs on packed bits", baseline="dense", shows="speedup", page="binary"),
     "methods": Table(
         "A layer's training step with every method (forward + KL + backward)",
         baseline="dense",
@@ -291,6 +300,23 @@ def _signs(estimator: str, shape: tuple[int, ...] = (32, 128, 32, 32)) -> Case:
     return Case(f"sign-{estimator}", f"{estimator}, {list(shape)}", "sign_ste", "sign_ste", spec, 6)
 
 
+def _xnor(name: str, title: str, spec: Net | Conv | PackedNet, must: float, budget_s: float = 6) -> Case:
+    return Case(f"xnor-{name}", title, "xnor", "xnor", spec, budget_s, Target("speedup", must))
+
+
+def _xnors() -> Iterator[Case]:
+    yield _xnor("1024", "Linear 1024, batch 1024", Net((1024, 1024), 1024, False), 5.0)
+    yield _xnor("1024-b64", "Linear 1024, batch 64", Net((1024, 1024), 64, False), 5.0)
+    yield _xnor("1024-b1", "Linear 1024, batch 1", Net((1024, 1024), 1, False), 1.0, 3)
+    for channels, size, must in ((64, 32, 5.0), (256, 8, 8.0)):
+        for batch in (1, 32):
+            title = f"3x3, {channels} channels, {size}x{size}, batch {batch}"
+            spec = Conv(channels, channels, size, batch, padding=1)
+            yield _xnor(f"{channels}-{size}x{size}-b{batch}", title, spec, must)
+    for batch in (1, 16):
+        yield _xnor(f"resnet18-b{batch}", f"ResNet-18, batch {batch}", PackedNet(64, batch), 4.0, 20)
+
+
 def _head(name: str, title: str, spec: Head, must: float | None = None, budget_s: float = 6) -> Case:
     target = None if must is None else Target("ratio", must)
     return Case(f"head-{name}", title, "multi_sample_head", "head", spec, budget_s, target)
@@ -323,6 +349,7 @@ CASES = (
     _weights("weight_noise", 1024, 1024, "Linear 1024"),
     _weights("weight_noise", 512, 4608, "Conv2d 512-512, 3x3"),
     *(_signs(estimator) for estimator in ("hard-tanh", "two-bit", "polynomial", "swish", "stochastic")),
+    *_xnors(),
     _weights("binary_weight", 1024, 1024, "Linear 1024"),
     _weights("binary_weight", 512, 4608, "Conv2d 512-512, 3x3"),
     _gate("sbp", "log-normal", (64, 64, 32, 32), sample=False),

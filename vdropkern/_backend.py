@@ -38,6 +38,9 @@ KERNEL_OPS = (
     "weight_mask",
     "sign_ste",
     "binary_weight",
+    "xnor_pack",
+    "xnor_conv2d",
+    "xnor_conv2d_bits",
 )
 OPS = (*KERNEL_OPS, "spmm")
 
