@@ -24,11 +24,11 @@ HOST_MATH := $(PREFIX)-host-math
 SOURCES := setup.py CMakeLists.txt $(shell find cmake csrc -type f)
 TOOLS := $(shell command -v cmake >/dev/null || echo cmake) $(shell command -v ninja >/dev/null || echo ninja)
 CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
-# bayesian-torch's metadata demands torchvision, which the layers compared here never import
-PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0
+# bayesian-torch's metadata demands torchvision, which the layers compared here never import; bnn-lab's an older torch
+PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0 bnn-lab==1.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick bench-methods lint format typecheck docs-methods wheel kernels clean distclean
+.PHONY: help demo test bench bench-quick bench-methods bench-binary lint format typecheck docs-methods wheel kernels clean distclean
 .PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels ladder
 
 help: ## list the targets
@@ -51,6 +51,9 @@ bench-quick: $(PREFIX)-bench $(KERNELS) ## the same with few rounds, to see that
 
 bench-methods: $(PREFIX)-bench $(KERNELS) ## noise, heads, convolutions, and every method's step against the dense layer's
 	$(PY) -m bench --page methods $(ARGS)
+
+bench-binary: $(PREFIX)-bench $(KERNELS) ## binarised activations, weights and products, against eager torch and float32
+	$(PY) -m bench --page binary $(ARGS)
 
 lint: $(PREFIX)-lint ## ruff, mypy and clang-format, changing nothing
 	$(PY) -m ruff check .

@@ -18,6 +18,7 @@ examples:
   python -m bench --quick                        every case in short, without the peers, 2 to 3 minutes
   python -m bench --list                         the cases and their contenders
   python -m bench --page methods                 noise, heads, convolutions, and every method on one layer
+  python -m bench --page binary                  binarised activations and weights
   python -m bench --case linear-4096-b64         one case, under every allocator setting
   python -m bench --case kl --case noise         every case whose name begins so
   python -m bench --case linear-1024-b128 --contender vdropkern --contender compile

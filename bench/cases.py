@@ -53,7 +53,7 @@ class Table:
     baseline: str
     shows: str = "ratio"  # "ratio" | "speedup" | "us"
     rounds: int = 30
-    page: str = "tables"  # "tables" | "methods"
+    page: str = "tables"  # one of PAGES
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,22 @@ class Activations:
 
 
 @dataclass(frozen=True)
+class PackedNet:
+    """ResNet-18 on 32x32 images, binary or plain."""
+
+    width: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What is binarised, [rows, units] or [N, C, H, W], and by which estimator."""
+
+    shape: tuple[int, ...]
+    estimator: str
+
+
+@dataclass(frozen=True)
 class Gates:
     """What gates are multiplied into, [N, C] or [N, C, H, W], their distribution, and how often they are
     drawn.
@@ -188,13 +204,20 @@ TABLES = {
     "head": Table(
         "Multi-sample dropout, a training step without the optimiser", baseline="one", page="methods"
     ),
+    "sign_ste": Table(
+        "Binarised activations, forward and backward", baseline="eager", shows="speedup", page="binary"
+    ),
+    "binary_weight": Table(
+        "Binarised weights, forward and backward", baseline="eager", shows="speedup", page="binary"
+    ),
+    "xnor": Table("Products of signs on packed bits", baseline="dense", shows="speedup", page="binary"),
     "methods": Table(
         "A layer's training step with every method (forward + KL + backward)",
         baseline="dense",
         page="methods",
     ),
 }
-PAGES = ("tables", "methods")
+PAGES = ("tables", "methods", "binary")
 
 _BIG = ("default", "thp", "heap-kept")  # 64 MB gradients: page faults weigh as much as arithmetic
 _LENET = (784, 300, 100, 10)
@@ -272,6 +295,28 @@ def _gate(name: str, kind: str, shape: tuple[int, ...], *, sample: bool = True, 
     return Case(f"gate-{name}", title + ", channels last" * last, "gate", "gate", spec, 5)
 
 
+def _signs(estimator: str, shape: tuple[int, ...] = (32, 128, 32, 32)) -> Case:
+    spec = Signs(shape, estimator)
+    return Case(f"sign-{estimator}", f"{estimator}, {list(shape)}", "sign_ste", "sign_ste", spec, 6)
+
+
+def _xnor(name: str, title: str, spec: Net | Conv | PackedNet, must: float, budget_s: float = 6) -> Case:
+    return Case(f"xnor-{name}", title, "xnor", "xnor", spec, budget_s, Target("speedup", must))
+
+
+def _xnors() -> Iterator[Case]:
+    yield _xnor("1024", "Linear 1024, batch 1024", Net((1024, 1024), 1024, False), 5.0)
+    yield _xnor("1024-b64", "Linear 1024, batch 64", Net((1024, 1024), 64, False), 5.0)
+    yield _xnor("1024-b1", "Linear 1024, batch 1", Net((1024, 1024), 1, False), 1.0, 3)
+    for channels, size, must in ((64, 32, 5.0), (256, 8, 8.0)):
+        for batch in (1, 32):
+            title = f"3x3, {channels} channels, {size}x{size}, batch {batch}"
+            spec = Conv(channels, channels, size, batch, padding=1)
+            yield _xnor(f"{channels}-{size}x{size}-b{batch}", title, spec, must)
+    for batch in (1, 16):
+        yield _xnor(f"resnet18-b{batch}", f"ResNet-18, batch {batch}", PackedNet(64, batch), 4.0, 20)
+
+
 def _head(name: str, title: str, spec: Head, must: float | None = None, budget_s: float = 6) -> Case:
     target = None if must is None else Target("ratio", must)
     return Case(f"head-{name}", title, "multi_sample_head", "head", spec, budget_s, target)
@@ -303,6 +348,10 @@ CASES = (
     _weights("weight_mask", 512, 4608, "Conv2d 512-512, 3x3", 5.0),
     _weights("weight_noise", 1024, 1024, "Linear 1024"),
     _weights("weight_noise", 512, 4608, "Conv2d 512-512, 3x3"),
+    *(_signs(estimator) for estimator in ("hard-tanh", "two-bit", "polynomial", "swish", "stochastic")),
+    *_xnors(),
+    _weights("binary_weight", 1024, 1024, "Linear 1024"),
+    _weights("binary_weight", 512, 4608, "Conv2d 512-512, 3x3"),
     _gate("sbp", "log-normal", (64, 64, 32, 32), sample=False),
     _gate("sbp-last", "log-normal", (64, 64, 32, 32), sample=False, last=True),
     _gate("sbp-sample", "log-normal", (64, 64, 32, 32)),

@@ -1,9 +1,10 @@
 """vdropkern: fused kernels for variational dropout, pruning with it, and inference over what is left."""
 
-from . import functional, kl, methods, nn, sparse
+from . import binary, functional, kl, methods, nn, sparse
 from ._backend import explain, use_backend
 from ._precision import get_precision, set_precision, use_precision
 from ._version import __version__
+from .binary import binarize
 from .convert import convert, load_dense_state_dict, plan_conversion
 from .kl import collect_kl, kl_divergence, penalty
 from .moments import propagate_moments
@@ -14,6 +15,8 @@ from .sparse import describe, load, plan_sparsification, save, shrink, sparsify,
 __all__ = [
     "__version__",
     "attach_projection",
+    "binarize",
+    "binary",
     "collect_kl",
     "convert",
     "describe",

@@ -37,6 +37,11 @@ KERNEL_OPS = (
     "weight_noise",
     "weight_mask",
     "spmm",
+    "sign_ste",
+    "binary_weight",
+    "xnor_pack",
+    "xnor_conv2d",
+    "xnor_conv2d_bits",
 )
 OPS = KERNEL_OPS
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._functional_binary import ESTIMATORS, GRADIENTS, binary_weight, sign_ste
 from ._functional_conv import LRT_EPS, conv1d_lrt, conv1d_lrt_kl, conv2d_lrt, conv2d_lrt_kl
 from ._functional_gate import (
     concrete_dropout_kl,
@@ -37,8 +38,11 @@ from .ops.philox_bits import philox_bits as _philox_bits
 from .ops.philox_normal import philox_normal as _philox_normal
 
 __all__ = [
+    "ESTIMATORS",
+    "GRADIENTS",
     "GRANULARITIES",
     "PRIORS",
+    "binary_weight",
     "concrete_dropout_kl",
     "conv1d_lrt",
     "conv1d_lrt_kl",
@@ -62,6 +66,7 @@ __all__ = [
     "philox_bits",
     "philox_normal",
     "relu_moments",
+    "sign_ste",
     "spmm",
     "weight_mask",
     "weight_noise",

@@ -14,6 +14,7 @@
 
 #include "../kl/prior.h"
 #include "../mul_noise/noise.h"
+#include "half.h"
 #include "parallel.h"
 
 namespace vdk {
@@ -122,6 +123,33 @@ inline bool channels_last(const Tensor& t) {
 template <class F>
 auto with_compute_type(ScalarType type, F&& f) {
   return type == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+// Calls f(E{}) with the element type of x.
+template <class F>
+void with_elements(ScalarType type, F&& f) {
+  switch (type) {
+    case ScalarType::Float:
+      return f(float{});
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::Half:
+      return f(Float16{});
+    default:
+      STD_TORCH_CHECK(type == ScalarType::BFloat16, "no kernel for this dtype");
+      return f(BFloat16{});
+  }
+}
+
+// In x's own format, which is kept.
+inline Tensor dense(const Tensor& t, bool last, ScalarType type) {
+  const Tensor cast = t.scalar_type() == type ? t : torch::stable::to(t, type);
+  return torch::stable::contiguous(cast, last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+inline Tensor result_like(const Tensor& dense, bool last, ScalarType type) {
+  const auto sizes = dense.sizes();
+  return torch::stable::empty({sizes.data(), sizes.size()}, type, std::nullopt, std::nullopt, std::nullopt,
+                              last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 }  // namespace vdk

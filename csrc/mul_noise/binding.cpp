@@ -11,33 +11,6 @@ using Multiply = void (*)(const MulNoiseArgs<E>&, const Parallel&);
 template <class E, class T>
 using Learned = void (*)(const LearnedNoiseArgs<E, T>&, const Parallel&);
 
-// Calls f(E{}) with the element type of x.
-template <class F>
-void with_elements(ScalarType type, F&& f) {
-  switch (type) {
-    case ScalarType::Float:
-      return f(float{});
-    case ScalarType::Double:
-      return f(double{});
-    case ScalarType::Half:
-      return f(Float16{});
-    default:
-      STD_TORCH_CHECK(type == ScalarType::BFloat16, "mul_noise: no kernel for this dtype");
-      return f(BFloat16{});
-  }
-}
-
-// In x's own format, which is kept.
-Tensor dense(const Tensor& t, bool last, ScalarType type) {
-  const Tensor cast = t.scalar_type() == type ? t : torch::stable::to(t, type);
-  return torch::stable::contiguous(cast, last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-Tensor result_like(const Tensor& dense, bool last, ScalarType type) {
-  const auto sizes = dense.sizes();
-  return torch::stable::empty({sizes.data(), sizes.size()}, type, std::nullopt, std::nullopt, std::nullopt,
-                              last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
 NoiseLayout layout_of(const Tensor& x, bool last) {
   const auto sizes = x.sizes();
   const int64_t cols = x.dim() ? sizes[x.dim() - 1] : 1, rows = cols ? x.numel() / cols : 0;

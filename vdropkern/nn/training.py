@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .binary import Binary
 from .variational import Variational
 
 __all__ = ["attach_projection", "parameter_groups", "project_"]
@@ -13,10 +14,10 @@ __all__ = ["attach_projection", "parameter_groups", "project_"]
 
 @torch.no_grad()
 def project_(model: torch.nn.Module) -> torch.nn.Module:
-    """What every variational layer needs after a step of the optimiser, in place.
+    """What layers need after a step of the optimiser, in place.
 
     Every log_sigma2 and log_alpha is brought back within its method's bounds, ramps go one step on, running
-    averages take in the new values.
+    averages take in the new values. The weights of binary layers are centred and clamped.
 
     Call it after each step of the optimiser, or let `attach_projection` do so. This, and not a clamp in the
     forward pass, is how bounds are kept: a clamped value has gradient zero and stays beyond its bound,
@@ -26,7 +27,7 @@ def project_(model: torch.nn.Module) -> torch.nn.Module:
         the model.
     """
     for module in model.modules():
-        if isinstance(module, Variational):
+        if isinstance(module, (Binary, Variational)):
             module.project_()
     return model
 

@@ -72,6 +72,7 @@ LIBRARY.define("cpu_isa(int select) -> int")
 LIBRARY.define("cuda_build() -> str")
 LIBRARY.define("float32_precision(int select) -> int")
 LIBRARY.define("cpu_bf16_variance(int select) -> int")
+LIBRARY.define("cpu_popcount(int select) -> int")
 
 
 def functorch_active() -> bool:
