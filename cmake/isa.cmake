@@ -41,11 +41,11 @@ function(vdropkern_add_isa_kernels target)
     return()
   endif()
   foreach(isa IN LISTS VDROPKERN_ISAS)
-    add_library(kernels_${isa} OBJECT ${ARGN})
-    target_include_directories(kernels_${isa} PRIVATE csrc)
-    target_compile_definitions(kernels_${isa} PRIVATE VDK_ISA=${isa})
-    target_compile_options(kernels_${isa} PRIVATE ${VDROPKERN_KERNEL_FLAGS} ${VDROPKERN_FLAGS_${isa}})
-    target_sources(${target} PRIVATE $<TARGET_OBJECTS:kernels_${isa}>)
+    add_library(${target}_${isa} OBJECT ${ARGN})
+    target_include_directories(${target}_${isa} PRIVATE csrc)
+    target_compile_definitions(${target}_${isa} PRIVATE VDK_ISA=${isa})
+    target_compile_options(${target}_${isa} PRIVATE ${VDROPKERN_KERNEL_FLAGS} ${VDROPKERN_FLAGS_${isa}})
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${isa}>)
     if(isa STREQUAL "portable")
       continue()
     endif()
@@ -57,7 +57,7 @@ function(vdropkern_add_isa_kernels target)
     if(CMAKE_NM AND NOT APPLE)
       add_custom_command(
         TARGET ${target} PRE_LINK
-        COMMAND ${CMAKE_COMMAND} "-DNM=${CMAKE_NM}" "-DISA=${isa}" "-DOBJECTS=$<TARGET_OBJECTS:kernels_${isa}>"
+        COMMAND ${CMAKE_COMMAND} "-DNM=${CMAKE_NM}" "-DISA=${isa}" "-DOBJECTS=$<TARGET_OBJECTS:${target}_${isa}>"
                 -P "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/check_isa_symbols.cmake"
         VERBATIM)
     endif()

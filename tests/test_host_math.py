@@ -1,4 +1,4 @@
-"""The scalar side of the C++ headers: vector kernels and device code are made of the same source."""
+"""The C++ headers' math: its scalar side, of which vector kernels and device code are made, and the vectors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+
+from vdropkern._backend import cpu_isas
 
 host_math = pytest.importorskip("vdropkern_host_math", reason="the headers' test module is not built")
 
@@ -18,31 +20,49 @@ def ulps(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.max(np.abs(found - exact) / np.spacing(np.abs(exact).astype(np.float32))))
 
 
-def test_exp():
+SCALAR = ("exp_f32", "log_f32", "log1p_unit")
+VECTORS = [[f"{name}_{isa}" for name in ("exp", "log", "log1p_unit")] for isa in cpu_isas()]
+EXP, LOG, LOG1P = (list(names) for names in zip(SCALAR, *VECTORS, strict=True))
+
+
+@pytest.mark.parametrize("name", EXP)
+def test_exp(name: str):
     x = np.linspace(-87, 88, 2_000_003, dtype=np.float32)
-    assert ulps(host_math.exp_f32(x), np.exp(x.astype(np.float64))) <= ULP
+    assert ulps(getattr(host_math, name)(x), np.exp(x.astype(np.float64))) <= ULP
 
 
-def test_exp_clamps_to_normal_finite_numbers():
+@pytest.mark.parametrize("name", EXP)
+def test_exp_clamps_to_normal_finite_numbers(name: str):
+    exp = getattr(host_math, name)
     x = np.array([-np.inf, -1000, -87.5, 88.5, 1000, np.inf], dtype=np.float32)
-    low, high = host_math.exp_f32(np.float32(-87)), host_math.exp_f32(np.float32(88))
-    assert host_math.exp_f32(x).tolist() == [low] * 3 + [high] * 3
+    low, high = exp(np.array([-87, 88], dtype=np.float32))
+    assert exp(x).tolist() == [low] * 3 + [high] * 3
     assert np.finfo(np.float32).tiny <= low < high <= np.finfo(np.float32).max
 
 
-def test_log():
+@pytest.mark.parametrize("name", LOG)
+def test_log(name: str):
     x = np.exp(np.linspace(-87, 88, 2_000_003)).astype(np.float32)
     near_one = np.float32(1) + np.arange(-(2**16), 2**16).astype(np.float32) * np.float32(2**-23)
+    log = getattr(host_math, name)
     for values in (x, near_one[near_one != 1]):
-        assert ulps(host_math.log_f32(values), np.log(values.astype(np.float64))) <= ULP
-    assert host_math.log_f32(np.float32(1)) == 0
+        assert ulps(log(values), np.log(values.astype(np.float64))) <= ULP
+    assert log(np.ones(1, dtype=np.float32)) == 0
 
 
-def test_log1p_on_the_unit_interval():
+@pytest.mark.parametrize("name", LOG1P)
+def test_log1p_on_the_unit_interval(name: str):
     x = np.concatenate([np.linspace(0, 1, 1_000_003), 2.0 ** -np.arange(1, 120)]).astype(np.float32)
     x = x[x > 0]
-    assert ulps(host_math.log1p_unit(x), np.log1p(x.astype(np.float64))) <= ULP
-    assert host_math.log1p_unit(np.float32(0)) == 0
+    log1p = getattr(host_math, name)
+    assert ulps(log1p(x), np.log1p(x.astype(np.float64))) <= ULP
+    assert log1p(np.zeros(1, dtype=np.float32)) == 0
+
+
+@pytest.mark.parametrize("name", EXP + LOG)
+def test_nan_stays_nan(name: str):
+    payloads = np.array([0x7FC00000, 0x7FFFFFFF, 0xFFC00000, 0x7FC12345], dtype=np.uint32).view(np.float32)
+    assert np.isnan(getattr(host_math, name)(payloads)).all()
 
 
 # the ends, the quarters of a turn and their neighbours, the switch between both formulas, and many others

@@ -156,6 +156,13 @@ VDK_INLINE void store_first(T* p, V v, int64_t n) {
     store_masked(p, v, int(n));
 }
 
+// The first n < kLanes lanes, the rest zero.
+template <class T>
+VDK_INLINE Vec<T> keep_first(Vec<T> v, int64_t n) {
+  for (int lane = int(n); lane < kLanes<T>; ++lane) v[lane] = 0;
+  return v;
+}
+
 // High and low halves of 32 x 32 bit products.
 VDK_INLINE void multiply_wide(VecU a, uint32_t m, VecU& hi, VecU& lo) {
 #if defined(__AVX512F__)

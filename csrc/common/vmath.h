@@ -2,13 +2,18 @@
 // scalars where no vectors are. Their twins for GPUs: cuda/vmath.cuh.
 #pragma once
 #include "elementary.h"
+#if defined(VDK_ISA) && defined(__AVX512F__)
+#include "vmath_avx512.h"
+#endif
 
 namespace vdk {
 
 #ifdef VDK_ISA
+#ifndef __AVX512F__
 VDK_INLINE VecF vexp(VecF x) { return exp_f32(x); }
 VDK_INLINE VecF vlog(VecF x) { return log_f32(x); }
 VDK_INLINE VecF vlog1p_unit(VecF x) { return log1p_unit(x); }
+#endif
 
 VDK_INLINE VecD vexp(VecD x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = exp(x[i]);

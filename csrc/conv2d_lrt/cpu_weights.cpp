@@ -56,28 +56,28 @@ double values(const ConvWeights<T>& w, T* mean, T* sigma2, const Parallel& paral
 template <class T>
 void gradients(const ConvWeights<T>& w, T kl_scale, T* dmu, T* dlog, const Parallel& parallel) {
   for_blocks(w.count, parallel, [&](int64_t, int64_t i0, int64_t n) {
-    alignas(64) T exp_log[kKlBlock], slope[kKlBlock];
+    using V = Vec<T>;
     const T *const mu = w.mu + i0, *const log = w.log + i0;
-    const bool with_kl = w.prior != Prior::kNone;
-    const NormalPrior<T> normal = normal_prior<T>(w.prior);
-    if (with_kl)
-      kl_block<KlWants::kSlopes>(w.prior, w.is_alpha ? nullptr : mu, log, n, exp_log, false, slope);
-    for (int64_t i = 0; i < n; i += kLanes<T>) {
+    const auto write = [&](int64_t i, V m, V e, V kl_mu, V kl_log) __attribute__((always_inline)) {
       const int64_t left = n - i;
-      const Vec<T> m = load_first(mu + i, left),
-                   e = with_kl ? load(exp_log + i) : vexp(load_first(log + i, left));
-      const Vec<T> ds = load_first(dlog + i0 + i, left);  // of sigma^2
-      Vec<T> dm = unless_clipped(w, load_first(dmu + i0 + i, left), m, e);
-      Vec<T> dl = ds * (w.is_alpha ? e * m * m : e);
+      const V ds = load_first(dlog + i0 + i, left);  // of sigma^2
+      V dm = unless_clipped(w, load_first(dmu + i0 + i, left), m, e) + kl_mu;
       if (w.is_alpha) dm += ds * e * m * T(2);
-      if (with_kl) {
-        const Vec<T> s = load(slope + i) * kl_scale;
-        dl += s;
-        if (!w.is_alpha) dm += kl_by_mu(w.prior, normal, m, s, kl_scale);
-      }
       store_first(dmu + i0 + i, dm, left);
-      store_first(dlog + i0 + i, dl, left);
+      store_first(dlog + i0 + i, ds * (w.is_alpha ? e * m * m : e) + kl_log, left);
+    };
+    if (w.prior == Prior::kNone) {
+      for (int64_t i = 0; i < n; i += kLanes<T>)
+        write(i, load_first(mu + i, n - i), vexp(load_first(log + i, n - i)), V{}, V{});
+      return;
     }
+    const NormalPrior<T> normal = normal_prior<T>(w.prior);
+    alignas(64) T exp_log[kKlBlock];
+    const auto add_kl = [&](int64_t i, const Weight<V>& weight, V slope) __attribute__((always_inline)) {
+      const V m = load_first(mu + i, n - i), s = slope * kl_scale;
+      write(i, m, weight.s, w.is_alpha ? V{} : kl_by_mu(w.prior, normal, m, s, kl_scale), s);
+    };
+    kl_block<KlWants::kSlopes>(w.prior, w.is_alpha ? nullptr : mu, log, n, exp_log, false, add_kl);
   });
 }
 

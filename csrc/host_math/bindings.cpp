@@ -1,9 +1,13 @@
-// The scalar side of the shared headers, as Python functions for tests: the same source the vector kernels
-// instantiate with vectors and device code with floats.
+// The shared headers as Python functions for tests: their scalar side, the same source the vector kernels
+// instantiate with vectors and device code with floats; and the elementary functions on each kind of vector.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "random/philox.h"
+#include "vectors.h"
 
 namespace py = pybind11;
 
@@ -54,7 +58,26 @@ float sin_turn(uint32_t bits) {
   return s;
 }
 
+// One function of vectors.h over an array of any length; the caller knows that this CPU runs its
+// instructions.
+auto over_vectors(void (*function)(const float*, float*, int64_t)) {
+  return [function](const Array<float>& x) {
+    constexpr int64_t kWidest = 16;
+    const int64_t n = x.size();
+    std::vector<float> padded(size_t(n + kWidest - 1) / kWidest * kWidest, 1.0f);
+    std::copy(x.data(), x.data() + n, padded.begin());
+    function(padded.data(), padded.data(), int64_t(padded.size()));
+    return Array<float>(n, padded.data());
+  };
+}
+
 }  // namespace
+
+// the elementary functions on the vectors of one instruction set, by names such as exp_avx2
+#define VDK_DEFINE_VECTOR_MATH(m, isa)                 \
+  m.def("exp_" #isa, over_vectors(&vdk::isa::exp_of)); \
+  m.def("log_" #isa, over_vectors(&vdk::isa::log_of)); \
+  m.def("log1p_unit_" #isa, over_vectors(&vdk::isa::log1p_unit_of));
 
 PYBIND11_MODULE(vdropkern_host_math, m) {
   m.doc() = "Scalar math of csrc/common and csrc/random, for tests.";
@@ -69,4 +92,11 @@ PYBIND11_MODULE(vdropkern_host_math, m) {
         py::vectorize([](uint32_t bits) { return vdk::minus_two_log<float, uint32_t>(bits); }));
   m.def("cos_turn", py::vectorize(&cos_turn));
   m.def("sin_turn", py::vectorize(&sin_turn));
+  VDK_DEFINE_VECTOR_MATH(m, portable)
+#ifdef VDK_BUILT_AVX2
+  VDK_DEFINE_VECTOR_MATH(m, avx2)
+#endif
+#ifdef VDK_BUILT_AVX512
+  VDK_DEFINE_VECTOR_MATH(m, avx512)
+#endif
 }

@@ -16,16 +16,16 @@ template <class T>
 double kl_of(const KlArgs<T>& a, int64_t i, int64_t n) {
   const T* const mu = a.mu ? a.mu + i : nullptr;
   if (!a.dlog) return kl_value(a.prior, mu, a.log + i, n);
-  alignas(64) T slope[kKlBlock], exp_log[kKlBlock];
-  const double value = kl_block<KlWants::kBoth>(a.prior, mu, a.log + i, n, exp_log, false, slope);
+  using V = Vec<T>;
+  alignas(64) T exp_log[kKlBlock];
   const NormalPrior<T> normal = normal_prior<T>(a.prior);
-  for (int64_t j = 0; j < n; j += kLanes<T>) {
-    const Vec<T> s = load(slope + j) * a.scale;
-    if (mu)
-      store_first(a.dmu + i + j, kl_by_mu(a.prior, normal, load_first(mu + j, n - j), s, a.scale), n - j);
-    store_first(a.dlog + i + j, s, n - j);
-  }
-  return value;
+  T *const dmu = mu ? a.dmu + i : nullptr, *const dlog = a.dlog + i;
+  const auto write = [&](int64_t j, const Weight<V>&, V slope) __attribute__((always_inline)) {
+    const V s = slope * a.scale;
+    if (mu) store_first(dmu + j, kl_by_mu(a.prior, normal, load_first(mu + j, n - j), s, a.scale), n - j);
+    store_first(dlog + j, s, n - j);
+  };
+  return kl_block<KlWants::kBoth>(a.prior, mu, a.log + i, n, exp_log, false, write);
 }
 
 template <class T>

@@ -37,8 +37,8 @@ VDK_HD KlTerms<V> kl_ard(const Weight<V>& w) {
 template <class T, class V>
 VDK_HD KlTerms<V> kl_bump(V la) {
   constexpr T k1 = T(0.63576), k2 = T(1.87320), k3 = T(1.48695);
-  const V e = vexp(minimum(V{} + 80, maximum(V{} - 80, -(la * k3 + k2))));
-  const V q = reciprocal(e + 1), rest = e * q;  // sigmoids of k2 + k3 la and of its negative
+  const V e = vexp(minimum(V{} + 80, -(la * k3 + k2)));  // the reciprocal stays normal
+  const V q = reciprocal(e + 1), rest = e * q;           // sigmoids of k2 + k3 la and of its negative
   return {rest * k1, rest * q * (-k1 * k3)};
 }
 
@@ -112,7 +112,7 @@ VDK_HD KlTerms<V> kl_terms(const Weight<V>& w, const NormalPrior<T>& normal) {
 template <class T, class V>
 VDK_HD V kl_by_mu(Prior::Kind prior, const NormalPrior<T>& normal, V mu, V slope, T scale) {
   if (prior == Prior::kNormal) return mu * (scale * normal.precision);
-  return slope * (mu * T(-2) / (mu * mu + T(kKlEps)));
+  return slope * mu * T(-2) * reciprocal(mu * mu + T(kKlEps));
 }
 
 }  // namespace vdk

@@ -8,7 +8,9 @@ namespace vdk {
 namespace VDK_ISA {
 namespace {
 
-constexpr int64_t kL2Bytes = 256 << 10;         // of a core's L2, what a packed block may take
+constexpr int64_t kL2Bytes = 256 << 10;  // of a core's L2, what a packed block may take
+// of weights it may take more where L2 is larger: the longer the pieces of rows read, the fewer misses
+constexpr int64_t kPanelBytes = VDK_VECTOR_BYTES == 64 ? 2 * kL2Bytes : kL2Bytes;
 constexpr int64_t kActivationBytes = 64 << 20;  // packed activations of one part of the batch
 
 // Rows of the batch handled at a time, so that packed activations stay bounded.
@@ -114,34 +116,38 @@ struct WeightGradientBlock {
   VDK_INLINE void run(const WeightRow<T, kForm>& row, int64_t i0, int64_t n, const T* mean, const T* variance,
                       T* dmu, T* dlog, bool add_log, Vec<T>& row_sum) const {
     constexpr bool kSigma2 = kForm == Form::kLogSigma2;
-    const bool with_kl = last && a.prior != Prior::kNone;
-    const NormalPrior<T> normal = normal_prior<T>(a.prior);
-    alignas(64) T slope[kKlBlock], exp_log[kKlBlock];
-    if (with_kl)
-      kl_block<KlWants::kSlopes>(a.prior, kSigma2 ? row.mu + i0 : nullptr, row.log + i0, n, exp_log, false,
-                                 slope);
-    for (int64_t i = 0; i < n; i += kLanes<T>) {
+    using V = Vec<T>;
+    const auto write = [&](int64_t i, V mu, V e, V kl_mu, V kl_log) __attribute__((always_inline)) {
       const int64_t left = n - i;
-      row.prefetch(1, i0 + i);
-      const Vec<T> gv = load(variance + i), mu = row.mean(i0 + i, left);
-      const Vec<T> e = with_kl ? load(exp_log + i) : row.exp_log(i0 + i, left);
-      Vec<T> dm = row.unless_clipped(load(mean + i), mu, e), dl = gv * row.variance(mu, e) * T(0.5);
+      const V gv = load(variance + i);
+      V dm = row.unless_clipped(load(mean + i), mu, e) + kl_mu;
+      V dl = gv * row.variance(mu, e) * T(0.5) + kl_log;
       if constexpr (!kSigma2) dm += gv * e * mu;
-      if (with_kl) {
-        const Vec<T> s = load(slope + i) * a.kl_scale;
-        dl += s;
-        if constexpr (kSigma2) dm += kl_by_mu(a.prior, normal, mu, s, a.kl_scale);
-      }
       if (accumulate) dm += load_first(dmu + i, left);
       store_first(dmu + i, dm, left);
       if (dlog) {
         if (add_log) dl += load_first(dlog + i, left);
         store_first(dlog + i, dl, left);
       } else {
-        for (int lane = int(at_most(left, kLanes<T>)); lane < kLanes<T>; ++lane) dl[lane] = 0;
-        row_sum += dl;
+        row_sum += left >= kLanes<T> ? dl : keep_first<T>(dl, left);
       }
+    };
+    if (!last || a.prior == Prior::kNone) {
+      for (int64_t i = 0; i < n; i += kLanes<T>) {
+        row.prefetch(1, i0 + i);
+        write(i, row.mean(i0 + i, n - i), row.exp_log(i0 + i, n - i), V{}, V{});
+      }
+      return;
     }
+    const NormalPrior<T> normal = normal_prior<T>(a.prior);
+    alignas(64) T exp_log[kKlBlock];
+    const auto add_kl = [&](int64_t i, const Weight<V>& w, V slope) __attribute__((always_inline)) {
+      row.prefetch(1, i0 + i);
+      const V mu = row.mean(i0 + i, n - i), s = slope * a.kl_scale;
+      write(i, mu, w.s, kSigma2 ? kl_by_mu(a.prior, normal, mu, s, a.kl_scale) : V{}, s);
+    };
+    kl_block<KlWants::kSlopes>(a.prior, kSigma2 ? row.mu + i0 : nullptr, row.log + i0, n, exp_log, false,
+                               add_kl);
   }
 };
 
@@ -239,8 +245,8 @@ void backward(const LinearLrtBackward<T>& a, const Parallel& all) {
     });
     if (a.dx && n > 0) {
       const int64_t rows = round_up(n, kRowUnit);
-      const int64_t cols = at_least(kL2Bytes / int64_t(2 * sizeof(T)) / over_out.depth / kCols, 1) * kCols;
-      const Blocking blocking{rows, at_most(cols, 128), over_out};
+      const int64_t cols = at_least(kPanelBytes / int64_t(2 * sizeof(T)) / over_out.depth / kCols, 1) * kCols;
+      const Blocking blocking{rows, cols, over_out};
       const auto finish = [&](int64_t m0, int64_t n_batch, int64_t i0, int64_t n_in, const T* mean,
                               const T* variance, int64_t ldc, const Grid&) {
         for (int64_t m = 0; m < n_batch; ++m)
