@@ -199,8 +199,8 @@ def gate(spec: Spec) -> list[str]:
 def errors(spec: Conv) -> dict[str, float]:
     """Error of mean, variance and every gradient, root mean square over that of the truth.
 
-    About half of the inputs are exactly zero. The mean is seen with a variance of nothing, the variance, by its
-    root and the noise, with means of 0.
+    About half of the inputs are exactly zero. The mean is seen without a variance; the variance with means of
+    0, as the square of y over the noise.
     """
     step, truth = _fused(spec), _truth(spec)
     layer = step.module[0]  # type: ignore[index]

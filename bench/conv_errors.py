@@ -20,7 +20,7 @@ def convolutions() -> list[Case]:
 def main() -> None:
     """Print a line for each: root mean square errors over those of the truth."""
     parser = argparse.ArgumentParser(prog="python -m bench.conv_errors", description=__doc__)
-    parser.add_argument("--docs", action="store_true", help="also write the table into docs/ops/conv2d_lrt.md")
+    parser.add_argument("--docs", action="store_true", help="also write them into docs/ops/conv2d_lrt.md")
     arguments = parser.parse_args()
     body: list[list[str]] = []
     headers: list[str] = []
@@ -29,7 +29,8 @@ def main() -> None:
         found = errors(case.spec)
         headers = ["root mean square error", *found]
         body.append([case.title, *(f"{error:.1e}" for error in found.values())])
-        print(", ".join(f"{name} {cell}" for name, cell in zip(["", *found], body[-1], strict=True)), flush=True)
+        line = ", ".join(f"{name} {error:.1e}" for name, error in found.items())
+        print(f"{case.title}: {line}", flush=True)
     if arguments.docs:
         table = "\n".join(docs.table(headers, body)) + "\n"
         write_whole(PAGE, docs.between(PAGE, PAGE.read_text(), "errors", table).encode())
