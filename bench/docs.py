@@ -16,7 +16,7 @@ PICTURE = ROOT / "docs" / "images" / "speed.png"
 _SUFFIX = {"default": "", "thp": ", huge pages"}
 
 
-def _table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table without the columns that are empty throughout."""
     used = [i for i, _ in enumerate(headers) if i == 0 or any(line[i] for line in body)]
     align = ["---:" if i else "---" for i in used]
@@ -27,11 +27,11 @@ def _table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 def markdown(document: dict[str, Any]) -> str:
     """Every table, headed by what it was measured on."""
     lines = [f"- {line}" for line in tables.taken_on(document)]
-    for table, sections in tables.by_table(rows(document)):
-        lines += ["", f"### {table.title}"]
+    for shown, sections in tables.by_table(rows(document)):
+        lines += ["", f"### {shown.title}"]
         for name, part in sections:
             lines += ["", f"**{name}**", ""]
-            lines += _table(tables.headers(table), [tables.cells(row) for row in part])
+            lines += table(tables.headers(shown), [tables.cells(row) for row in part])
     lines += ["", *(f"- {line}" for line in [*notes(document), *problems(document)])]
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -51,7 +51,7 @@ def ratios(document: dict[str, Any]) -> str:
         [label, *(cell(found.get((name, *column))) for column in columns)]
         for name, label in {r.name: r.label for r in own}.items()
     ]
-    return "\n".join(_table(["times the dense step", *columns.values()], body)) + "\n"
+    return "\n".join(table(["times the dense step", *columns.values()], body)) + "\n"
 
 
 def _pages(document: dict[str, Any]) -> set[str]:
@@ -80,7 +80,8 @@ def _unfit(document: dict[str, Any]) -> str | None:
     return None
 
 
-def _between(path: Path, text: str, mark: str, content: str) -> str:
+def between(path: Path, text: str, mark: str, content: str) -> str:
+    """`text` with `content` between its marks; ValueError names `path` where they are missing."""
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(f"{path.name} must have one {begin!r} before one {end!r}")
@@ -99,12 +100,12 @@ def update(document: dict[str, Any], picture: bytes | None) -> None:
         raise ValueError(unfit)
     readme, page = README.read_text(), PAGE.read_text()
     for name in sorted(_pages(document)):
-        page = _between(PAGE, page, name, markdown(_part(document, name)))
+        page = between(PAGE, page, name, markdown(_part(document, name)))
     whole = "tables" in _pages(document)
     if whole:
         short = ratios(document)
-        readme = _between(README, readme, "ratios", short)
-        page = _between(PAGE, page, "ratios", short)
+        readme = between(README, readme, "ratios", short)
+        page = between(PAGE, page, "ratios", short)
         write_whole(README, readme.encode())
     write_whole(PAGE, page.encode())
     if whole and picture is not None:

@@ -19,6 +19,7 @@ from rich.console import Console
 from vdropkern import functional as vF
 
 from . import bench_linear_lrt, cases, docs, peers, plot, report, run, worker
+from .bench_conv2d_lrt import errors
 from .memory import peak_bytes, saved_bytes
 from .rows import problems, rows
 from .stats import paired_ratio, spread
@@ -290,3 +291,10 @@ def test_worker_runs_a_case_from_end_to_end(tmp_path: Path) -> None:
     path = tmp_path / "out" / "bench.json"
     run.write_whole(path, json.dumps(run.gather([result], options)).encode())
     assert [row.name for row in rows(json.loads(path.read_text()))] == ["dense", "eager"]
+
+
+@pytest.mark.parametrize("kernel, layout", [(1, "nhwc"), (3, "nchw"), (3, "nhwc")])
+def test_convolutions_are_exact(kernel: int, layout: str) -> None:
+    found = errors(cases.Conv(16, 24, 9, 3, kernel=kernel, padding=kernel // 2, layout=layout))
+    assert [*found] == ["m", "v", "d weight", "d bias", "d log_sigma2", "d x"]
+    assert all(0 < error <= 1e-5 for error in found.values()), found
