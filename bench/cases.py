@@ -146,6 +146,15 @@ class PackedNet:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """``nes`` or ``cdg`` of three sign layers of `width` units and a linear one, on `rows` examples."""
+
+    kind: str
+    width: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class Signs:
     """What is binarised, [rows, units] or [N, C, H, W], and by which estimator."""
 
@@ -211,6 +220,9 @@ TABLES = {
         "Binarised weights, forward and backward", baseline="eager", shows="speedup", page="binary"
     ),
     "xnor": Table("Products of signs on packed bits", baseline="dense", shows="speedup", page="binary"),
+    "estimators": Table(
+        "Gradient estimators of a net of signs, 3 layers", baseline="plain", shows="speedup", page="binary"
+    ),
     "methods": Table(
         "A layer's training step with every method (forward + KL + backward)",
         baseline="dense",
@@ -317,6 +329,12 @@ def _xnors() -> Iterator[Case]:
         yield _xnor(f"resnet18-b{batch}", f"ResNet-18, batch {batch}", PackedNet(64, batch), 4.0, 20)
 
 
+def _estimate(kind: str, width: int, rows: int, title: str) -> Case:
+    spec = Estimate(kind, width, rows)
+    name = f"estimators-{kind}-{width}-{rows}"
+    return Case(name, title, "estimators", "estimators", spec, 12, Target("speedup", 10.0))
+
+
 def _head(name: str, title: str, spec: Head, must: float | None = None, budget_s: float = 6) -> Case:
     target = None if must is None else Target("ratio", must)
     return Case(f"head-{name}", title, "multi_sample_head", "head", spec, budget_s, target)
@@ -350,6 +368,8 @@ CASES = (
     _weights("weight_noise", 512, 4608, "Conv2d 512-512, 3x3"),
     *(_signs(estimator) for estimator in ("hard-tanh", "two-bit", "polynomial", "swish", "stochastic")),
     *_xnors(),
+    _estimate("nes", 32, 16_000, "40 NES samples, width 32, batch 16000"),
+    _estimate("cdg", 8, 16_000, "all coordinates, width 8, batch 16000"),
     _weights("binary_weight", 1024, 1024, "Linear 1024"),
     _weights("binary_weight", 512, 4608, "Conv2d 512-512, 3x3"),
     _gate("sbp", "log-normal", (64, 64, 32, 32), sample=False),

@@ -1,6 +1,6 @@
 """vdropkern: fused kernels for variational dropout, pruning with it, and inference over what is left."""
 
-from . import binary, functional, kl, methods, nn, sparse
+from . import binary, estimators, functional, kl, methods, nn, sparse
 from ._backend import explain, use_backend
 from ._precision import get_precision, set_precision, use_precision
 from ._version import __version__
@@ -20,6 +20,7 @@ __all__ = [
     "collect_kl",
     "convert",
     "describe",
+    "estimators",
     "explain",
     "functional",
     "get_precision",

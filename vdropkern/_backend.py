@@ -42,6 +42,8 @@ KERNEL_OPS = (
     "xnor_pack",
     "xnor_conv2d",
     "xnor_conv2d_bits",
+    "sign_mlp_losses",
+    "noise_moments",
 )
 OPS = KERNEL_OPS
 

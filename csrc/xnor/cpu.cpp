@@ -67,22 +67,28 @@ VDK_INLINE void count_block(const uint64_t* const* pixels, const Stretch* stretc
       if (end > t.words) end = t.words;
       used += int(end - k);
       for (; k < end; ++k) {
+#pragma GCC unroll 16
         for (int v = 0; v < kV; ++v) {
           const VecQ weights =
               load_words(b + v / kVectors * block_step + k * kXnorOutputs + v % kVectors * kLanesQ);
+#pragma GCC unroll 16
           for (int p = 0; p < kCount; ++p)
             counts[p][v] += Count::count(weights ^ (VecQ{} + pixels[p][t.a + k]));
         }
       }
       if (used == Count::kMost) {
+#pragma GCC unroll 16
         for (int p = 0; p < kCount; ++p)
+#pragma GCC unroll 16
           for (int v = 0; v < kV; ++v) sums[p][v] += Count::widen(counts[p][v]), counts[p][v] = VecQ{};
         used = 0;
       }
     }
   }
+#pragma GCC unroll 16
   for (int p = 0; p < kCount; ++p) {
     alignas(64) uint64_t words[kV * kLanesQ];
+#pragma GCC unroll 16
     for (int v = 0; v < kV; ++v) {
       const VecQ sum = sums[p][v] + Count::widen(counts[p][v]);
       __builtin_memcpy(words + v * kLanesQ, &sum, sizeof sum);
