@@ -1,4 +1,4 @@
-"""The C++ headers' math: its scalar side, of which vector kernels and device code are made, and the vectors."""
+"""The C++ headers' math: its scalar side, of which vector kernels and GPU code are made, and the vectors."""
 
 from __future__ import annotations
 
