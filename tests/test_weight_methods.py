@@ -153,7 +153,10 @@ def test_moments_of_noise_on_weights(method: Method, kind: str) -> None:
         layer, x = vnn.Conv2d(2, 3, 2, method=method), torch.randn(2, 2, 3, 3)
     n = 4000
     with torch.no_grad():
-        draws = torch.stack([layer(x) for _ in range(n)]).double()
+        if getattr(method, "draws", "batch") == "example":  # many in a call
+            draws = layer(x.repeat(n, *(1,) * (x.ndim - 1))).unflatten(0, (n, -1)).double()
+        else:
+            draws = torch.stack([layer(x) for _ in range(n)]).double()
         mean = layer._dense(x, layer.weight, layer.bias).double()
         alpha = 0.3 / 0.7
         sigma2 = alpha * layer.weight**2 if isinstance(method, DropConnect) else layer.log_sigma2.exp()

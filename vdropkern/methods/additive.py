@@ -72,8 +72,9 @@ class SparseVD(_Additive):
             suits a deep pretrained net, -8 to -5 a very small one.
         threshold: weights with log_alpha at or above it are pruned. 3 is the authors': a dropout rate
             alpha / (1 + alpha) above 0.95.
-        train_clip: whether weights that would be pruned already train with mean 0 (their noise stays), as
-            in the authors' LeNet scripts: the net gets used to their absence, and more of them go.
+        train_clip: whether weights that would be pruned already train with mean 0 (their noise stays, in
+            convolutions too, where the authors' code drops it), as in the authors' LeNet scripts: the net
+            gets used to their absence, and more of them go.
         parameterisation: ``log_sigma2`` (default), or ``log_alpha``: the noise is alpha mu^2 and vanishes
             with mu.
         init_log_alpha: first log_alpha where that is the parameter, in [-20, 20]. -4 is what
