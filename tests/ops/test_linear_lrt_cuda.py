@@ -189,8 +189,10 @@ def test_ragged_tiles(name: str, batch: int) -> None:
 
 @pytest.mark.parametrize("name", MATHS)
 def test_reduction_in_parts(name: str) -> None:
-    """Few tiles and a long reduction: partial sums by several blocks, added by a second kernel. That one loads
-    biases and logs that rows share once a thread, so they hardly add to what it moves."""
+    """Few tiles and a long reduction: partial sums by several blocks, added by a second kernel.
+
+    That one loads biases and logs that rows share once a thread, so they hardly add to what it moves.
+    """
     for case in (
         linear("parts", (20,), 1100, 24, op="linear_lrt_kl", prior="ard"),
         linear("parts", (600,), 40, 20, op="linear_lrt_kl", prior="ard"),
