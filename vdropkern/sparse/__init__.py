@@ -1,11 +1,13 @@
 """Nets that are left after pruning: how sparse they are, sparse layers, files."""
 
+from .export import to_dense, to_onnx, to_torch_csr
 from .files import ModelFileError, describe, load, save
 from .linear import SparseLinear
 from .report import SparsityReport, SparsityRow, sparsity
 from .sequential import SparseSequential
 from .shrink import ShrinkError, ShrinkReport, ShrinkRow, shrink
 from .shrinking.select import Select
+from .size import SizeReport, SizeRow, size_report
 from .sparsify import plan_sparsification, sparsify
 from .structure import register_module
 
@@ -15,6 +17,8 @@ __all__ = [
     "ShrinkError",
     "ShrinkReport",
     "ShrinkRow",
+    "SizeReport",
+    "SizeRow",
     "SparseLinear",
     "SparseSequential",
     "SparsityReport",
@@ -25,6 +29,10 @@ __all__ = [
     "register_module",
     "save",
     "shrink",
+    "size_report",
     "sparsify",
     "sparsity",
+    "to_dense",
+    "to_onnx",
+    "to_torch_csr",
 ]
