@@ -1,5 +1,6 @@
 """Nets that are left after pruning: how sparse they are, sparse layers, files."""
 
+from .conv import SparseConv2d
 from .files import ModelFileError, describe, load, save
 from .linear import SparseLinear
 from .report import SparsityReport, SparsityRow, sparsity
@@ -9,6 +10,7 @@ from .structure import register_module
 
 __all__ = [
     "ModelFileError",
+    "SparseConv2d",
     "SparseLinear",
     "SparseSequential",
     "SparsityReport",
