@@ -37,6 +37,7 @@ KERNEL_OPS = (
     "weight_noise",
     "weight_mask",
     "spmm",
+    "sparse_conv2d",
 )
 OPS = KERNEL_OPS
 

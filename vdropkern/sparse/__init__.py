@@ -1,5 +1,6 @@
 """Nets that are left after pruning: how sparse they are, sparse layers, files."""
 
+from .conv import SparseConv2d
 from .export import to_dense, to_onnx, to_torch_csr
 from .files import ModelFileError, describe, load, save
 from .linear import SparseLinear
@@ -19,6 +20,7 @@ __all__ = [
     "ShrinkRow",
     "SizeReport",
     "SizeRow",
+    "SparseConv2d",
     "SparseLinear",
     "SparseSequential",
     "SparsityReport",
