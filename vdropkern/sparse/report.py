@@ -10,7 +10,7 @@ import torch
 
 from .._surgery import table
 from ..nn import Variational
-from .linear import SparseLinear
+from ._layer import SparseLayer
 
 __all__ = ["SparsityReport", "SparsityRow", "sparsity"]
 
@@ -87,7 +87,7 @@ def sparsity(model: torch.nn.Module) -> SparsityReport:
 
     Weights are parameters of two or more dimensions: biases, normalisation and noise parameters do not
     count. Of a variational layer the pruned mean weights are counted, those that eval mode computes with; of
-    a `SparseLinear` the dense matrix it stands for. Every parameter counts once, however often it is used;
+    a sparse layer the dense matrix it stands for. Every parameter counts once, however often it is used;
     layers without a method count too, as a net is only as small as all of its weights.
 
     Args:
@@ -100,10 +100,10 @@ def sparsity(model: torch.nn.Module) -> SparsityReport:
     seen: set[torch.Tensor] = set()
     for name, module in model.named_modules():
         label = name or "(model)"
-        if isinstance(module, SparseLinear):
-            size = module.in_features * module.out_features
+        if isinstance(module, SparseLayer):
+            size = module.matrix_shape[0] * module.matrix_shape[1]
             nonzero = int(torch.count_nonzero(module.values))
-            rows.append(SparsityRow(label, "SparseLinear", size, nonzero))
+            rows.append(SparsityRow(label, type(module).__name__, size, nonzero))
             continue
         noise = {id(p) for p in module.noise_parameters()} if isinstance(module, Variational) else set()
         for parameter_name, parameter in module.named_parameters(recurse=False):
