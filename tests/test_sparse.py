@@ -126,7 +126,7 @@ def test_a_variational_layer_that_prunes_nothing() -> None:
 def test_pruned_copy_computes_what_eval_does(method: Method, limits: dict[str, float], backend: str) -> None:
     model = lenet(method)
     before = copy.deepcopy(model.state_dict())
-    pruned = vdk.sparsify(model, **limits)  # type: ignore[arg-type]
+    pruned = vdk.sparsify(model, shrink=False, **limits)  # type: ignore[arg-type]
     assert model.training and not any(m.training for m in pruned.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(isinstance(m, vnn.Linear) for m in (model.fc1, model.fc2, model.fc3))
@@ -155,8 +155,12 @@ def kinds(model: torch.nn.Module) -> list[str]:
 
 def test_limits_decide() -> None:
     model = lenet()
-    assert kinds(vdk.sparsify(model, min_weights=32768)) == ["SparseLinear", "SparseLinear", "Linear"]
-    plan = vdk.plan_sparsification(model, min_weights=32768, max_density=0.03)
+    assert kinds(vdk.sparsify(model, min_weights=32768, shrink=False)) == [
+        "SparseLinear",
+        "SparseLinear",
+        "Linear",
+    ]
+    plan = vdk.plan_sparsification(model, min_weights=32768, max_density=0.03, shrink=False)
     assert [row.after for row in plan] == ["SparseLinear", "Linear", "Linear"]
     reasons = [row.reason for row in plan]
     assert reasons == [
@@ -166,7 +170,7 @@ def test_limits_decide() -> None:
     ]
     for limits, word in (({"max_density": 1.5}, "max_density"), ({"min_weights": -1}, "min_weights")):
         with pytest.raises(ValueError, match=f"sparsify: {word} must"):
-            vdk.sparsify(model, **limits)
+            vdk.sparsify(model, **limits, shrink=False)
 
 
 needs_kernels = pytest.mark.skipif(not _backend.cpu_isas(), reason="without kernels nothing becomes sparse")
@@ -186,8 +190,8 @@ def test_the_table_decides(isa: str) -> None:
         for name in ("conv", "odd"):
             layers[name].weight.mul_(torch.rand_like(layers[name].weight) < 0.02)
     with _backend.use_cpu_isa(isa):
-        plan = {row.name: row for row in vdk.plan_sparsification(layers)}
-        model = vdk.sparsify(layers)
+        plan = {row.name: row for row in vdk.plan_sparsification(layers, shrink=False)}
+        model = vdk.sparsify(layers, shrink=False)
     assert {name: row.after for name, row in plan.items()} == {
         "large": "SparseLinear", "full": "Linear", "small": "Linear", "conv": "SparseConv2d", "odd": "Conv2d",
     }  # fmt: skip
@@ -200,11 +204,11 @@ def test_the_table_decides(isa: str) -> None:
 @needs_kernels
 def test_small_layers_join_their_neighbours() -> None:
     model = lenet()
-    pruned = vdk.sparsify(model)
+    pruned = vdk.sparsify(model, shrink=False)
     assert type(pruned) is SparseSequential and kinds(pruned) == ["SparseLinear"] * 3
-    assert "a sparse neighbour is called anyway" in str(vdk.plan_sparsification(model))
+    assert "a sparse neighbour is called anyway" in str(vdk.plan_sparsification(model, shrink=False))
     apart = torch.nn.Sequential(model.fc1, torch.nn.Tanh(), model.fc2)
-    assert kinds(vdk.sparsify(apart)) == ["SparseLinear", "Tanh", "Linear"]
+    assert kinds(vdk.sparsify(apart, shrink=False)) == ["SparseLinear", "Tanh", "Linear"]
 
 
 @needs_kernels
@@ -219,15 +223,15 @@ def test_tuning_times_the_layers() -> None:
         model[1].weight.mul_(torch.rand_like(model[1].weight) < 0.01)
     model[3].train()
     x = torch.randn(4, 3, 8, 8)
-    plan = list(vdk.plan_sparsification(model, x, tune=True))
+    plan = list(vdk.plan_sparsification(model, x, tune=True, shrink=False))
     assert [row.after for row in plan[1:]] == ["SparseConv2d", "SparseLinear"]
     assert all("sparse is" in row.reason and "times as fast" in row.reason for row in plan)
     assert model[3].training and not model[3]._forward_pre_hooks
-    torch.testing.assert_close(vdk.sparsify(model, x, tune=True)(x), model.eval()(x))
+    torch.testing.assert_close(vdk.sparsify(model, x, tune=True, shrink=False)(x), model.eval()(x))
     with pytest.raises(ValueError, match="needs a sample_input"):
-        vdk.sparsify(model, tune=True)
+        vdk.sparsify(model, tune=True, shrink=False)
     with pytest.raises(ValueError, match="leave out max_density"):
-        vdk.sparsify(model, x, tune=True, max_density=0.5)
+        vdk.sparsify(model, x, tune=True, max_density=0.5, shrink=False)
 
 
 def test_plain_layers_with_zeros_become_sparse() -> None:

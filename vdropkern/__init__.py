@@ -9,7 +9,7 @@ from .kl import collect_kl, kl_divergence, penalty
 from .moments import propagate_moments
 from .nn import attach_projection, mc_predict, parameter_groups, project_, use_eval_mode
 from .ops.linear_lrt.tiles import use_tiles
-from .sparse import describe, load, plan_sparsification, save, sparsify, sparsity
+from .sparse import describe, load, plan_sparsification, save, shrink, sparsify, sparsity
 
 __all__ = [
     "__version__",
@@ -35,6 +35,7 @@ __all__ = [
     "propagate_moments",
     "save",
     "set_precision",
+    "shrink",
     "sparse",
     "sparsify",
     "sparsity",

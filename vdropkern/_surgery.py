@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.utils import parametrize
@@ -88,9 +89,7 @@ def why_not_plain(layer: torch.nn.Module) -> str | None:
     return None
 
 
-def with_replaced(
-    model: torch.nn.Module, replacements: Mapping[WeightLayer, torch.nn.Module]
-) -> torch.nn.Module:
+def with_replaced(model: torch.nn.Module, replacements: Mapping[Any, torch.nn.Module]) -> torch.nn.Module:
     """A deep copy of the model that holds the replacements themselves; what was shared stays shared."""
     result = copied(model, {id(old): new for old, new in replacements.items()})
     _leave_fast_paths(result)

@@ -17,9 +17,13 @@ from torch import Tensor
 from .._files import write_whole
 from .._surgery import replace_
 from ..ops.spmm.csr import check_csr
+from ._layer import SparseLayer
 from .format import DTYPES, Content, ModelFileError, decode, decode_header, encode
-from .linear import SparseLinear
-from .structure import StructureError, build, describe_layer, describe_tree, geometry, layer_nodes
+from .sequential import fuse
+from .shrink import is_shrunk, mark_shrunk
+from .shrinking.select import Select
+from .stand_in import check_stands_in
+from .structure import StructureError, build, describe_tree, layer_nodes
 
 __all__ = ["ModelFileError", "describe", "load", "save"]
 
@@ -45,11 +49,13 @@ def save(model: torch.nn.Module, path: str | os.PathLike[str]) -> None:
     tensors, aliases = _state(model)
     structure = {
         "tree": describe_tree(model),
-        "layers": layer_nodes(model),
+        "layers": layer_nodes(model, is_shrunk(model)),
         "class": type(model).__name__,
         "aliases": aliases,
         "training": model.training,
     }
+    if is_shrunk(model):
+        structure["shrunk"] = True
     write_whole(Path(path), encode(Content(structure, tensors)))
 
 
@@ -59,8 +65,9 @@ def load(path: str | os.PathLike[str], into: torch.nn.Module | None = None) -> t
     Args:
         path: the file.
         into: a model of the saved one's architecture, built by you: plain, variational or sparse layers in
-            it become what was saved, its parameters are overwritten, and device and dtype stay its own. On
-            an error it is left as it was. None: build the model from the file, on the CPU.
+            it become what was saved (smaller ones where it was shrunk), its parameters are overwritten, and
+            device and dtype stay its own. On an error it is left as it was. None: build the model from the
+            file, on the CPU.
 
     Returns:
         `into`, or a new model, which is in the mode (training or eval) it was saved in.
@@ -135,14 +142,19 @@ def _check_fits(own: dict[str, Tensor], tensors: dict[str, Tensor], where: str) 
             raise StructureError(f"{name} must be {own[name].dtype}, the file's is {tensor.dtype}")
 
 
-def _check_sparse_layer(name: str, layer: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
-    if isinstance(layer, SparseLinear):
-        parts = ("values", "col_indices", "row_offsets")
-        values, col_indices, row_offsets = (tensors[f"{name}.{part}".removeprefix(".")] for part in parts)
-        try:
-            check_csr(values, col_indices, row_offsets, layer.in_features)
-        except ValueError as err:
-            raise StructureError(f"{name or '(model)'}: {err}") from None
+def _check_indices(modules: dict[str, torch.nn.Module], tensors: dict[str, Tensor]) -> None:
+    """Refuse indices that a kernel would follow out of bounds."""
+    name = ""
+    try:
+        for name, layer in modules.items():
+            if isinstance(layer, SparseLayer):
+                parts = ("values", "col_indices", "row_offsets")
+                values, columns, offsets = (tensors[f"{name}.{part}".removeprefix(".")] for part in parts)
+                check_csr(values, columns, offsets, layer.matrix_shape[1])
+            elif isinstance(layer, Select):
+                layer.check(tensors[f"{name}.indices".removeprefix(".")])
+    except ValueError as err:
+        raise StructureError(f"{name or '(model)'}: {err}") from None
 
 
 def _rebuild(content: Content) -> torch.nn.Module:
@@ -154,10 +166,10 @@ def _rebuild(content: Content) -> torch.nn.Module:
         )
     model = build(structure["tree"])
     _check_fits(model.state_dict(), tensors, "the model")
-    for path, module in model.named_modules():
-        _check_sparse_layer(path, module, tensors)
+    _check_indices(dict(model.named_modules()), tensors)
     _assign(model, tensors, structure["aliases"])
-    return model.train(structure["training"])
+    mark_shrunk(model, structure.get("shrunk") is True)
+    return fuse(model).train(structure["training"])
 
 
 def _assign(model: torch.nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str]) -> None:
@@ -169,30 +181,32 @@ def _assign(model: torch.nn.Module, tensors: dict[str, Tensor], aliases: dict[st
         is_parameter = isinstance(own[name], torch.nn.Parameter)
         if target is not None and is_parameter:
             continue
-        state[name] = torch.nn.Parameter(tensor) if is_parameter else tensor
+        grad = tensor.is_floating_point()
+        state[name] = torch.nn.Parameter(tensor, requires_grad=grad) if is_parameter else tensor
     state.update({name: state[target] for name, target in aliases.items() if name not in state})
     model.load_state_dict(state, assign=True)
 
 
 def _fill(into: torch.nn.Module, content: Content) -> None:
     """Turn the layers of `into` into the saved ones and load the state; all or nothing."""
-    replacements = _replacements(into, content.structure["layers"])
+    shrunk = content.structure.get("shrunk") is True
+    replacements = _replacements(into, content.structure["layers"], shrunk)
     names = dict(into.named_modules(remove_duplicate=False))
     replaced = {name: replacements[module] for name, module in names.items() if module in replacements}
 
     def is_replaced(key: str) -> bool:
-        return key.rpartition(".")[0] in replaced
+        return any(key.startswith(f"{name}.") for name in replaced)
 
     own = {key: value for key, value in into.state_dict().items() if not is_replaced(key)}
     for name, layer in replaced.items():
         own.update({f"{name}.{key}": value for key, value in layer.state_dict().items()})
     _check_fits(own, content.tensors, f"a {type(into).__name__}")
-    for name, module in names.items():
-        _check_sparse_layer(name, replacements[module] if name in replaced else module, content.tensors)
+    new = {f"{name}.{inner}".strip("."): m for name, l in replaced.items() for inner, m in l.named_modules()}
+    _check_indices({n: m for n, m in names.items() if not is_replaced(n)} | new, content.tensors)
 
     for name, module in names.items():
         if module in replacements:
-            device, dtype = _place(module)
+            device, dtype = _place(module, into)
             layer, prefix = replacements[module], f"{name}."
             state = {
                 key.removeprefix(prefix): value.to(
@@ -204,36 +218,34 @@ def _fill(into: torch.nn.Module, content: Content) -> None:
             layer.load_state_dict(state, assign=True)
             layer.train(module.training)
     replace_(into, replacements)
+    mark_shrunk(into, shrunk)
+    fuse(into)
     into.load_state_dict({k: v for k, v in content.tensors.items() if not is_replaced(k)}, strict=False)
 
 
-def _place(layer: torch.nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype of a linear layer's numbers."""
-    first = next(parameter for parameter in layer.parameters() if parameter.is_floating_point())
+def _place(layer: torch.nn.Module, model: torch.nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of a layer's numbers; of its model's if it has none."""
+    floats = (p for part in (layer, model) for p in part.parameters() if p.is_floating_point())
+    first = next(floats, torch.empty(0))
     return first.device, first.dtype
 
 
-def _replacements(into: torch.nn.Module, nodes: dict[str, Any]) -> dict[torch.nn.Module, torch.nn.Module]:
+def _replacements(
+    into: torch.nn.Module, nodes: dict[str, Any], shrunk: bool
+) -> dict[torch.nn.Module, torch.nn.Module]:
     """For each layer of `into` that is not what was saved, that what was saved (on the meta device)."""
     names = dict(into.named_modules())
     replacements: dict[torch.nn.Module, torch.nn.Module] = {}
     for name, node in nodes.items():
-        old, new = names.get(name), build(node)
-        has, saved = geometry(old), geometry(new)
-        if saved is None:
-            raise StructureError(f"{name[:80]} is described as a {type(new).__name__}, which has no weight")
-        if old is None or has is None or has[0] != saved[0]:
-            what = "nothing" if old is None else f"a {type(old).__name__}"
-            kind = saved[0].partition(" ")[0]
-            raise StructureError(f"{name[:80]} must be a {kind} layer, the model has {what} there")
-        if has != saved:
+        old = names.get(name)
+        if old is not None and describe_tree(old) == node:
+            continue
+        new = build(node)
+        check_stands_in(name[:80], old, new, shrunk)
+        assert old is not None
+        if old is into:
             raise StructureError(
-                f"{name[:80]} must have {has[0].partition(' ')[2]} = {has[1]}, the file's has {saved[1]}"
+                "a model that is itself a layer of another kind cannot be filled; leave out into"
             )
-        if describe_layer(old) != node:
-            if old is into:
-                raise StructureError(
-                    "a model that is itself a layer of another kind cannot be filled; leave out into"
-                )
-            replacements[old] = new
+        replacements[old] = new
     return replacements

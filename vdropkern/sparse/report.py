@@ -101,9 +101,8 @@ def sparsity(model: torch.nn.Module) -> SparsityReport:
     for name, module in model.named_modules():
         label = name or "(model)"
         if isinstance(module, SparseLayer):
-            size = module.matrix_shape[0] * module.matrix_shape[1]
             nonzero = int(torch.count_nonzero(module.values))
-            rows.append(SparsityRow(label, type(module).__name__, size, nonzero))
+            rows.append(SparsityRow(label, type(module).__name__, math.prod(module.matrix_shape), nonzero))
             continue
         noise = {id(p) for p in module.noise_parameters()} if isinstance(module, Variational) else set()
         for parameter_name, parameter in module.named_parameters(recurse=False):

@@ -22,6 +22,7 @@ from .choice import densest, faster
 from .conv import SparseConv2d
 from .linear import SparseLinear
 from .sequential import IDLE, fuse
+from .shrink import Sample, shrunk
 
 __all__ = ["plan_sparsification", "sparsify"]
 
@@ -40,8 +41,9 @@ class Limits(NamedTuple):
 
 def sparsify(
     model: torch.nn.Module,
-    sample_input: Tensor | None = None,
+    sample_input: Sample | None = None,
     *,
+    shrink: bool = True,
     tune: bool = False,
     max_density: float | None = None,
     min_weights: int | None = None,
@@ -56,7 +58,10 @@ def sparsify(
 
     Args:
         model: any module, trained by this library or pruned by other means.
-        sample_input: what the model is called with, of the batch it will meet; needed by `tune`.
+        sample_input: a batch, or a tuple of arguments, for shrinking and tuning, of the size the model will
+            meet; without tuning None will do: one is made from the first layer.
+        shrink: begin with `vdropkern.shrink`, which removes dead units and folds normalisation, where the
+            model can be traced. False: every layer keeps its size.
         tune: time every layer, dense and sparse, on what it gets of `sample_input`, in place of the table.
         max_density: layers with a larger share of nonzero weights stay dense, in [0, 1]. None: by the table.
         min_weights: layers with fewer weights, zeros included, stay dense, >= 0; others are sparse up to
@@ -69,6 +74,7 @@ def sparsify(
     Raises:
         ValueError: a limit is out of range, or `tune` lacks `sample_input` or has limits beside it.
     """
+    model = shrunk(model, sample_input) if shrink else model
     plan = _plan(model, _limits(model, sample_input, tune, max_density, min_weights))
     replacements = {layer: _made(layer, change.after) for layer, change in plan.items() if change.changed}
     return fuse(with_replaced(model, replacements)).eval()
@@ -76,24 +82,26 @@ def sparsify(
 
 def plan_sparsification(
     model: torch.nn.Module,
-    sample_input: Tensor | None = None,
+    sample_input: Sample | None = None,
     *,
+    shrink: bool = True,
     tune: bool = False,
     max_density: float | None = None,
     min_weights: int | None = None,
 ) -> ChangeReport:
-    """What `sparsify` with the same arguments makes of each layer, and why. Changes nothing.
+    """What `sparsify` with the same arguments makes of each layer, shrunk if so, and why. Changes nothing.
 
     Raises:
         ValueError: as `sparsify`.
     """
+    model = shrunk(model, sample_input) if shrink else model
     limits = _limits(model, sample_input, tune, max_density, min_weights)
     return ChangeReport(tuple(_plan(model, limits).values()))
 
 
 def _limits(
     model: torch.nn.Module,
-    sample_input: Tensor | None,
+    sample_input: Sample | None,
     tune: bool,
     max_density: float | None,
     min_weights: int | None,
@@ -112,7 +120,7 @@ def _limits(
 
 
 @torch.no_grad()
-def _inputs_of_layers(model: torch.nn.Module, sample_input: Tensor) -> dict[WeightLayer, Tensor]:
+def _inputs_of_layers(model: torch.nn.Module, sample_input: Sample) -> dict[WeightLayer, Tensor]:
     """What each linear and convolution layer gets when the model in eval mode gets `sample_input`."""
     found: dict[WeightLayer, Tensor] = {}
 
@@ -122,7 +130,7 @@ def _inputs_of_layers(model: torch.nn.Module, sample_input: Tensor) -> dict[Weig
     modes = {module: module.training for module in model.modules()}
     handles = [layer.register_forward_pre_hook(note) for layer in weight_layers(model)]
     try:
-        model.eval()(sample_input)
+        model.eval()(*(sample_input if isinstance(sample_input, tuple) else (sample_input,)))
     finally:
         for handle in handles:
             handle.remove()

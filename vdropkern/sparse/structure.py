@@ -9,96 +9,19 @@ from typing import Any
 import torch
 
 from ..methods import MC, METHODS, Method
-from ..nn import Conv1d, Conv2d, Dropout, Linear
-from .linear import SparseLinear
+from .known import LATER, LAYERS, MODULES, SEQUENTIALS, SHRUNK
+from .shrinking.select import Select
 
 __all__ = [
     "StructureError",
     "build",
     "describe_layer",
     "describe_tree",
-    "geometry",
     "layer_nodes",
     "register_module",
 ]
 
 _MAX_DEPTH = 64
-_POOL = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
-_AVERAGE_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
-_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
-_CONV = (
-    "in_channels",
-    "out_channels",
-    "kernel_size",
-    "stride",
-    "padding",
-    "dilation",
-    "groups",
-    "bias",
-    "padding_mode",
-)
-
-# name in files -> (class, the attributes that are its constructor's arguments)
-_MODULES: dict[str, tuple[type[torch.nn.Module], tuple[str, ...]]] = {
-    "vdropkern.Conv1d": (Conv1d, (*_CONV, "method")),
-    "vdropkern.Conv2d": (Conv2d, (*_CONV, "method")),
-    "vdropkern.Dropout": (Dropout, ("num_units", "method", "channel_dim")),
-    "vdropkern.Linear": (Linear, ("in_features", "out_features", "bias", "method")),
-    "vdropkern.SparseLinear": (SparseLinear, ("in_features", "out_features", "nnz", "bias")),
-}
-_TORCH_MODULES: dict[str, tuple[str, ...]] = {
-    "AdaptiveAvgPool1d": ("output_size",),
-    "AdaptiveAvgPool2d": ("output_size",),
-    "AlphaDropout": ("p", "inplace"),
-    "AvgPool1d": _AVERAGE_POOL,
-    "AvgPool2d": (*_AVERAGE_POOL, "divisor_override"),
-    "BatchNorm1d": _NORM,
-    "BatchNorm2d": _NORM,
-    "CELU": ("alpha", "inplace"),
-    "Conv1d": _CONV,
-    "Conv2d": _CONV,
-    "Dropout": ("p", "inplace"),
-    "Dropout1d": ("p", "inplace"),
-    "Dropout2d": ("p", "inplace"),
-    "ELU": ("alpha", "inplace"),
-    "Flatten": ("start_dim", "end_dim"),
-    "GELU": ("approximate",),
-    "GLU": ("dim",),
-    "Hardsigmoid": ("inplace",),
-    "Hardswish": ("inplace",),
-    "Hardtanh": ("min_val", "max_val", "inplace"),
-    "Identity": (),
-    "LayerNorm": ("normalized_shape", "eps", "elementwise_affine", "bias"),
-    "LeakyReLU": ("negative_slope", "inplace"),
-    "Linear": ("in_features", "out_features", "bias"),
-    "LogSigmoid": (),
-    "LogSoftmax": ("dim",),
-    "MaxPool1d": _POOL,
-    "MaxPool2d": _POOL,
-    "Mish": ("inplace",),
-    "PReLU": ("num_parameters",),
-    "RMSNorm": ("normalized_shape", "eps", "elementwise_affine"),
-    "ReLU": ("inplace",),
-    "ReLU6": ("inplace",),
-    "SELU": ("inplace",),
-    "SiLU": ("inplace",),
-    "Sigmoid": (),
-    "Softmax": ("dim",),
-    "Softplus": ("beta", "threshold"),
-    "Softsign": (),
-    "Tanh": (),
-    "Unflatten": ("dim", "unflattened_size"),
-}
-_MODULES.update({name: (getattr(torch.nn, name), attributes) for name, attributes in _TORCH_MODULES.items()})
-_LAYERS = (
-    "vdropkern.Linear",
-    "vdropkern.SparseLinear",
-    "Linear",
-    "vdropkern.Conv1d",
-    "Conv1d",
-    "vdropkern.Conv2d",
-    "Conv2d",
-)
 
 
 class StructureError(ValueError):
@@ -123,14 +46,14 @@ def register_module(cls: type[torch.nn.Module], arguments: Sequence[str]) -> Non
     if not isinstance(cls, type) or not issubclass(cls, torch.nn.Module):
         raise TypeError(f"register_module: cls must be a torch.nn.Module class, got {cls!r}")
     name = f"{cls.__module__}.{cls.__qualname__}"
-    if name in _MODULES and _MODULES[name][0] is not cls:
+    if name in MODULES and MODULES[name][0] is not cls:
         raise ValueError(f"register_module: {name} is registered already")
-    _MODULES[name] = cls, tuple(arguments)
+    MODULES[name] = cls, tuple(arguments)
 
 
 def _known(module: torch.nn.Module) -> str | None:
     """The name in files of the module's very class."""
-    return next((name for name, (cls, _) in _MODULES.items() if type(module) is cls), None)
+    return next((name for name, (cls, _) in MODULES.items() if type(module) is cls), None)
 
 
 def _plain(value: Any) -> Any:
@@ -168,7 +91,8 @@ def describe_layer(module: torch.nn.Module) -> dict[str, Any] | None:
         return None
     config = {
         key: getattr(module, key) is not None if key == "bias" else _plain(getattr(module, key))
-        for key in _MODULES[name][1]
+        for key in MODULES[name][1]
+        if key not in LATER or getattr(module, key) != LATER[key]
     }
     return {"type": name, "config": config}
 
@@ -185,7 +109,7 @@ def _describe(module: torch.nn.Module, path: str, seen: dict[torch.nn.Module, st
     if module in seen:
         return {"same_as": seen[module]}
     seen[module] = path
-    if type(module) is not torch.nn.Sequential:
+    if type(module) not in SEQUENTIALS:
         return describe_layer(module)
     children = []
     for name, child in module._modules.items():
@@ -197,25 +121,20 @@ def _describe(module: torch.nn.Module, path: str, seen: dict[torch.nn.Module, st
     return {"type": "Sequential", "children": children}
 
 
-def layer_nodes(model: torch.nn.Module) -> dict[str, dict[str, Any]]:
-    """The nodes of the model's linear and convolution layers by name, this library's and torch's own."""
-    nodes = {}
+def layer_nodes(model: torch.nn.Module, shrunk: bool) -> dict[str, dict[str, Any]]:
+    """The nodes of the model's linear and convolution layers by name, this library's and torch's own.
+
+    Of a shrunk model also the nodes of what else shrinking changes or replaces.
+    """
+    nodes: dict[str, dict[str, Any] | None] = {}
     for name, module in model.named_modules():
-        if _known(module) in _LAYERS:
+        if name.rpartition(".")[0] in nodes:
+            continue
+        if _known(module) in (*LAYERS, *(SHRUNK if shrunk else ())):
             nodes[name] = describe_layer(module)
+        elif shrunk and type(module) in SEQUENTIALS and type(next(module.children(), None)) is Select:
+            nodes[name] = describe_tree(module)
     return {name: node for name, node in nodes.items() if node is not None}
-
-
-def geometry(layer: torch.nn.Module | None) -> tuple[str, tuple[Any, ...]] | None:
-    """(kind and names, values) of what layers that can stand for each other share; None: not such a layer."""
-    bias = getattr(layer, "bias", None) is not None
-    if isinstance(layer, (torch.nn.Linear, SparseLinear)):
-        return "linear (in_features, out_features, bias)", (layer.in_features, layer.out_features, bias)
-    for cls in (torch.nn.Conv1d, torch.nn.Conv2d):
-        if isinstance(layer, cls):
-            values = tuple(bias if name == "bias" else getattr(layer, name) for name in _CONV)
-            return f"{cls.__name__} ({', '.join(_CONV)})", values
-    return None
 
 
 def build(node: Any) -> torch.nn.Module:
@@ -269,12 +188,14 @@ def _build_sequential(
 
 def _build_leaf(node: dict[str, Any], where: str) -> torch.nn.Module:
     name, config = node.get("type"), node.get("config")
-    if not isinstance(name, str) or name not in _MODULES:
+    if not isinstance(name, str) or name not in MODULES:
         raise StructureError(
-            f"{where}: unknown module {str(name)[:80]!r}; known: Sequential, {', '.join(sorted(_MODULES))}; "
+            f"{where}: unknown module {str(name)[:80]!r}; known: Sequential, {', '.join(sorted(MODULES))}; "
             "vdropkern.sparse.register_module adds others"
         )
-    cls, arguments = _MODULES[name]
+    cls, arguments = MODULES[name]
+    if isinstance(config, dict):
+        config = {key: LATER[key] for key in arguments if key in LATER} | config
     if not isinstance(config, dict) or set(config) != set(arguments):
         raise StructureError(
             f"{where}: {name} takes {', '.join(arguments) or 'no arguments'}, got {config!s:.200}"
