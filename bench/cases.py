@@ -120,6 +120,14 @@ class Pruned:
 
 
 @dataclass(frozen=True)
+class PrunedNet:
+    """A whole net of bench_sparse_nets.py, pruned as published."""
+
+    net: str
+    batch: int
+
+
+@dataclass(frozen=True)
 class Call:
     """One call on tensors so small that only the overhead is left."""
 
@@ -199,6 +207,7 @@ TABLES = {
     "kl": Table("KL value and both gradients", baseline="eager", shows="speedup"),
     "noise": Table("Standard normals", baseline="randn", shows="speedup"),
     "inference": Table("Inference, dense and pruned", baseline="dense", shows="speedup"),
+    "nets": Table("Whole pruned nets, end to end", baseline="dense", shows="speedup", page="nets"),
     "overhead": Table("Overhead of an eager call", baseline="dense", shows="us"),
     "mul_noise": Table(
         "Multiplicative noise, forward and backward", baseline="dropout", shows="speedup", page="methods"
@@ -229,7 +238,7 @@ TABLES = {
         page="methods",
     ),
 }
-PAGES = ("tables", "methods", "binary")
+PAGES = ("tables", "methods", "binary", "nets")
 
 _BIG = ("default", "thp", "heap-kept")  # 64 MB gradients: page faults weigh as much as arithmetic
 _LENET = (784, 300, 100, 10)
@@ -397,6 +406,17 @@ CASES = (
     Case(
         "methods-conv", "Conv2d 64-64, 3x3 on 32x32, batch 32", "methods", "methods", Layer(64, 32, 32), 120
     ),
+)
+
+
+CASES += tuple(
+    Case(f"net-{net}-b{n}", f"{title}, batch {n}", "sparse_nets", "nets", PrunedNet(net, n), budget)
+    for net, title, budget in (
+        ("lenet-300-100", "LeNet-300-100 at 68x", 8.0),
+        ("lenet-5", "LeNet-5 at 280x", 12.0),
+        ("vgg", "VGG-like net for CIFAR-10 at 68x", 40.0),
+    )
+    for n in (1, 100)
 )
 
 

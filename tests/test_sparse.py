@@ -18,9 +18,10 @@ from torch.nn.utils import parametrizations, prune
 
 import vdropkern as vdk
 from tests.tolerance import assert_close
+from vdropkern import _backend
 from vdropkern import nn as vnn
 from vdropkern.methods import ARD, Bernoulli, GaussianW, HierarchicalVD, Method, SparseVD, VariationalB
-from vdropkern.sparse import SparseLinear, SparsityReport, SparsityRow
+from vdropkern.sparse import SparseLinear, SparseSequential, SparsityReport, SparsityRow
 
 ALL = {"max_density": 1.0, "min_weights": 0}
 
@@ -144,23 +145,93 @@ def test_pruned_copy_computes_what_eval_does(method: Method, limits: dict[str, f
     ]
 
 
-def test_dense_stays_dense_where_that_is_faster() -> None:
-    model = lenet()
-    pruned = vdk.sparsify(model, shrink=False)
-    kinds = {name: type(m).__name__ for name, m in pruned.named_children() if "relu" not in name}
-    assert kinds == {"fc1": "SparseLinear", "fc2": "SparseLinear", "fc3": "Linear"}
-    plan = vdk.plan_sparsification(model, shrink=False)
-    assert {row.name: row.after for row in plan} == kinds
-    reasons = [row.reason for row in plan]
-    assert reasons[0] == "2.00% of 235,200 weights left"
-    assert reasons[2] == "2,000 weights are fewer than 32,768"
-    reasons = [
-        row.reason for row in vdk.plan_sparsification(model, shrink=False, min_weights=0, max_density=0.3)
+def kinds(model: torch.nn.Module) -> list[str]:
+    return [
+        type(m).__name__
+        for m in model.modules()
+        if not list(m.children()) and not isinstance(m, torch.nn.ReLU)
     ]
-    assert reasons[2] == "40.00% of 2,000 weights left, more than 30.00%"
+
+
+def test_limits_decide() -> None:
+    model = lenet()
+    assert kinds(vdk.sparsify(model, min_weights=32768, shrink=False)) == [
+        "SparseLinear",
+        "SparseLinear",
+        "Linear",
+    ]
+    plan = vdk.plan_sparsification(model, min_weights=32768, max_density=0.03, shrink=False)
+    assert [row.after for row in plan] == ["SparseLinear", "Linear", "Linear"]
+    reasons = [row.reason for row in plan]
+    assert reasons == [
+        "2.00% of 235,200 weights left",
+        "5.00% of 60,000 weights left, more than 3.00%",
+        "2,000 weights are fewer than 32,768",
+    ]
     for limits, word in (({"max_density": 1.5}, "max_density"), ({"min_weights": -1}, "min_weights")):
         with pytest.raises(ValueError, match=f"sparsify: {word} must"):
-            vdk.sparsify(model, shrink=False, **limits)
+            vdk.sparsify(model, **limits, shrink=False)
+
+
+needs_kernels = pytest.mark.skipif(not _backend.cpu_isas(), reason="without kernels nothing becomes sparse")
+
+
+@needs_kernels
+@pytest.mark.parametrize("isa", _backend.cpu_isas())
+def test_the_table_decides(isa: str) -> None:
+    layers = torch.nn.ModuleDict({
+        "large": prune_to(vnn.Linear(1000, 1000), 0.02),
+        "full": vnn.Linear(1000, 1000, method=Bernoulli()),
+        "small": prune_to(vnn.Linear(20, 20), 0.1),
+        "conv": torch.nn.Conv2d(64, 64, 3),
+        "odd": torch.nn.Conv2d(64, 64, 2, padding="same"),
+    })  # fmt: skip
+    with torch.no_grad():
+        for name in ("conv", "odd"):
+            layers[name].weight.mul_(torch.rand_like(layers[name].weight) < 0.02)
+    with _backend.use_cpu_isa(isa):
+        plan = {row.name: row for row in vdk.plan_sparsification(layers, shrink=False)}
+        model = vdk.sparsify(layers, shrink=False)
+    assert {name: row.after for name, row in plan.items()} == {
+        "large": "SparseLinear", "full": "Linear", "small": "Linear", "conv": "SparseConv2d", "odd": "Conv2d",
+    }  # fmt: skip
+    assert kinds(model) == [row.after for row in plan.values()]
+    assert "too few for a sparse layer" in plan["small"].reason and "more than" in plan["full"].reason
+    x = torch.randn(2, 64, 9, 9)
+    torch.testing.assert_close(model["conv"](x), layers["conv"](x))
+
+
+@needs_kernels
+def test_small_layers_join_their_neighbours() -> None:
+    model = lenet()
+    pruned = vdk.sparsify(model, shrink=False)
+    assert type(pruned) is SparseSequential and kinds(pruned) == ["SparseLinear"] * 3
+    assert "a sparse neighbour is called anyway" in str(vdk.plan_sparsification(model, shrink=False))
+    apart = torch.nn.Sequential(model.fc1, torch.nn.Tanh(), model.fc2)
+    assert kinds(vdk.sparsify(apart, shrink=False)) == ["SparseLinear", "Tanh", "Linear"]
+
+
+@needs_kernels
+def test_tuning_times_the_layers() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 64, 3),
+        torch.nn.Conv2d(64, 64, 3),
+        torch.nn.Flatten(),
+        prune_to(vnn.Linear(1024, 900), 0.01),
+    )
+    with torch.no_grad():
+        model[1].weight.mul_(torch.rand_like(model[1].weight) < 0.01)
+    model[3].train()
+    x = torch.randn(4, 3, 8, 8)
+    plan = list(vdk.plan_sparsification(model, x, tune=True, shrink=False))
+    assert [row.after for row in plan[1:]] == ["SparseConv2d", "SparseLinear"]
+    assert all("sparse is" in row.reason and "times as fast" in row.reason for row in plan)
+    assert model[3].training and not model[3]._forward_pre_hooks
+    torch.testing.assert_close(vdk.sparsify(model, x, tune=True, shrink=False)(x), model.eval()(x))
+    with pytest.raises(ValueError, match="needs a sample_input"):
+        vdk.sparsify(model, tune=True, shrink=False)
+    with pytest.raises(ValueError, match="leave out max_density"):
+        vdk.sparsify(model, x, tune=True, max_density=0.5, shrink=False)
 
 
 def test_plain_layers_with_zeros_become_sparse() -> None:

@@ -44,6 +44,7 @@ KERNEL_OPS = (
     "xnor_conv2d_bits",
     "sign_mlp_losses",
     "noise_moments",
+    "sparse_conv2d",
 )
 OPS = KERNEL_OPS
 

@@ -132,14 +132,14 @@ int64_t panel_width(int64_t rows) {
 void multiply(const TileArgs& t, int64_t width, int64_t begin, int64_t end) {
   if (width == 1) return multiply_one(t, begin, end);
 #if defined(__AVX512F__)
-  if (width == 8) return multiply_tile<Vec8, 1, 8, 2>(t, begin, end);
-  if (width == 16) return multiply_tile<VecF, 1, 8, 4>(t, begin, end);
-  return multiply_tile<VecF, 2, 8, 8>(t, begin, end);
+  if (width == 8) return multiply_tile<Vec8, 1, 8>(t, PanelLayout<8>{}, begin, end);
+  if (width == 16) return multiply_tile<VecF, 1, 8>(t, PanelLayout<16>{}, begin, end);
+  return multiply_tile<VecF, 2, 8>(t, PanelLayout<32>{}, begin, end);
 #elif defined(__AVX2__)
-  if (width == 8) return multiply_tile<VecF, 1, 8, 2>(t, begin, end);
-  return multiply_tile<VecF, 3, 4, 6>(t, begin, end);
+  if (width == 8) return multiply_tile<VecF, 1, 8>(t, PanelLayout<8>{}, begin, end);
+  return multiply_tile<VecF, 3, 4>(t, PanelLayout<24>{}, begin, end);
 #else
-  return multiply_tile<VecF, 2, 4, 2>(t, begin, end);
+  return multiply_tile<VecF, 2, 4>(t, PanelLayout<8>{}, begin, end);
 #endif
 }
 

@@ -28,7 +28,7 @@ VDK_INLINE void store_as(float* p, V v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
-// One tile's problem. x: inputs, `plane` floats from one to the next; y: [out, width].
+// One tile's problem. x: inputs, `plane` floats from one to the next; y: outputs, row after row.
 struct TileArgs {
   const Pack& pack;
   const float* x;
@@ -36,6 +36,23 @@ struct TileArgs {
   float* y;
   float* decoded;  // [longest, 8], for weights that are not stored as float
   bool relu;
+};
+
+// Where a tile's P vectors lie: side by side, in a panel of kWidth columns,
+template <int kWidth>
+struct PanelLayout {
+  static constexpr int kScale = kWidth / 4;  // floats that an index stands for
+  VDK_INLINE static int64_t x_at(int64_t vector_floats) { return vector_floats; }
+  VDK_INLINE static int64_t y_at(int64_t row, int64_t vector_floats) { return row * kWidth + vector_floats; }
+};
+// or in images, in and out by steps of their own, and outputs `channel` floats from row to row of the weight.
+struct ImageLayout {
+  static constexpr int kScale = 1;
+  int64_t in, out, channel;  // floats; in and out from vector to vector
+  VDK_INLINE int64_t x_at(int64_t vector_floats) const { return vector_floats / 8 * in; }
+  VDK_INLINE int64_t y_at(int64_t row, int64_t vector_floats) const {
+    return row * channel + vector_floats / 8 * out;
+  }
 };
 
 // Eight weights of one step as floats.
@@ -86,9 +103,9 @@ VDK_INLINE void four_weights(const float* w, V (&weight)[4]) {
   }
 }
 
-// Rows [0, kRows) of a group, times P vectors of columns. kScale: floats an index stands for.
-template <class V, int P, int kRows, int kScale>
-VDK_INLINE void add_rows(const float* w, const uint16_t* index, int64_t n, const float* x,
+// Rows [0, kRows) of a group, times P vectors of columns.
+template <class V, int P, int kRows, class Layout>
+VDK_INLINE void add_rows(const Layout& at, const float* w, const uint16_t* index, int64_t n, const float* x,
                          V (&sum)[kRows][P]) {
   for (int64_t j = 0; j < n; ++j, w += kPackRows, index += kPackRows)
 #pragma GCC unroll 2
@@ -97,9 +114,9 @@ VDK_INLINE void add_rows(const float* w, const uint16_t* index, int64_t n, const
       four_weights(w + r, weight);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
-        const float* const from = x + int64_t(index[r + i]) * kScale;
+        const float* const from = x + int64_t(index[r + i]) * Layout::kScale;
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) sum[r + i][p] += load_as<V>(from + p * kLanesOf<V>) * weight[i];
+        for (int p = 0; p < P; ++p) sum[r + i][p] += load_as<V>(from + at.x_at(p * kLanesOf<V>)) * weight[i];
       }
     }
 }
@@ -111,10 +128,10 @@ VDK_INLINE V before(const Pack& k, bool is_first, int64_t row, const float* y) {
 }
 
 // Rows [at, at + kRows) of group g.
-template <class V, int P, int kRows, int kScale>
-VDK_INLINE void multiply_rows(const TileArgs& t, int64_t g, int at, int64_t row0, const float* x,
-                              const float* w, bool is_first, bool clamp) {
-  constexpr int kLanesV = kLanesOf<V>, kWidth = P * kLanesV;
+template <class V, int P, int kRows, class Layout>
+VDK_INLINE void multiply_rows(const TileArgs& t, const Layout& lay, int64_t g, int at, int64_t row0,
+                              const float* x, const float* w, bool is_first, bool clamp) {
+  constexpr int kLanesV = kLanesOf<V>;
   const Pack& k = t.pack;
   const bool scaled = k.h.stored == Stored::kInt8;
   const uint16_t* const rows = k.rows + g * kPackRows;
@@ -124,27 +141,27 @@ VDK_INLINE void multiply_rows(const TileArgs& t, int64_t g, int at, int64_t row0
     const int64_t row = row0 + rows[rows[at + r] == kNoRow ? 0 : at + r];  // a group has one row at least
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p)
-      sum[r][p] = scaled ? V{} : before<V>(k, is_first, row, t.y + row * kWidth + p * kLanesV);
+      sum[r][p] = scaled ? V{} : before<V>(k, is_first, row, t.y + lay.y_at(row, p * kLanesV));
   }
   const int64_t n = k.start[g + 1] - k.start[g];
-  add_rows<V, P, kRows, kScale>(w + at, k.index + int64_t(k.start[g]) * kPackRows + at, n, x, sum);
+  add_rows<V, P, kRows>(lay, w + at, k.index + int64_t(k.start[g]) * kPackRows + at, n, x, sum);
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
     if (rows[at + r] == kNoRow) break;
     const int64_t row = row0 + rows[at + r];
-    float* const y = t.y + row * kWidth;
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       V v = sum[r][p];
-      if (scaled) v = v * k.scale[row] + before<V>(k, is_first, row, y + p * kLanesV);
+      float* const y = t.y + lay.y_at(row, p * kLanesV);
+      if (scaled) v = v * k.scale[row] + before<V>(k, is_first, row, y);
       if (clamp) v = v < 0 ? V{} : v;
-      store_as(y + p * kLanesV, v);
+      store_as(y, v);
     }
   }
 }
 
-template <class V, int P, int kRows, int kScale>
-VDK_INLINE void multiply_groups(const TileArgs& t, int64_t block, int64_t slice) {
+template <class V, int P, int kRows, class Layout>
+VDK_INLINE void multiply_groups(const TileArgs& t, const Layout& lay, int64_t block, int64_t slice) {
   const Pack& k = t.pack;
   const int64_t segment = block * k.h.slices + slice, row0 = slice * k.h.slice_rows;
   const float* const x = t.x + (k.columns[block] + block) * t.plane;
@@ -152,23 +169,26 @@ VDK_INLINE void multiply_groups(const TileArgs& t, int64_t block, int64_t slice)
   for (int64_t g = k.first[segment]; g < k.first[segment + 1]; ++g) {
     const float* const w = group_values(k, g, t.decoded);
     for (int at = 0; at < kPackRows; at += kRows)
-      multiply_rows<V, P, kRows, kScale>(t, g, at, row0, x, w, block == 0, clamp);
+      multiply_rows<V, P, kRows>(t, lay, g, at, row0, x, w, block == 0, clamp);
   }
 }
 
 // Slices [begin, end) of the matrix.
-template <class V, int P, int kRows, int kScale>
-__attribute__((noinline)) void multiply_tile(const TileArgs& t, int64_t begin, int64_t end) {
-  constexpr int kWidth = P * kLanesOf<V>;
+template <class V, int P, int kRows, class Layout>
+__attribute__((noinline)) void multiply_tile(const TileArgs& t, const Layout& lay, int64_t begin,
+                                             int64_t end) {
   const PackHeader& h = t.pack.h;
   for (int64_t block = 0; block < h.blocks; ++block)
-    for (int64_t slice = begin; slice < end; ++slice) multiply_groups<V, P, kRows, kScale>(t, block, slice);
+    for (int64_t slice = begin; slice < end; ++slice) multiply_groups<V, P, kRows>(t, lay, block, slice);
   if (!t.relu || h.blocks == 1) return;
-  const int64_t first = begin * h.slice_rows, last = end * h.slice_rows < h.out ? end * h.slice_rows : h.out;
-  for (float* y = t.y + first * kWidth; y < t.y + last * kWidth; y += kLanesOf<V>) {
-    const V v = load_as<V>(y);
-    store_as(y, v < 0 ? V{} : v);
-  }
+  const int64_t last = end * h.slice_rows < h.out ? end * h.slice_rows : h.out;
+  for (int64_t row = begin * h.slice_rows; row < last; ++row)
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      float* const y = t.y + lay.y_at(row, p * kLanesOf<V>);
+      const V v = load_as<V>(y);
+      store_as(y, v < 0 ? V{} : v);
+    }
 }
 
 }  // namespace VDK_ISA

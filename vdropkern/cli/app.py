@@ -154,19 +154,29 @@ def train(
 
 @app.command(
     epilog="[bold]Example[/bold]\n\n"
-    "vdropkern sparsify runs/lenet-300-100-sparse-vd-seed0 --threshold 2 --out small.safetensors"
+    "vdropkern sparsify runs/lenet-300-100-sparse-vd-seed0 --threshold 2 --out small\n\n"
+    "vdropkern sparsify net.safetensors --out small"
 )
 def sparsify(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A run's folder or its checkpoint.pt (an unfinished run's too).")
+        Path,
+        typer.Argument(
+            help="A run's folder or its checkpoint.pt (an unfinished run's too), "
+            "or a .safetensors file by vdropkern.save."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="File for the pruned net; vdropkern.load reads it.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pruned net; made if it is not there.")],
     threshold: Annotated[
         float | None,
         typer.Option(help="Prune weights of log_alpha >= this; default: the run's.", show_default=False),
     ] = None,
 ) -> None:
-    """Prune the net of a checkpoint, save it, and print what is left by layer."""
+    """Prune the net of a checkpoint, save it, and print what is left by layer.
+
+    Dead inputs, units and channels go first, constants and normalisation fold; then each layer is stored and
+    run sparse or dense, whichever is faster. Writes into --out: pruned.safetensors, which vdropkern.load and
+    `vdropkern bench` read, and sizes.json.
+    """
     from .prune import run_sparsify
 
     run_sparsify(checkpoint, out, threshold)
@@ -182,11 +192,15 @@ def report(
     rebuild_report(run_folder)
 
 
-@app.command(
-    epilog="[bold]Example[/bold]\n\nvdropkern bench runs/demo/pruned.safetensors --batch 1 --batch 64"
-)
+@app.command(epilog="[bold]Example[/bold]\n\nvdropkern bench runs/demo --batch 1 --batch 64")
 def bench(
-    model: Annotated[Path, typer.Argument(help="A net saved by `train`, `sparsify` or vdropkern.save.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL_DIR",
+            help="A folder that `train` or `sparsify` wrote, or a net saved by vdropkern.save.",
+        ),
+    ],
     batch: Annotated[
         list[int] | None,
         typer.Option(help="Batch size; may be repeated. Default: 1, 100.", show_default=False),
@@ -197,6 +211,9 @@ def bench(
     ] = None,
 ) -> None:
     """Time a pruned net against its dense twin on this machine, in turns.
+
+    The twin is the same net in torch's dense layers, of the size that shrinking has left. The numbers are
+    medians with the 20th and 80th percentile; a speed-up below 1 is a loss.
 
     The whole comparison with training, peers and plots is `make bench` in the source tree.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..recipes.checkpoint import CheckpointError
 from ..recipes.config import ConfigError
 from ..recipes.idx import DataError
 from ..recipes.text import compression
-from ..sparse import ModelFileError
+from ..sparse import ModelFileError, ShrinkReport, SizeReport
 
 console = Console()
 errors = Console(stderr=True)
@@ -78,6 +79,32 @@ def _layer_cells(row: dict[str, Any]) -> tuple[str, ...]:
         compression(row["weights"], row["nonzero"]),
         row["runs_as"],
     )
+
+
+def shrink_table(report: ShrinkReport) -> Table:
+    """Shapes of the weights before and after dead units went."""
+    table = Table(title="dead inputs, units, channels", title_justify="left", title_style="bold")
+    table.add_column("layer")
+    for column in ("before", "after", "nonzero before", "after"):
+        table.add_column(column, justify="right")
+    for row in report.rows:
+        shapes = (" x ".join(str(size) for size in shape) for shape in (row.before, row.after))
+        table.add_row(row.name, *shapes, f"{row.nonzero_before:,}", f"{row.nonzero_after:,}")
+    return table
+
+
+def size_table(report: SizeReport) -> Table:
+    """Bytes by layer and in all."""
+    table = Table(title="bytes", title_justify="left", title_style="bold")
+    table.add_column("of")
+    for column in ("dense", "in memory", "on disk", "entropy-coded"):
+        table.add_column(column, justify="right")
+    for row in (*report.rows, report.total):
+        if row is report.rows[-1]:
+            table.add_section()
+        numbers = (row.dense, row.memory, row.stored, math.ceil(row.entropy))
+        table.add_row(row.name, *(f"{number:,}" for number in numbers))
+    return table
 
 
 def inference_table(rows: Sequence[dict[str, Any]], threads: int) -> Table:

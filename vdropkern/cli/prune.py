@@ -2,40 +2,81 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .. import load, save
 from .. import sparsify as prune
+from .._files import write_whole
 from ..recipes import RECIPES
 from ..recipes.checkpoint import CheckpointError, load_checkpoint
 from ..recipes.config import TrainConfig
-from ..recipes.results import dense_twin, layer_numbers, restore_model
+from ..recipes.results import MODEL_NAME, layer_numbers, restore_model
 from ..recipes.timing import compare
-from ..sparse import SparseLinear
-from .console import UsageError, console, exit_codes, inference_table, layer_table, set_threads
+from ..sparse import ShrinkError, ShrinkReport, shrink, size_report, to_dense
+from ..sparse.shrinking.trace import made_sample
+from .console import (
+    UsageError,
+    console,
+    exit_codes,
+    inference_table,
+    layer_table,
+    set_threads,
+    shrink_table,
+    size_table,
+)
+
+SIZES_NAME = "sizes.json"
 
 
 def run_sparsify(checkpoint: Path, out: Path, threshold: float | None) -> None:
     """Do what `vdropkern sparsify` was asked to."""
     with exit_codes("sparsify"):
-        state = load_checkpoint(checkpoint)
-        config = TrainConfig.from_dict(state["config"])
-        if config.recipe not in RECIPES:
-            raise CheckpointError(
-                f"{checkpoint}: recipe {config.recipe!r} is not one of {', '.join(RECIPES)}"
-            )
-        if threshold is not None:
-            state["config"] = replace(config, threshold=threshold).as_dict()
-        model = restore_model(RECIPES[config.recipe], state)
+        model, origin = _trained(checkpoint, threshold)
         if not out.parent.is_dir():
             raise UsageError(f"--out: there is no folder {out.parent}")
-        save(prune(model), out)
-    numbers = layer_numbers(model)
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"--out: {out} is a file; give a folder, which is made if it is not there")
+        numbers, shrunk = layer_numbers(model), _shrink_report(model)
+        pruned = prune(model)
+        sizes = size_report(pruned)
+        out.mkdir(exist_ok=True)
+        save(pruned, out / MODEL_NAME)
+        write_whole(out / SIZES_NAME, (json.dumps(sizes.to_dict(), indent=1) + "\n").encode())
     console.print(layer_table(numbers["layers"], numbers["total"]))
-    console.print(f"after epoch {state['epoch']} of {config.epochs}; saved to {out}", highlight=False)
+    if shrunk is not None:
+        console.print(shrink_table(shrunk))
+    console.print(size_table(sizes))
+    console.print(f"{origin}; saved to {out / MODEL_NAME}", highlight=False)
+
+
+def _trained(path: Path, threshold: float | None) -> tuple[torch.nn.Module, str]:
+    """The net of a checkpoint or of a file that `vdropkern.save` wrote, and where it is from."""
+    if path.suffix == ".safetensors":
+        if threshold is not None:
+            raise UsageError("--threshold: only a run's checkpoint knows what it would prune")
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file")
+        return load(path).eval(), f"from {path.name}"
+    state = load_checkpoint(path)
+    config = TrainConfig.from_dict(state["config"])
+    if config.recipe not in RECIPES:
+        raise CheckpointError(f"{path}: recipe {config.recipe!r} is not one of {', '.join(RECIPES)}")
+    if threshold is not None:
+        state["config"] = replace(config, threshold=threshold).as_dict()
+    model = restore_model(RECIPES[config.recipe], state)
+    return model, f"after epoch {state['epoch']} of {config.epochs}"
+
+
+def _shrink_report(model: torch.nn.Module) -> ShrinkReport | None:
+    try:
+        return shrink(model, inputs=False)[1]
+    except ShrinkError:
+        return None
 
 
 def run_bench(path: Path, batches: list[int], rounds: int, threads: int | None) -> None:
@@ -46,15 +87,18 @@ def run_bench(path: Path, batches: list[int], rounds: int, threads: int | None) 
             raise UsageError(f"--batch: {min(batches)} given, at least 1 accepted")
         if rounds < 2:
             raise UsageError(f"--rounds: {rounds} given, at least 2 accepted")
-        if not path.is_file():
+        file = path / MODEL_NAME if path.is_dir() else path
+        if not file.is_file():
             raise UsageError(
-                f"{path}: no such file; give a net saved by `train`, `sparsify` or vdropkern.save"
+                f"{file}: no such file; give a folder that `train` or `sparsify` wrote, "
+                "or a net saved by vdropkern.save"
             )
-        pruned = load(path).eval()
-        inputs = [m.in_features for m in pruned.modules() if isinstance(m, (SparseLinear, torch.nn.Linear))]
-        if not inputs:
-            raise UsageError(f"{path}: holds no linear layer to time")
-    x = torch.rand(max(batches), inputs[0], generator=torch.Generator().manual_seed(0))
-    console.print(
-        inference_table(compare(dense_twin(pruned), pruned, x, batches, rounds), torch.get_num_threads())
-    )
+        pruned = load(file).eval()
+        dense = to_dense(pruned)
+        try:
+            one = made_sample(dense)[0][:1]
+        except ShrinkError as err:
+            raise UsageError(f"{file}: no input for it is known ({err})") from None
+    generator = torch.Generator().manual_seed(0)
+    x: Any = torch.rand(max(batches), *one.shape[1:], generator=generator).to(one)
+    console.print(inference_table(compare(dense, pruned, x, batches, rounds), torch.get_num_threads()))

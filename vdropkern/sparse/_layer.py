@@ -197,9 +197,12 @@ class SparseLayer(torch.nn.Module):
 
     def _packed_now(self, columns: Any) -> Tensor:
         values = self.values.float() if self.values.dtype == torch.float16 else self.values
-        return pack(
-            values, self.col_indices, self.row_offsets, self._columns(columns), self.bias, self.scales
-        )
+        cols, places = self._column_of_each(), self._columns(columns)
+        return pack(values, cols, self.row_offsets, places, self.bias, self.scales)
+
+    def _column_of_each(self) -> Tensor:
+        """The column of every stored weight in the matrix that is packed."""
+        return self.col_indices
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pack": None}

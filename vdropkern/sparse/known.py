@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..nn import Conv1d, Conv2d, Dropout, Linear
+from .conv import SparseConv2d
 from .linear import SparseLinear
 from .sequential import SparseSequential
 from .shrinking.select import Select
@@ -33,6 +34,10 @@ MODULES: dict[str, tuple[type[torch.nn.Module], tuple[str, ...]]] = {
     "vdropkern.Dropout": (Dropout, ("num_units", "method", "channel_dim")),
     "vdropkern.Linear": (Linear, ("in_features", "out_features", "bias", "method")),
     "vdropkern.Select": (Select, ("num_units", "count", "dim")),
+    "vdropkern.SparseConv2d": (
+        SparseConv2d,
+        (*(name for name in CONV_ARGUMENTS if name != "padding_mode"), "nnz", "activation", "store"),
+    ),
     "vdropkern.SparseLinear": (
         SparseLinear,
         ("in_features", "out_features", "nnz", "bias", "activation", "store"),
@@ -84,6 +89,7 @@ _TORCH_MODULES: dict[str, tuple[str, ...]] = {
 MODULES.update({name: (getattr(torch.nn, name), attributes) for name, attributes in _TORCH_MODULES.items()})
 LAYERS = (
     "vdropkern.Linear",
+    "vdropkern.SparseConv2d",
     "vdropkern.SparseLinear",
     "Linear",
     "vdropkern.Conv1d",

@@ -15,7 +15,7 @@ from .linear import SparseLinear
 __all__ = ["SparseSequential"]
 
 # what does nothing in eval mode
-_IDLE = (torch.nn.Dropout, torch.nn.Identity)
+IDLE = (torch.nn.Dropout, torch.nn.Identity)
 
 
 class Stretch(NamedTuple):
@@ -106,7 +106,7 @@ def _made(modules: list[torch.nn.Module], begin: int) -> Stretch | None:
             relus.append(module.activation == "relu")
         elif type(module) is torch.nn.ReLU:
             relus[-1] = True
-        elif type(module) not in _IDLE:
+        elif type(module) not in IDLE:
             break
         end += 1
     if not layers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -16,17 +18,25 @@ from .._surgery import (
     with_replaced,
 )
 from ..nn import Variational
+from .choice import densest, faster
+from .conv import SparseConv2d
 from .linear import SparseLinear
-from .sequential import fuse
+from .sequential import IDLE, fuse
 from .shrink import Sample, shrunk
 
-__all__ = ["MAX_DENSITY", "MIN_WEIGHTS", "plan_sparsification", "sparsify"]
+__all__ = ["plan_sparsification", "sparsify"]
 
-# Where the sparse product of a layer beats the dense one at batches around 100, measured on one thread of an
-# AVX2 CPU (docs/sparse.md has the table, with the cases that lose): denser than this the dense product wins,
-# and below this size the call itself takes longer than the arithmetic.
-MAX_DENSITY = 0.1
-MIN_WEIGHTS = 2**15
+_DENSITY = 0.1  # of layers that `min_weights` alone asks for
+# what is faster than a dense layer of its own within a neighbour's call: few nonzeros, or few of all
+_SMALL, _SPARSE = 1024, 0.3
+
+
+class Limits(NamedTuple):
+    """The arguments of `sparsify` that decide what becomes sparse."""
+
+    max_density: float | None
+    min_weights: int | None
+    inputs: dict[WeightLayer, Tensor]  # what layers got of the sample input; empty without tuning
 
 
 def sparsify(
@@ -34,34 +44,39 @@ def sparsify(
     sample_input: Sample | None = None,
     *,
     shrink: bool = True,
-    max_density: float = MAX_DENSITY,
-    min_weights: int = MIN_WEIGHTS,
+    tune: bool = False,
+    max_density: float | None = None,
+    min_weights: int | None = None,
 ) -> torch.nn.Module:
     """A pruned copy of the model for inference; the model itself stays as it is.
 
-    Variational layers lose their noise and the weights their method prunes; linear ones and plain
-    torch.nn.Linear layers become `SparseLinear` where few enough weights are left, and torch.nn.Linear
-    otherwise. Convolutions become torch's dense ones with the pruned weights at zero: they have no sparse
-    kernel. The copy is in eval mode and computes what the model computes in eval mode ``mean``.
+    Variational layers lose their noise and the weights their method prunes. They, and plain layers of
+    torch.nn, become `SparseLinear` or `SparseConv2d` where that is faster, and torch's dense layers
+    otherwise. Whether it is says a table measured for each instruction set, for batches of 1 to 64 on one
+    thread; or, with `tune`, a timing of the very layer. Each torch.nn.Sequential with sparse layers becomes a
+    `SparseSequential`. The copy is in eval mode and computes what the model computes in eval mode ``mean``.
 
     Args:
         model: any module, trained by this library or pruned by other means.
-        sample_input: a batch, or a tuple of arguments, for shrinking; None: made from the first layer.
+        sample_input: a batch, or a tuple of arguments, for shrinking and tuning, of the size the model will
+            meet; without tuning None will do: one is made from the first layer.
         shrink: begin with `vdropkern.shrink`, which removes dead units and folds normalisation, where the
             model can be traced. False: every layer keeps its size.
-        max_density: layers with a larger share of nonzero weights stay dense, in [0, 1].
-        min_weights: layers with fewer weights, zeros included, stay dense, >= 0. With max_density=1 and
-            min_weights=0 every layer becomes sparse.
+        tune: time every layer, dense and sparse, on what it gets of `sample_input`, in place of the table.
+        max_density: layers with a larger share of nonzero weights stay dense, in [0, 1]. None: by the table.
+        min_weights: layers with fewer weights, zeros included, stay dense, >= 0; others are sparse up to
+            `max_density`, without it at 10 % or what the table says. None: by the table, or 0 if
+            `max_density` is given. With max_density=1 and min_weights=0 every layer becomes sparse.
 
     Returns:
         the copy. `plan_sparsification` says what becomes of each layer, `vdropkern.sparsity` what is left.
 
     Raises:
-        ValueError: a limit is out of range.
+        ValueError: a limit is out of range, or `tune` lacks `sample_input` or has limits beside it.
     """
     model = shrunk(model, sample_input) if shrink else model
-    plan = _plan(model, max_density, min_weights)
-    replacements = {layer: _made(layer, change) for layer, change in plan.items() if change.changed}
+    plan = _plan(model, _limits(model, sample_input, tune, max_density, min_weights))
+    replacements = {layer: _made(layer, change.after) for layer, change in plan.items() if change.changed}
     return fuse(with_replaced(model, replacements)).eval()
 
 
@@ -70,8 +85,9 @@ def plan_sparsification(
     sample_input: Sample | None = None,
     *,
     shrink: bool = True,
-    max_density: float = MAX_DENSITY,
-    min_weights: int = MIN_WEIGHTS,
+    tune: bool = False,
+    max_density: float | None = None,
+    min_weights: int | None = None,
 ) -> ChangeReport:
     """What `sparsify` with the same arguments makes of each layer, shrunk if so, and why. Changes nothing.
 
@@ -79,52 +95,147 @@ def plan_sparsification(
         ValueError: as `sparsify`.
     """
     model = shrunk(model, sample_input) if shrink else model
-    return ChangeReport(tuple(_plan(model, max_density, min_weights).values()))
+    limits = _limits(model, sample_input, tune, max_density, min_weights)
+    return ChangeReport(tuple(_plan(model, limits).values()))
+
+
+def _limits(
+    model: torch.nn.Module,
+    sample_input: Sample | None,
+    tune: bool,
+    max_density: float | None,
+    min_weights: int | None,
+) -> Limits:
+    if max_density is not None and not 0 <= max_density <= 1:
+        raise ValueError(f"sparsify: max_density must lie in [0, 1], got {max_density}")
+    if min_weights is not None and min_weights < 0:
+        raise ValueError(f"sparsify: min_weights must be >= 0, got {min_weights}")
+    if not tune:
+        return Limits(max_density, min_weights, {})
+    if sample_input is None:
+        raise ValueError("sparsify: tune=True needs a sample_input to time the layers on")
+    if max_density is not None or min_weights is not None:
+        raise ValueError("sparsify: tune=True decides by time; leave out max_density and min_weights")
+    return Limits(None, None, _inputs_of_layers(model, sample_input))
 
 
 @torch.no_grad()
-def _plan(model: torch.nn.Module, max_density: float, min_weights: int) -> dict[WeightLayer, LayerChange]:
-    if not 0 <= max_density <= 1:
-        raise ValueError(f"sparsify: max_density must lie in [0, 1], got {max_density}")
-    if min_weights < 0:
-        raise ValueError(f"sparsify: min_weights must be >= 0, got {min_weights}")
+def _inputs_of_layers(model: torch.nn.Module, sample_input: Sample) -> dict[WeightLayer, Tensor]:
+    """What each linear and convolution layer gets when the model in eval mode gets `sample_input`."""
+    found: dict[WeightLayer, Tensor] = {}
+
+    def note(layer: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.setdefault(layer, inputs[0].detach().clone())  # type: ignore[arg-type]
+
+    modes = {module: module.training for module in model.modules()}
+    handles = [layer.register_forward_pre_hook(note) for layer in weight_layers(model)]
+    try:
+        model.eval()(*(sample_input if isinstance(sample_input, tuple) else (sample_input,)))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return found
+
+
+@torch.no_grad()
+def _plan(model: torch.nn.Module, limits: Limits) -> dict[WeightLayer, LayerChange]:
     plan = {}
     for layer, names in weight_layers(model).items():
         kind = str(layer.method) if isinstance(layer, Variational) else type(layer).__name__
         if isinstance(layer, Variational):
-            after, reason = _choose(layer, layer.pruned_weight(), max_density, min_weights)
+            after, reason = _choose(layer, limits)
         elif (why := why_not_plain(layer)) is not None:
             after, reason = kind, why
         elif type(layer) is not (plain := plain_class(layer)):
             after, reason = kind, f"a subclass of torch.nn.{plain.__name__}, which may compute something else"
         else:
-            after, reason = _choose(layer, layer.weight, max_density, min_weights)
+            after, reason = _choose(layer, limits)
         plan[layer] = LayerChange(names[0], kind, after, reason)
+    if limits.max_density is None and limits.min_weights is None:
+        _join(model, plan)
     return plan
 
 
-def _choose(layer: WeightLayer, weight: Tensor, max_density: float, min_weights: int) -> tuple[str, str]:
-    """What a layer with this effective weight is to be, and why."""
-    size = weight.numel()
-    if not isinstance(layer, torch.nn.Linear):
-        left = f"{int(torch.count_nonzero(weight)) / max(size, 1):.2%} of {size:,} weights left"
-        return plain_class(layer).__name__, f"{left}; convolutions have no sparse kernel"
-    if size < min_weights:
-        return "Linear", f"{size:,} weights are fewer than {min_weights:,}"
+def _weight_of(layer: WeightLayer) -> Tensor:
+    """The weight in eval mode, pruned ones at zero."""
+    return layer.pruned_weight() if isinstance(layer, Variational) else layer.weight
+
+
+def _kind_of(layer: WeightLayer) -> str | None:
+    """`choice`'s name of the layer's kind; None where there is no sparse one."""
+    if isinstance(layer, torch.nn.Linear):
+        return "linear"
+    plain = isinstance(layer, torch.nn.Conv2d) and layer.padding_mode == "zeros"
+    even = plain and all(d * (k - 1) % 2 == 0 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    return "conv2d" if plain and (even or layer.padding != "same") else None
+
+
+def _choose(layer: WeightLayer, limits: Limits) -> tuple[str, str]:
+    """What a layer is to be, and why."""
+    dense, weight = plain_class(layer).__name__, _weight_of(layer)
+    size, kind = weight.numel(), _kind_of(layer)
     density = int(torch.count_nonzero(weight)) / max(size, 1)
-    if density > max_density:
-        return "Linear", f"{density:.2%} of {size:,} weights left, more than {max_density:.2%}"
-    return "SparseLinear", f"{density:.2%} of {size:,} weights left"
+    left = f"{density:.2%} of {size:,} weights left"
+    if kind is None:
+        return dense, f"{left}; there is no sparse layer of this kind"
+    sparse = "SparseLinear" if kind == "linear" else "SparseConv2d"
+    if layer in limits.inputs:
+        candidate = _made(layer, sparse).eval()
+        gain = faster(candidate, _dense_of(layer).eval(), [limits.inputs[layer]])
+        return (sparse if gain >= 1 else dense), f"{left}; sparse is {gain:.2f} times as fast"
+    if limits.max_density is None and limits.min_weights is None:
+        most = densest(kind, size)
+        if most == 0:
+            return dense, f"{size:,} weights are too few for a sparse layer to be faster"
+    else:
+        least = limits.min_weights or 0
+        if size < least:
+            return dense, f"{size:,} weights are fewer than {least:,}"
+        # a size was named at which sparse layers are wanted: those the table has none for are not to be many
+        most = max(densest(kind, size), _DENSITY) if limits.max_density is None else limits.max_density
+    return (dense, f"{left}, more than {most:.2%}") if density > most else (sparse, left)
+
+
+def _join(model: torch.nn.Module, plan: dict[WeightLayer, LayerChange]) -> None:
+    """Let small linear layers join the call of sparse neighbours in a torch.nn.Sequential."""
+    for sequential in model.modules():
+        if type(sequential) is not torch.nn.Sequential:
+            continue
+        before: torch.nn.Module | None = None
+        for module in sequential:
+            change = plan.get(module)  # type: ignore[call-overload]
+            if change is not None and before is not None and change.after == "Linear":
+                weight = _weight_of(module)  # type: ignore[arg-type]
+                kept = int(torch.count_nonzero(weight))
+                if kept <= max(_SMALL, _SPARSE * weight.numel()) and why_not_plain(module) is None:
+                    reason = f"{change.reason}, but none where a sparse neighbour is called anyway"
+                    plan[module] = LayerChange(change.name, change.before, "SparseLinear", reason)  # type: ignore[index]
+                    change = plan[module]  # type: ignore[index]
+            if change is not None:
+                before = module if change.after == "SparseLinear" else None
+            elif type(module) is not torch.nn.ReLU and type(module) not in IDLE:
+                before = None
 
 
 @torch.no_grad()
-def _made(layer: WeightLayer, change: LayerChange) -> torch.nn.Module:
-    """The layer that replaces `layer`."""
-    if change.after != "SparseLinear":
-        assert isinstance(layer, Variational)
-        return carry_over(layer, layer.to_dense())
-    weight = layer.pruned_weight() if isinstance(layer, Variational) else layer.weight
-    sparse = SparseLinear.from_dense(weight, layer.bias)
+def _dense_of(layer: WeightLayer) -> torch.nn.Module:
+    return layer.to_dense() if isinstance(layer, Variational) else layer
+
+
+@torch.no_grad()
+def _made(layer: WeightLayer, after: str) -> torch.nn.Module:
+    """The layer of class `after` that replaces `layer`."""
+    weight = _weight_of(layer)
+    sparse: SparseLinear | SparseConv2d
+    if after == "SparseLinear":
+        sparse = SparseLinear.from_dense(weight, layer.bias)
+    elif after == "SparseConv2d":
+        assert isinstance(layer, torch.nn.Conv2d)
+        sparse = SparseConv2d.from_dense(layer, weight)
+    else:
+        return carry_over(layer, _dense_of(layer))
     sparse.values.requires_grad_(layer.weight.requires_grad)
     if sparse.bias is not None and layer.bias is not None:
         sparse.bias.requires_grad_(layer.bias.requires_grad)

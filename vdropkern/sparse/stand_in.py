@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..nn import Dropout
+from .conv import SparseConv2d
 from .known import CONV_ARGUMENTS
 from .linear import SparseLinear
 from .structure import StructureError
@@ -21,11 +22,22 @@ def _geometry(layer: torch.nn.Module | None) -> tuple[str, tuple[Any, ...]] | No
     bias = getattr(layer, "bias", None) is not None
     if isinstance(layer, (torch.nn.Linear, SparseLinear)):
         return "linear (in_features, out_features, bias)", (layer.in_features, layer.out_features, bias)
-    for cls in (torch.nn.Conv1d, torch.nn.Conv2d):
-        if isinstance(layer, cls):
-            values = tuple(bias if name == "bias" else getattr(layer, name) for name in CONV_ARGUMENTS)
-            return f"{cls.__name__} ({', '.join(CONV_ARGUMENTS)})", values
+    for cls, sparse in ((torch.nn.Conv1d, ()), (torch.nn.Conv2d, SparseConv2d)):
+        if isinstance(layer, (cls, sparse)):
+            own = {name: getattr(layer, name, None) for name in CONV_ARGUMENTS}
+            own |= {"bias": bias, "padding": _padding(layer), "padding_mode": own["padding_mode"] or "zeros"}
+            return f"{cls.__name__} ({', '.join(own)})", tuple(own.values())
     return None
+
+
+def _padding(layer: Any) -> Any:
+    """As numbers, which is how sparse convolutions have it, where there are such."""
+    if layer.padding == "valid":
+        return tuple(0 for _ in layer.kernel_size)
+    total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    if layer.padding == "same" and not any(size % 2 for size in total):
+        return tuple(size // 2 for size in total)
+    return layer.padding
 
 
 def check_stands_in(name: str, old: torch.nn.Module | None, new: torch.nn.Module, shrunk: bool) -> None:

@@ -236,20 +236,27 @@ def check_pack(packed: Tensor) -> None:
         raise ValueError("packed: index must lie in its block")
 
 
+def rows_and_steps(p: Parts) -> tuple[Tensor, Tensor]:
+    """(row [steps, 8], that of places without one beyond all others; block [steps]) of every step."""
+    segment, slices = _segments(p), max(p.header["slices"], 1)
+    group = torch.repeat_interleave(torch.arange(p.header["groups"]), p.start.diff())
+    row = torch.where(
+        p.rows == NO_ROW, 1 << 40, p.rows + (segment % slices)[:, None] * p.header["slice_rows"]
+    )
+    return row[group], (segment // slices)[group]
+
+
 def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
     """(weight [O, I], bias [O]) in float32, of a linear layer's packed matrix."""
     p = parts(packed)
-    h, lengths, segment = p.header, p.start.diff(), _segments(p)
-    group = torch.repeat_interleave(torch.arange(h["groups"]), lengths)
-    begin = p.begins[:-1][segment // max(h["slices"], 1)]
-    row = p.rows + (segment % max(h["slices"], 1))[:, None] * h["slice_rows"]
-    weight = torch.zeros(h["out"] + 1, h["in"] + 1)
+    out, inp = p.header["out"], p.header["in"]
+    row, block = rows_and_steps(p)
     col = p.index // UNIT
-    is_zero = col == (p.begins.diff()[segment // max(h["slices"], 1)])[group][:, None]
-    to_row = torch.where(is_zero, h["out"], row[group].clamp(max=h["out"]))
-    to_col = torch.where(is_zero, h["in"], begin[group][:, None] + col)
-    weight.index_put_((to_row, to_col), p.values.float())
-    weight = weight[: h["out"], : h["in"]]
+    is_zero = col == p.begins.diff()[block][:, None]
+    to_row = torch.where(is_zero, out, row.clamp(max=out))
+    to_col = torch.where(is_zero, inp, p.begins[:-1][block][:, None] + col)
+    weight = torch.zeros(out + 1, inp + 1).index_put_((to_row, to_col), p.values.float())
+    weight = weight[:out, :inp]
     return (weight * p.scales[:, None] if p.scales.numel() else weight).contiguous(), p.bias.clone()
 
 

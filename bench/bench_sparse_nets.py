@@ -1,0 +1,133 @@
+"""Whole pruned nets, end to end: what `sparsify` makes of them beside what else a user could pick."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import vdropkern as vdk
+from vdropkern import sparse
+
+from .cases import Contender, MissingError, PrunedNet
+from .gate import compare
+
+# zeros by layer: Molchanov et al. 2017, table 1; of the VGG-like net the paper prints the whole net's alone
+_LENET_300 = (0.989, 0.972, 0.62)
+_LENET_5 = (0.67, 0.98, 0.998, 0.95)
+_VGG = 1 - 1 / 68
+_VGG_CHANNELS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)  # 0: pooling
+
+
+def _lenet_300_100() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
+
+
+def _lenet_5() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10),
+    )  # fmt: skip
+
+
+def _vgg() -> nn.Sequential:
+    parts: list[nn.Module] = []
+    channels = 3
+    for out in _VGG_CHANNELS:
+        if not out:
+            parts.append(nn.MaxPool2d(2))
+            continue
+        parts += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
+        channels = out
+    return nn.Sequential(*parts, nn.Flatten(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+
+
+_NETS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...], Any]] = {
+    "lenet-300-100": (_lenet_300_100, (784,), _LENET_300),
+    "lenet-5": (_lenet_5, (1, 28, 28), _LENET_5),
+    "vgg": (_vgg, (3, 32, 32), _VGG),
+}
+
+
+@torch.no_grad()
+def _dense(spec: PrunedNet) -> nn.Sequential:
+    """The net with that share of each layer's weights at zero, at random places."""
+    build, _, sparsity = _NETS[spec.net]
+    torch.manual_seed(1)
+    net = build().eval()
+    layers = [m for m in net if isinstance(m, (nn.Linear, nn.Conv2d))]
+    shares = sparsity if isinstance(sparsity, tuple) else (sparsity,) * len(layers)
+    for layer, share in zip(layers, shares, strict=True):
+        kept = torch.rand(layer.weight.shape) >= share
+        # of the size that what is left would have been trained to
+        layer.weight.copy_(torch.where(kept, layer.weight / (1 - share) ** 0.5, 0.0))
+    return net
+
+
+def _x(spec: PrunedNet) -> Tensor:
+    return torch.randn(spec.batch, *_NETS[spec.net][1], generator=torch.Generator().manual_seed(2))
+
+
+def _sparse(spec: PrunedNet) -> nn.Module:
+    return vdk.sparsify(_dense(spec), _x(spec))
+
+
+def _timed(forward: Callable[[Tensor], object], x: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        with torch.inference_mode():
+            forward(x)
+
+    return run
+
+
+def _onnx(spec: PrunedNet) -> Callable[[Tensor], Tensor]:
+    for name in ("onnxruntime", "onnxscript"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingError(f"{name} is not installed")
+    import tempfile
+
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of torch
+        sparse.to_onnx(_dense(spec), f"{folder}/net.onnx", _x(PrunedNet(spec.net, 2)))
+        session = onnxruntime.InferenceSession(f"{folder}/net.onnx", options, ["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+def _compiled(spec: PrunedNet) -> Any:
+    return torch.compile(_dense(spec))
+
+
+def _make(net: Callable[[PrunedNet], Callable[[Tensor], object]], spec: PrunedNet) -> Callable[[], None]:
+    return _timed(net(spec), _x(spec))
+
+
+CONTENDERS = {
+    "dense": Contender("dense torch layers", partial(_make, _dense), core=True),
+    "vdropkern": Contender("vdropkern.sparsify", partial(_make, _sparse), core=True),
+    "compile": Contender("torch.compile of the dense net", partial(_make, _compiled)),
+    "onnx": Contender("ONNX Runtime, dense with zeros", partial(_make, _onnx), package="onnxruntime"),
+}
+
+
+def gate(spec: PrunedNet) -> list[str]:
+    """The sparse net against the dense one in float64."""
+    x = _x(spec)
+    with torch.inference_mode():
+        found = {"vdropkern": _sparse(spec)(x)}
+        truth = _dense(spec).double()(x.double())
+    lengths = (m.weight[0].numel() for m in _dense(spec) if isinstance(m, (nn.Linear, nn.Conv2d)))
+    return compare(found, dict.fromkeys(found, truth), sum(lengths))
+
+
+def test_sparse_nets(timed: Callable[[], None]) -> None:
+    timed()

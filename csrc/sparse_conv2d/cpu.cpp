@@ -1,0 +1,197 @@
+// Tiles of eight columns by up to four rows of outputs: a weight meets eight neighbouring inputs a row,
+// wherever in the kernel's window it stands, so no columns are ever laid out.
+#include "sparse_conv2d.h"
+
+#include "../common/workspace.h"
+#include "../spmm/tile.h"
+
+namespace vdk {
+namespace VDK_ISA {
+namespace {
+
+constexpr int64_t kEight = 8;
+#if defined(__AVX512F__)
+constexpr int64_t kVectors = 4;  // as many as there are registers for
+#elif defined(__AVX2__)
+constexpr int64_t kVectors = 3;
+#else
+constexpr int64_t kVectors = 1;
+#endif
+
+void multiply(const TileArgs& t, const ImageLayout& lay, int64_t vectors) {
+  const int64_t slices = t.pack.h.slices;
+#if defined(__AVX512F__)
+  if (vectors == 4) return multiply_tile<Vec8, 4, 4>(t, lay, 0, slices);
+#endif
+#if defined(__AVX2__)
+  if (vectors == 3) return multiply_tile<Vec8, 3, 4>(t, lay, 0, slices);
+  if (vectors == 2) return multiply_tile<Vec8, 2, 4>(t, lay, 0, slices);
+#endif
+  (void)vectors;
+  multiply_tile<Vec8, 1, 4>(t, lay, 0, slices);
+}
+
+VDK_INLINE void copy_few(const float* from, float* to, int64_t n) {
+  for (; n >= 8; n -= 8, from += 8, to += 8) store_as(to, load_as<Vec8>(from));
+  for (; n > 0; --n) *to++ = *from++;
+}
+
+// One phase of a band's columns: which of the image's they are, every `step`-th, and where padding stands.
+struct Phase {
+  int64_t before, inside, source, step;  // zeros, then inputs from column `source`, then zeros
+
+  Phase(const SparseConvArgs& a, int64_t first) : step(a.plane.phases_w) {
+    const int64_t skipped = first < a.pad_w ? (a.pad_w - first + step - 1) / step : 0;
+    before = skipped < a.plane.cols ? skipped : a.plane.cols;
+    source = before * step + first - a.pad_w;
+    const int64_t there = a.width > source ? (a.width - source + step - 1) / step : 0;
+    inside = there < a.plane.cols - before ? there : a.plane.cols - before;
+  }
+};
+
+VDK_INLINE void stage_row(const float* from, const Phase& phase, int64_t cols, float* to) {
+  for (int64_t c = 0; c < phase.before; ++c) to[c] = 0;
+  if (phase.step == 1)
+    copy_few(from + phase.source, to + phase.before, phase.inside);
+  else
+    for (int64_t c = 0; c < phase.inside; ++c) to[phase.before + c] = from[phase.source + c * phase.step];
+  for (int64_t c = phase.before + phase.inside; c < cols; ++c) to[c] = 0;
+}
+
+// Channels [begin, end) of the band that begins with output row `top`, as the weights' indices read them.
+void stage(const SparseConvArgs& a, const float* image, int64_t top, int64_t begin, int64_t end, float* to) {
+  const ConvPlane& p = a.plane;
+  for (int64_t block = 0; block < a.pack.h.blocks; ++block) {
+    const int64_t last = a.pack.columns[block + 1];
+    for (int64_t ph = 0; ph < p.phases_h; ++ph)
+      for (int64_t pw = 0; pw < p.phases_w; ++pw) {
+        const Phase phase(a, pw);
+        const int64_t offset = (ph * p.phases_w + pw) * p.rows * p.cols;
+        for (int64_t c = a.pack.columns[block] > begin ? a.pack.columns[block] : begin; c < last && c < end;
+             ++c) {
+          float* row = to + (c + block) * p.size() + offset;
+          for (int64_t r = 0; r < p.rows; ++r, row += p.cols) {
+            const int64_t source = (top + r) * p.phases_h + ph - a.pad_h;
+            if (source < 0 || source >= a.height)
+              for (int64_t i = 0; i < p.cols; ++i) row[i] = 0;
+            else
+              stage_row(image + (c * a.height + source) * a.width, phase, p.cols, row);
+          }
+        }
+      }
+    if (last > begin && last <= end)  // the zero behind the block
+      __builtin_memset(to + (last + block) * p.size(), 0, size_t(p.size()) * sizeof(float));
+  }
+}
+
+struct Buffers {
+  float *staged, *tile, *decoded;
+};
+
+size_t carve(const SparseConvArgs& a, void* base, Buffers& b) {
+  Carver c(base);
+  b.tile = c.take<float>(a.pack.h.out * kVectors * kEight);
+  b.decoded = c.take<float>(a.pack.h.longest * kPackRows);
+  const int64_t planes = a.channels + a.pack.h.blocks;
+  b.staged = c.take<float>(planes * a.plane.size() + kEight);  // the last vector reads beyond
+  return c.used();
+}
+Buffers buffers(const SparseConvArgs& a, Scratch which) {
+  Buffers b;
+  const size_t bytes = carve(a, nullptr, b);
+  carve(a, scratch(which, bytes), b);
+  return b;
+}
+
+// The outputs of a tile, of all channels: `rows` x `cols` from (row, col) of a band.
+void run_tile(const SparseConvArgs& a, const float* staged, const Buffers& own, float* y, int64_t row,
+              int64_t col, int64_t rows, int64_t cols) {
+  const int64_t pixels = a.out_height * a.out_width, in = a.plane.cols;
+  const bool along = a.out_width > kEight;
+  const int64_t vectors = along ? (cols + kEight - 1) / kEight : rows;
+  float* const to = y + row * a.out_width + col;
+  TileArgs t{a.pack, staged + row * in + col, a.plane.size(), to, own.decoded, a.relu};
+  const ImageLayout direct{along ? kEight : in, along ? kEight : a.out_width, pixels};
+  // what is added to once and again stays in a tile of its own: channels may lie where caches hold but few
+  if (cols % kEight == 0 && a.pack.h.blocks == 1) return multiply(t, direct, vectors);
+  t.y = own.tile;
+  multiply(t, {direct.in, kEight, vectors * kEight}, vectors);
+  for (int64_t o = 0; o < a.pack.h.out; ++o)
+    for (int64_t r = 0; r < rows; ++r)
+      copy_few(own.tile + (o * vectors + r) * kEight, to + o * pixels + r * a.out_width, cols);
+}
+
+// Tiles [begin, end) of a band of `rows` rows.
+void run_tiles(const SparseConvArgs& a, const float* staged, const Buffers& own, float* y, int64_t rows,
+               int64_t begin, int64_t end) {
+  const bool along = a.out_width > kEight;
+  const int64_t high = along ? 1 : kVectors, wide = along ? kVectors * kEight : kEight;
+  const int64_t in_row = (a.out_width + wide - 1) / wide;
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t row = tile / in_row * high, col = tile % in_row * wide;
+    run_tile(a, staged, own, y, row, col, rows - row < high ? rows - row : high,
+             a.out_width - col < wide ? a.out_width - col : wide);
+  }
+}
+
+// Of image `image`, the outputs that begin with row `top`.
+float* band_outputs(const SparseConvArgs& a, int64_t image, int64_t top) {
+  return a.y + (image * a.pack.h.out * a.out_height + top) * a.out_width;
+}
+
+int64_t tile_count(const SparseConvArgs& a, int64_t rows) {
+  if (a.out_width <= kEight) return (rows + kVectors - 1) / kVectors;
+  return rows * ((a.out_width + kVectors * kEight - 1) / (kVectors * kEight));
+}
+
+int64_t band_rows(const SparseConvArgs& a, int64_t top) {
+  return a.out_height - top < a.plane.band ? a.out_height - top : a.plane.band;
+}
+
+// Bands of one image, each shared among threads: first its channels, then its tiles.
+void share_image(const SparseConvArgs& a, int64_t image, int64_t tasks, const Parallel& parallel) {
+  const Buffers shared = buffers(a, Scratch::kShared);
+  const float* const x = a.x + image * a.channels * a.height * a.width;
+  for (int64_t top = 0; top < a.out_height; top += a.plane.band) {
+    const int64_t rows = band_rows(a, top), tiles = tile_count(a, rows);
+    parallel(tasks, [&](int64_t task) {
+      const Range mine = part_of(a.channels, 1, task, tasks);
+      stage(a, x, top, mine.begin, mine.end, shared.staged);
+    });
+    parallel(tasks, [&](int64_t task) {
+      const Range mine = part_of(tiles, 1, task, tasks);
+      run_tiles(a, shared.staged, buffers(a, Scratch::kTask), band_outputs(a, image, top), rows, mine.begin,
+                mine.end);
+    });
+  }
+}
+
+void run_band(const SparseConvArgs& a, int64_t image, int64_t top) {
+  const Buffers own = buffers(a, Scratch::kTask);
+  stage(a, a.x + image * a.channels * a.height * a.width, top, 0, a.channels, own.staged);
+  const int64_t rows = band_rows(a, top);
+  run_tiles(a, own.staged, own, band_outputs(a, image, top), rows, 0, tile_count(a, rows));
+}
+
+}  // namespace
+
+void sparse_conv2d(const SparseConvArgs& a, const Parallel& parallel) {
+  const int64_t bands = (a.out_height + a.plane.band - 1) / a.plane.band, units = a.batch * bands;
+  const int64_t work = a.pack.h.steps * kPackRows * a.out_height * a.plane.cols / 8 +
+                       a.channels * a.height * a.width / 4;  // cycles of one image, about
+  constexpr int64_t kGrain = 24000;
+  const int64_t wanted = a.batch * work / kGrain + 1;
+  const int64_t tasks = wanted < parallel.threads ? wanted : parallel.threads;
+  if (units < 2 * tasks && tasks > 1) {
+    for (int64_t image = 0; image < a.batch; ++image) share_image(a, image, tasks, parallel);
+    return;
+  }
+  parallel(tasks, [&](int64_t task) {
+    const Range mine = part_of(units, 1, task, tasks);
+    for (int64_t unit = mine.begin; unit < mine.end; ++unit)
+      run_band(a, unit / bands, unit % bands * a.plane.band);
+  });
+}
+
+}  // namespace VDK_ISA
+}  // namespace vdk

@@ -1,0 +1,31 @@
+// A convolution with a packed sparse weight, straight from the padded image.
+#pragma once
+#include "../common/isa.h"
+#include "../common/parallel.h"
+#include "../spmm/pack.h"
+
+namespace vdk {
+
+// Rows of outputs are computed in bands. For a band, a channel's plane holds the inputs that it reads,
+// padding among them, one phase of the stride after the other, so that what neighbouring outputs read are
+// neighbours.
+struct ConvPlane {
+  int64_t phases_h, phases_w;  // the stride
+  int64_t rows, cols;          // of one phase
+  int64_t band;                // rows of outputs
+  int64_t size() const { return phases_h * phases_w * rows * cols; }
+};
+
+struct SparseConvArgs {
+  const Pack& pack;
+  ConvPlane plane;
+  int64_t batch, channels, height, width;
+  int64_t pad_h, pad_w;
+  int64_t out_height, out_width;
+  bool relu;
+  const float* x;  // [batch, channels, height, width]
+  float* y;        // [batch, pack.h.out, out_height, out_width]
+};
+
+VDK_DECLARE_KERNEL(void sparse_conv2d(const SparseConvArgs& args, const Parallel& parallel);)
+}  // namespace vdk

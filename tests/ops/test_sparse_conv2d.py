@@ -1,0 +1,235 @@
+"""sparse_conv2d: against torch's convolution in float64, of any geometry; SparseConv2d, its layer."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import vdropkern as vdk
+from tests.tolerance import assert_close
+from vdropkern import _backend
+from vdropkern.ops.sparse_conv2d import _op, band_of, sparse_conv2d
+from vdropkern.ops.spmm.pack import check_pack
+from vdropkern.sparse import SparseConv2d
+
+ISAS = _backend.cpu_isas()
+# in, out, kernel, stride, padding, dilation, groups, image
+CONVS = {
+    "3x3": (5, 11, 3, 1, 1, 1, 1, (9, 13)),
+    "3x3-wide": (4, 9, 3, 1, 1, 1, 1, (3, 71)),
+    "3x3-short": (20, 30, 3, 1, 1, 1, 1, (8, 8)),
+    "1x1": (7, 10, 1, 1, 0, 1, 1, (6, 17)),
+    "5x5-stride": (3, 6, 5, 2, 2, 1, 1, (15, 20)),
+    "uneven": (4, 5, (3, 2), (3, 2), (4, 0), (1, 3), 1, (11, 19)),
+    "stride-beyond-kernel": (3, 4, 1, 3, 1, 1, 1, (10, 8)),
+    "dilated": (3, 4, 3, 1, 2, 2, 1, (9, 12)),
+    "padding-beyond-image": (2, 3, 3, 1, 7, 1, 1, (2, 3)),
+    "groups": (6, 9, 3, 1, 1, 1, 3, (7, 9)),
+    "depthwise": (8, 8, 3, 2, 1, 1, 8, (12, 10)),
+    "blocks-and-bands": (40, 7, 3, 1, 1, 1, 1, (60, 60)),
+    "one-column": (2, 3, (3, 1), 1, 0, 1, 1, (5, 1)),
+}
+
+
+def layer(name: str, density: float = 0.3, activation: str = "none", bias: bool = True) -> SparseConv2d:
+    inp, out, kernel, stride, padding, dilation, groups, _ = CONVS[name]
+    conv = torch.nn.Conv2d(inp, out, kernel, stride, padding, dilation, groups, bias)
+    with torch.no_grad():
+        conv.weight.mul_(torch.rand_like(conv.weight) < density)
+    return SparseConv2d.from_dense(conv, activation=activation)
+
+
+def truth(sparse: SparseConv2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs before the activation and the size of their terms, in float64."""
+    w, g = sparse.weight_dense().detach().double(), sparse
+    b = torch.zeros(len(w), dtype=torch.float64) if g.bias is None else g.bias.detach().double()
+
+    def conv(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(x, w, b, g.stride, g.padding, g.dilation, g.groups)
+
+    return conv(x.double(), w, b), conv(x.double().abs(), w.abs(), b.abs())
+
+
+def check(sparse: SparseConv2d, x: Tensor) -> None:
+    with torch.no_grad():
+        y = sparse(x)
+    assert sparse.packed_bytes() > 0, "another path was taken"
+    expected, magnitude = truth(sparse, x)
+    expected = expected.relu() if sparse.activation == "relu" else expected
+    assert y.dtype == x.dtype and y.is_contiguous()
+    assert_close(y, expected, magnitude, sparse.matrix_shape[1] + 1)
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_kernels(name: str) -> None:
+    for density in (0.0, 0.1, 1.0):
+        sparse = layer(name, density, "relu" if density else "none")
+        for isa in ISAS:
+            with _backend.use_cpu_isa(isa):
+                for batch in (1, 3):
+                    check(sparse, torch.randn(batch, CONVS[name][0], *CONVS[name][-1]))
+        geometry = sparse._geometry(torch.randn(1, CONVS[name][0], *CONVS[name][-1]))
+        check_pack(sparse.packed(geometry))
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_reference(name: str) -> None:
+    sparse, x = layer(name), torch.randn(2, CONVS[name][0], *CONVS[name][-1])
+    geometry = sparse._geometry(x)
+    packed = sparse.packed(geometry)
+    with vdk.use_backend("reference"):
+        y = sparse_conv2d(x, packed, sparse.out_channels, geometry, False)
+    expected, magnitude = truth(sparse, x)
+    assert_close(y, expected, magnitude, sparse.matrix_shape[1] + 1)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[SparseConv2d, Tensor]:
+    small = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    kernel, stride, dilation = draw(small), draw(small), draw(small)
+    padding = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    groups = draw(st.integers(1, 2))
+    inp, out = groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 5))
+    least = [max(d * (k - 1) + 1 - 2 * p, 1) for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    image = [n + draw(st.integers(0, 20)) for n in least]
+    torch.manual_seed(draw(st.integers(0, 99)))
+    conv = torch.nn.Conv2d(inp, out, kernel, stride, padding, dilation, groups)
+    with torch.no_grad():
+        conv.weight.mul_(torch.rand_like(conv.weight) < draw(st.sampled_from([0.0, 0.2, 1.0])))
+    return SparseConv2d.from_dense(conv), torch.randn(draw(st.integers(1, 3)), inp, *image)
+
+
+@given(problem=problems(), threads=st.sampled_from([1, 2]))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_any_geometry(problem: tuple[SparseConv2d, Tensor], threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        check(*problem)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_results_do_not_depend_on_threads() -> None:
+    sparse, before = layer("blocks-and-bands"), torch.get_num_threads()
+    try:
+        for batch in (1, 5):
+            x, results = torch.randn(batch, 40, 60, 60), []
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                with torch.no_grad():
+                    results.append(sparse(x))
+            assert all(torch.equal(y, results[0]) for y in results)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.int8], ids=str)
+def test_stored_in_fewer_bits_and_half_images(stored: torch.dtype) -> None:
+    sparse = layer("groups", 0.5)
+    sparse.store_as(stored)
+    for dtype in (torch.float32, torch.bfloat16):
+        check(sparse, torch.randn(2, 6, 7, 9).to(dtype))
+    check(sparse, torch.randn(2, 6, 9, 7).mT)
+    check(sparse, torch.randn(2, 6, 7, 9).to(memory_format=torch.channels_last))
+
+
+def test_what_is_not_stored_is_not_multiplied() -> None:
+    conv = torch.nn.Conv2d(2, 9, 3, padding=1, bias=False)
+    with torch.no_grad():
+        conv.weight[:, 1], conv.weight[1:, 0] = 0, 0
+        conv.weight[:, 0, 1, 1] = 1
+    x = torch.full((1, 2, 6, 11), torch.nan)
+    x[:, 0] = 3
+    with torch.no_grad():
+        y = SparseConv2d.from_dense(conv)(x)
+    assert y[:, 1:].eq(3).all() and y.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["3x3", "groups", "uneven"])
+def test_gradients(name: str) -> None:
+    sparse, x = layer(name, activation="relu"), torch.randn(2, CONVS[name][0], *CONVS[name][-1])
+    dense = copy.deepcopy(sparse).to_dense()
+    results = []
+    for model in (sparse, dense):
+        leaf = x.clone().requires_grad_()
+        y = model(leaf)
+        y.square().sum().backward()
+        results.append((y, leaf.grad))
+    torch.testing.assert_close(results[0], results[1])
+    kept = dense[0].weight.grad.reshape(sparse.matrix_shape)[sparse.weight_matrix() != 0]
+    torch.testing.assert_close(sparse.values.grad, kept)
+    torch.testing.assert_close(sparse.bias.grad, dense[0].bias.grad)
+
+
+def test_paths_without_a_kernel() -> None:
+    sparse = layer("3x3")
+    wide = torch.randn(1, 5, 3, 40_000)  # one row is too long for 16-bit indices
+    assert band_of(sparse._geometry(wide)) == 0
+    with torch.no_grad():
+        for x in (wide, torch.randn(5, 9, 13), torch.randn(0, 5, 9, 13)):
+            torch.testing.assert_close(sparse(x), sparse.to_dense()(x))
+        with pytest.raises(RuntimeError, match="expected input"):
+            sparse(torch.randn(1, 6, 9, 13))
+    torch._dynamo.reset()
+    compiled = torch.compile(sparse, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 5, 9, 13)
+    torch.testing.assert_close(compiled(x), sparse(x))
+
+
+def test_image_sizes_take_turns() -> None:
+    sparse = layer("3x3", bias=False)
+    for size in ((9, 13), (30, 5), (9, 13)):
+        check(sparse, torch.randn(1, 5, *size))
+
+
+def test_opcheck_and_what_is_refused() -> None:
+    sparse, x = layer("uneven"), torch.randn(2, 4, 11, 19)
+    geometry = sparse._geometry(x)
+    sizes = [list(pair) for pair in geometry[1:5]]
+    packed, band = sparse.packed(geometry), band_of(geometry)
+    torch.library.opcheck(_op.native, (x, packed, 5, *sizes, band, True))
+    for bad_x, bad_packed, out, bad_band in (
+        (x, packed[:-64], 5, band), (x, packed, 6, band), (x, packed, 5, 0), (x, packed, 5, band + 9),
+        (x[..., 2:], packed, 5, band), (x[:, 1:], packed, 5, band), (x[0], packed, 5, band),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match="sparse_conv2d: "), vdk.use_backend("cpu"):
+            _op.native(bad_x, bad_packed, out, *sizes, bad_band, True)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"groups": 2}, "multiples of groups"),
+        ({"kernel_size": 0}, "kernel_size must be an int >= 1"),
+        ({"padding": (1, -1)}, "padding must be an int >= 0"),
+        ({"stride": (1, 2, 3)}, "stride must be"),
+        ({"nnz": 99}, r"nnz must lie in \[0, 36\]"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SparseConv2d(**{"in_channels": 1, "out_channels": 4, "kernel_size": 3, **arguments})  # type: ignore[arg-type]
+
+
+def test_from_dense_and_back() -> None:
+    same = torch.nn.Conv2d(2, 3, (3, 5), padding="same", dilation=(2, 1))
+    sparse = SparseConv2d.from_dense(same)
+    assert sparse.padding == (2, 2) and SparseConv2d.from_dense(
+        torch.nn.Conv2d(1, 1, 1, padding="valid")
+    ).padding == (0, 0)
+    assert torch.equal(sparse.to_dense().weight, same.weight) and "kernel_size=(3, 5)" in repr(sparse)
+    for conv, words in (
+        (torch.nn.Conv2d(1, 1, 2, padding="same"), "the same on both sides"),
+        (torch.nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "padding_mode must be 'zeros'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            SparseConv2d.from_dense(conv)
+    fresh = SparseConv2d(2, 3, (3, 5), padding=(2, 2), dilation=(2, 1), nnz=sparse.nnz)
+    fresh.load_state_dict(sparse.state_dict())
+    assert torch.equal(fresh.weight_dense(), sparse.weight_dense())

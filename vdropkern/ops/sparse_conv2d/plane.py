@@ -1,0 +1,92 @@
+"""Where the kernel of `sparse_conv2d` finds the inputs of a weight; `csrc/sparse_conv2d` reads the same.
+
+Outputs are computed in bands of rows. For a band, a channel's plane holds what it reads of the padded image,
+one phase of the stride after the other. In a phase, outputs that are neighbours read neighbours, so a
+weight's place in the window is one offset, and a run of outputs needs a run of inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+
+from ..spmm.pack import Columns
+
+__all__ = ["ConvGeometry", "Pair", "band_of", "conv_columns"]
+
+Pair = tuple[int, int]
+_PLANE = 4096  # floats a plane should have at most where channels need several blocks anyway
+_LEAST_BAND = 2  # rows of outputs for one of inputs that the next band reads again
+_INDICES = 1 << 16
+_STAGED = 1 << 15  # floats of a band, which shares L2 with the weights, the image and the outputs
+
+
+class ConvGeometry(NamedTuple):
+    """A convolution of images of one size."""
+
+    in_channels: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    image: Pair  # height, width
+
+    @property
+    def out_size(self) -> Pair:
+        """Height and width of the outputs; not positive where the window is larger than the padded image."""
+        h, w = (
+            (size + 2 * p - d * (k - 1) - 1) // s + 1
+            for size, k, s, p, d in zip(
+                self.image, self.kernel_size, self.stride, self.padding, self.dilation, strict=True
+            )
+        )
+        return h, w
+
+
+def _phase(g: ConvGeometry, band: int) -> Pair:
+    """Rows and columns of one phase of a band's plane."""
+    reach = [(k - 1) * d // s for k, d, s in zip(g.kernel_size, g.dilation, g.stride, strict=True)]
+    return band + reach[0], g.out_size[1] + reach[1]
+
+
+def _plane(g: ConvGeometry, band: int) -> int:
+    rows, cols = _phase(g, band)
+    return g.stride[0] * g.stride[1] * rows * cols
+
+
+@functools.lru_cache(maxsize=1024)  # a microsecond in place of ten, at every call
+def band_of(g: ConvGeometry) -> int:
+    """Rows of outputs in a band; 0 where there are none, or not even one can be indexed.
+
+    As many as keep all channels in one block and in L2, unless that means to read most rows twice.
+    """
+    one, height = _plane(g, 1), g.out_size[0]
+    if height < 1 or g.out_size[1] < 1 or 2 * one > _INDICES:  # a channel and the zero behind it
+        return 0
+    row = _plane(g, 2) - one
+    whole, part = (1 + (most - one) // row for most in (_STAGED // (g.in_channels + 1), _PLANE))
+    return min(height, whole if whole >= _LEAST_BAND * (one // row) else max(part, 1))
+
+
+def conv_columns(g: ConvGeometry) -> Columns:
+    """Places of the inputs of every weight (channel, row, column of the window)."""
+    band = band_of(g)
+    plane, (rows, cols) = _plane(g, band), _phase(g, band)
+    blocks = -(-g.in_channels // (_INDICES // plane - 1))
+    per_block = -(-g.in_channels // max(blocks, 1))
+    channel = torch.arange(g.in_channels)[:, None, None]
+    row = torch.arange(g.kernel_size[0])[:, None] * g.dilation[0]
+    col = torch.arange(g.kernel_size[1]) * g.dilation[1]
+    phase = row % g.stride[0] * g.stride[1] + col % g.stride[1]
+    place = (phase * rows + row // g.stride[0]) * cols + col // g.stride[1]  # in a plane
+    shape = (g.in_channels, *g.kernel_size)
+    begins = (torch.arange(blocks + 1) * per_block).clamp(max=g.in_channels)
+    return Columns(
+        (channel // max(per_block, 1)).expand(shape).flatten(),
+        (channel % max(per_block, 1) * plane + place).flatten(),
+        begins,
+        begins.diff() * plane,
+        plane,
+    )

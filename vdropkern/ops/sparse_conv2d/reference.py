@@ -1,0 +1,46 @@
+"""A convolution with a packed sparse weight: the weight taken apart, then torch's dense convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..spmm.pack import parts, rows_and_steps
+from .plane import ConvGeometry, conv_columns
+
+
+def unpack_conv(packed: Tensor, geometry: ConvGeometry) -> tuple[Tensor, Tensor]:
+    """(weight [O, C, kh, kw] without groups, bias [O]) of a packed convolution, in float32."""
+    p, columns = parts(packed), conv_columns(geometry)
+    width = 1 << 16
+    column_of = torch.full((p.header["blocks"], width), columns.block.shape[0])
+    column_of[columns.block, columns.index] = torch.arange(columns.block.shape[0])
+    row, block = rows_and_steps(p)
+    weight = torch.zeros(p.header["out"] + 1, columns.block.shape[0] + 1)
+    col = column_of[block[:, None], p.index]
+    row = torch.where(col == columns.block.shape[0], p.header["out"], row.clamp(max=p.header["out"]))
+    weight.index_put_((row, col), p.values.float())
+    weight = weight[:-1, :-1] * (p.scales[:, None] if p.scales.numel() else 1.0)
+    return weight.reshape(-1, geometry.in_channels, *geometry.kernel_size), p.bias.clone()
+
+
+def sparse_conv2d(
+    x: Tensor,  # [N, C, H, W]
+    packed: Tensor,  # uint8
+    out_channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    band: int,
+    relu: bool,
+) -> Tensor:  # [N, O, H', W']
+    """y = conv2d(x, weight) + bias, then ReLU where asked for."""
+    sizes = [(s[0], s[1]) for s in (kernel_size, stride, padding, dilation, x.shape[2:])]
+    geometry = ConvGeometry(x.shape[1], *sizes)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    weight, bias = (t.to(dtype) for t in unpack_conv(packed, geometry))
+    y = torch.nn.functional.conv2d(x.to(dtype), weight, bias, list(stride), list(padding), list(dilation))
+    return (y.relu() if relu else y).to(x.dtype).contiguous()
