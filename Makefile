@@ -28,7 +28,7 @@ CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0 bnn-lab==1.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick bench-methods bench-binary lint format typecheck docs-methods wheel kernels clean distclean
+.PHONY: help demo estimator-study test bench bench-quick bench-methods bench-binary lint format typecheck docs-methods wheel kernels clean distclean
 .PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels ladder
 
 help: ## list the targets
@@ -48,6 +48,9 @@ bench: $(PREFIX)-bench $(KERNELS) ## measure against dense torch, torch.compile 
 
 bench-quick: $(PREFIX)-bench $(KERNELS) ## the same with few rounds, to see that it works
 	$(PY) -m bench --quick $(ARGS)
+
+estimator-study: $(PREFIX)-demo $(KERNELS) ## one step of NES, CDG and straight-through estimators; ends with a report (minutes)
+	$(PY) -m vdropkern train estimator-study --out runs/estimator-study --overwrite $(ARGS)
 
 bench-methods: $(PREFIX)-bench $(KERNELS) ## noise, heads, convolutions, and every method's step against the dense layer's
 	$(PY) -m bench --page methods $(ARGS)

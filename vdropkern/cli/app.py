@@ -10,11 +10,13 @@ import typer
 
 from .. import _info
 from .._version import __version__
-from ..recipes import RECIPES
+from ..recipes import RECIPES, estimator_study
 from ..recipes.config import ALIASES, METHODS, TrainConfig
 from .info import render
 
-RECIPE_LIST = "; ".join(f"{recipe.name} ({recipe.summary})" for recipe in RECIPES.values())
+_SUMMARIES = {recipe.name: recipe.summary for recipe in RECIPES.values()}
+_SUMMARIES[estimator_study.NAME] = estimator_study.SUMMARY
+RECIPE_LIST = "; ".join(f"{name} ({summary})" for name, summary in _SUMMARIES.items())
 METHOD_LIST = ", ".join((*METHODS, *(f"{alias} (= {name})" for alias, name in ALIASES.items())))
 RUN, SETTINGS, MACHINE = "This run", "Settings (default: the recipe's for the data at hand)", "Machine"
 
@@ -149,6 +151,13 @@ def train(
         "clip_start": clip_start, "seed": seed,
     }  # fmt: skip
     given = {name: value for name, value in settings.items() if value is not None}
+    if recipe == estimator_study.NAME:
+        from .study import run_study
+
+        given |= {"data": data} if data is not None else {}
+        given |= {"device": device} if device != "cpu" else {}
+        run_study(given, out=out, overwrite=overwrite, resume=resume, threads=threads)
+        return
     run(recipe, given, data=data, out=out, resume=resume, overwrite=overwrite, threads=threads, device=device)
 
 

@@ -1,0 +1,37 @@
+"""`vdropkern train estimator-study`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from ..recipes import estimator_study
+from .console import UsageError, console, exit_codes, set_threads
+
+
+def run_study(
+    given: dict[str, Any], *, out: Path | None, overwrite: bool, resume: bool, threads: int | None
+) -> None:
+    """Measure, draw and report; of the settings only the seed is known to it."""
+    with exit_codes("train"):
+        unknown = [name for name in given if name != "seed"]
+        if unknown or resume:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in [*unknown, *["resume"] * resume])
+            raise UsageError(
+                f"{estimator_study.NAME} takes --seed, --out, --overwrite, --threads; not {named}"
+            )
+        if importlib.util.find_spec("matplotlib") is None:
+            raise UsageError('the report needs matplotlib: pip install "vdropkern[recipes]"')
+        config = estimator_study.StudyConfig(seed=given.get("seed", 0))
+        folder = out or Path("runs") / f"{estimator_study.NAME}-seed{config.seed}"
+        if not overwrite and any((folder / name).exists() for name in estimator_study.WRITTEN):
+            raise UsageError(f"{folder} holds a run already: --overwrite replaces it")
+        set_threads(threads)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise UsageError(f"--out: {folder} cannot be written ({err.strerror})") from err
+    document = estimator_study.run(config, lambda text: console.print(text, highlight=False))
+    report = estimator_study.write(document, folder)
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
