@@ -28,7 +28,7 @@ CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick bench-methods lint format typecheck docs-methods wheel kernels clean distclean
+.PHONY: help demo test bench bench-quick bench-methods bench-sparse lint format typecheck docs-methods wheel kernels clean distclean
 .PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels ladder
 
 help: ## list the targets
@@ -51,6 +51,10 @@ bench-quick: $(PREFIX)-bench $(KERNELS) ## the same with few rounds, to see that
 
 bench-methods: $(PREFIX)-bench $(KERNELS) ## noise, heads, convolutions, and every method's step against the dense layer's
 	$(PY) -m bench --page methods $(ARGS)
+
+bench-sparse: $(PREFIX)-bench $(KERNELS) ## sparse layers against dense ones and peers, on 1 and 2 threads, into docs/ (minutes)
+	OMP_NUM_THREADS=1 $(PY) -m bench.sparse --threads 1 --docs $(ARGS)
+	OMP_NUM_THREADS=2 $(PY) -m bench.sparse --threads 2 --docs $(ARGS)
 
 lint: $(PREFIX)-lint ## ruff, mypy and clang-format, changing nothing
 	$(PY) -m ruff check .
