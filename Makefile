@@ -28,7 +28,8 @@ CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0 bnn-lab==1.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo estimator-study test bench bench-quick bench-methods bench-binary lint format typecheck docs-methods wheel kernels clean distclean
+.PHONY: help demo estimator-study test bench bench-quick bench-methods bench-binary bench-sparse lint format typecheck
+.PHONY: docs-methods wheel kernels clean distclean
 .PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels ladder
 
 help: ## list the targets
@@ -57,6 +58,10 @@ bench-methods: $(PREFIX)-bench $(KERNELS) ## noise, heads, convolutions, and eve
 
 bench-binary: $(PREFIX)-bench $(KERNELS) ## binarised activations, weights and products, against eager torch and float32
 	$(PY) -m bench --page binary $(ARGS)
+
+bench-sparse: $(PREFIX)-bench $(KERNELS) ## sparse layers against dense ones and peers, on 1 and 2 threads, into docs/ (minutes)
+	OMP_NUM_THREADS=1 $(PY) -m bench.sparse --threads 1 --docs $(ARGS)
+	OMP_NUM_THREADS=2 $(PY) -m bench.sparse --threads 2 --docs $(ARGS)
 
 lint: $(PREFIX)-lint ## ruff, mypy and clang-format, changing nothing
 	$(PY) -m ruff check .

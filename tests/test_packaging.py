@@ -129,7 +129,8 @@ def smoke(python: Path, cwd: Path) -> dict[str, object]:
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Wheel):
     info = f"vdropkern-{vdropkern.__version__}.dist-info/"
-    files = [*(ROOT / "vdropkern").rglob("*.py"), *(ROOT / "vdropkern").rglob("configs/*.json")]
+    patterns = ("*.py", "configs/*.json", "crossover/*.json")
+    files = [path for pattern in patterns for path in (ROOT / "vdropkern").rglob(pattern)]
     package = {str(path.relative_to(ROOT)) for path in files}
     generated = {"vdropkern/_build.json"} | ({LIBRARY} if wheel.build["kernels"] else set())
     found = {name for name in wheel.names if not name.startswith(info)}

@@ -29,6 +29,7 @@ __all__ = ["plan_sparsification", "sparsify"]
 _DENSITY = 0.1  # of layers that `min_weights` alone asks for
 # what is faster than a dense layer of its own within a neighbour's call: few nonzeros, or few of all
 _SMALL, _SPARSE = 1024, 0.3
+_SHARED = 2**15  # weights of layers that are worth a shared call, though none is worth its own
 
 
 class Limits(NamedTuple):
@@ -199,24 +200,33 @@ def _choose(layer: WeightLayer, limits: Limits) -> tuple[str, str]:
 
 
 def _join(model: torch.nn.Module, plan: dict[WeightLayer, LayerChange]) -> None:
-    """Let small linear layers join the call of sparse neighbours in a torch.nn.Sequential."""
+    """Let linear layers that would stay dense alone share a call with their neighbours in a Sequential."""
     for sequential in model.modules():
         if type(sequential) is not torch.nn.Sequential:
             continue
-        before: torch.nn.Module | None = None
-        for module in sequential:
-            change = plan.get(module)  # type: ignore[call-overload]
-            if change is not None and before is not None and change.after == "Linear":
-                weight = _weight_of(module)  # type: ignore[arg-type]
-                kept = int(torch.count_nonzero(weight))
-                if kept <= max(_SMALL, _SPARSE * weight.numel()) and why_not_plain(module) is None:
-                    reason = f"{change.reason}, but none where a sparse neighbour is called anyway"
-                    plan[module] = LayerChange(change.name, change.before, "SparseLinear", reason)  # type: ignore[index]
-                    change = plan[module]  # type: ignore[index]
-            if change is not None:
-                before = module if change.after == "SparseLinear" else None
+        run: list[torch.nn.Linear] = []
+        for module in [*sequential, None]:
+            if isinstance(module, torch.nn.Linear) and _may_join(module, plan[module]):
+                run.append(module)
             elif type(module) is not torch.nn.ReLU and type(module) not in IDLE:
-                before = None
+                _join_run(run, plan)
+                run = []
+
+
+def _may_join(layer: torch.nn.Linear, change: LayerChange) -> bool:
+    if change.after != "Linear" or why_not_plain(layer) is not None:
+        return change.after == "SparseLinear"
+    weight = _weight_of(layer)
+    return int(torch.count_nonzero(weight)) <= max(_SMALL, _SPARSE * weight.numel())
+
+
+def _join_run(run: list[torch.nn.Linear], plan: dict[WeightLayer, LayerChange]) -> None:
+    worth = len(run) > 1 and sum(layer.weight.numel() for layer in run) >= _SHARED
+    for layer in run:
+        change = plan[layer]
+        if change.after == "Linear" and (worth or any(plan[other].after == "SparseLinear" for other in run)):
+            reason = f"{change.reason}, but for one that shares a neighbour's call"
+            plan[layer] = LayerChange(change.name, change.before, "SparseLinear", reason)
 
 
 @torch.no_grad()
