@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import cases, docs, plot, tables
+from . import cases, docs, plot, specs, tables
 from .run import MEMORY, Options, gather, merge, run, write_whole
 
 EPILOG = """\
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _chosen_cases(prefixes: list[str], page: str | None) -> list[cases.Case]:
+def _chosen_cases(prefixes: list[str], page: str | None) -> list[specs.Case]:
     """Cases whose names begin with one of `prefixes`, or of a page; exits with 2 on one that fits none."""
     for prefix in prefixes:
         if not any(case.name.startswith(prefix) for case in cases.CASES):
@@ -127,7 +127,7 @@ def _measure(options: Options) -> dict[str, Any]:
     with Progress(*columns, transient=True, refresh_per_second=1) as progress:
         task = progress.add_task("starting", total=len(options.jobs()))
 
-        def started(case: cases.Case, memory: str) -> None:
+        def started(case: specs.Case, memory: str) -> None:
             progress.update(task, description=tables.title(case, memory))
 
         results: list[dict[str, Any]] = []

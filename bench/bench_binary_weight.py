@@ -12,8 +12,8 @@ import vdropkern as vdk
 from vdropkern import functional as vF
 
 from .bench_sign_ste import EagerSte
-from .cases import Contender, Size
 from .gate import compare
+from .specs import Contender, Size
 
 
 def _inputs(size: Size) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,9 @@ from vdropkern.functional import LRT_EPS
 from vdropkern.methods import SparseVD
 
 from .bench_linear_lrt import EagerLinear, eager_kl
-from .cases import Contender, Conv, ConvNet
 from .gate import compare
 from .peers_conv import convolutions
+from .specs import Contender, Conv, ConvNet
 from .step import KL_SCALE, Step, fill
 
 Spec = Conv | ConvNet

@@ -13,7 +13,7 @@ import vdropkern as vdk
 from vdropkern import estimators
 from vdropkern.ops.sign_mlp import layers_of, sign_mlp_losses
 
-from .cases import Contender, Estimate
+from .specs import Contender, Estimate
 
 SAMPLES = 40  # of which each turn is a part of the whole
 _SIGMA = 0.1

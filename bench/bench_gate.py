@@ -10,8 +10,8 @@ from torch import Tensor
 import vdropkern as vdk
 from vdropkern import functional as vF
 
-from .cases import Contender, Gates
 from .gate import compare
+from .specs import Contender, Gates
 
 _SEED = 0x5EED
 

@@ -13,8 +13,8 @@ from vdropkern import functional as vF
 
 from . import peers
 from .bench_linear_lrt import eager_kl
-from .cases import Contender, Size
 from .gate import compare
+from .specs import Contender, Size
 
 
 def _parameters(size: Size) -> tuple[Tensor, Tensor]:

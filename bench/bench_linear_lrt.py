@@ -14,8 +14,8 @@ from vdropkern import nn as vnn
 from vdropkern.methods import SparseVD
 
 from . import peers
-from .cases import Contender, MissingError, Net
 from .gate import compare
+from .specs import Contender, MissingError, Net
 from .step import KL_SCALE, Step, fill, inputs, mlp
 
 _K1, _K2, _K3 = 0.63576, 1.87320, 1.48695  # Molchanov et al. 2017, eq. 14

@@ -12,8 +12,8 @@ import vdropkern as vdk
 from vdropkern import nn as vnn
 from vdropkern.methods import METHODS, Method
 
-from .cases import Contender, Layer
 from .gate import compare
+from .specs import Contender, Layer
 from .step import Step
 
 

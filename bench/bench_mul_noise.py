@@ -10,8 +10,8 @@ from torch import Tensor
 import vdropkern as vdk
 from vdropkern import functional as vF
 
-from .cases import Activations, Contender
 from .gate import compare
+from .specs import Activations, Contender
 
 _P = 0.5
 _SEED = 0x5EED

@@ -12,8 +12,8 @@ import vdropkern as vdk
 from vdropkern import functional as vF
 from vdropkern import nn as vnn
 
-from .cases import Contender, Head
 from .gate import compare
+from .specs import Contender, Head
 
 _P = 0.5
 _MANY = 8

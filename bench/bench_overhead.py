@@ -15,7 +15,7 @@ from vdropkern.methods import SparseVD
 
 from .bench_linear_lrt import EagerLinear, eager_kl
 from .bench_linear_lrt import gate as linear_gate
-from .cases import Call, Contender, Net
+from .specs import Call, Contender, Net
 from .step import KL_SCALE
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import vdropkern as vdk
 from vdropkern import sparse
 
-from .cases import Contender, MissingError, PrunedNet
 from .gate import compare
+from .specs import Contender, MissingError, PrunedNet
 
 # zeros by layer: Molchanov et al. 2017, table 1; of the VGG-like net the paper prints the whole net's alone
 _LENET_300 = (0.989, 0.972, 0.62)

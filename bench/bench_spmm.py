@@ -12,8 +12,8 @@ import vdropkern as vdk
 from vdropkern import nn as vnn
 from vdropkern.methods import SparseVD
 
-from .cases import Contender, Pruned
 from .gate import compare
+from .specs import Contender, Pruned
 
 
 def _x(spec: Pruned) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 import vdropkern as vdk
 from vdropkern import functional as vF
 
-from .cases import Contender, Size
 from .gate import compare
+from .specs import Contender, Size
 
 _SEED = 0x5EED
 

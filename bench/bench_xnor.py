@@ -13,8 +13,8 @@ from vdropkern import nn as vnn
 from vdropkern.binary import PackedLayer
 from vdropkern.recipes.xnor_resnet18_net import resnet18
 
-from .cases import Contender, Conv, MissingError, Net, PackedNet
 from .peers import load
+from .specs import Contender, Conv, MissingError, Net, PackedNet
 
 Spec = Net | Conv | PackedNet
 

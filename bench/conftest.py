@@ -18,7 +18,7 @@ import torch
 
 import vdropkern as vdk
 
-from . import cases
+from . import cases, specs
 from .step import Step
 
 
@@ -69,7 +69,7 @@ def timed(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[], None]:
         contender = cases.contenders(case)[name]
         try:
             run = contender.make(case.spec)
-        except cases.MissingError as err:
+        except specs.MissingError as err:
             pytest.skip(str(err))
         faults = run.check() if isinstance(run, Step) else []
         assert not faults, f"{name} does not do a training step: {'; '.join(faults)}"

@@ -6,8 +6,9 @@ import argparse
 
 from . import docs
 from .bench_conv2d_lrt import errors
-from .cases import CASES, Case, Conv
+from .cases import CASES
 from .run import ROOT, write_whole
+from .specs import Case, Conv
 
 PAGE = ROOT / "docs" / "ops" / "conv2d_lrt.md"
 

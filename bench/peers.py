@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cases import Contender, MissingError, Net
+from .specs import Contender, MissingError, Net
 from .step import Step, fill, inputs, mlp
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .cases import Contender, MissingError
 from .peers import load, softplus_inverse
+from .specs import Contender, MissingError
 from .step import Step, fill
 
 Network = Callable[..., nn.Module]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from . import cases
+from . import cases, specs
 from .rows import Row, rows
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _bar(ax: Axes, place: int, row: Row, huge: Row | None, longest: float) -> No
     text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
 
 
-def _panel(ax: Axes, case: cases.Case, own: dict[str, Row], huge: dict[str, Row], names: list[str]) -> None:
+def _panel(ax: Axes, case: specs.Case, own: dict[str, Row], huge: dict[str, Row], names: list[str]) -> None:
     largest = max(row.ratio.median for row in own.values() if row.ratio is not None)
     longest = min(max(largest, 2.0), _LONGEST)
     for place, name in enumerate(names):

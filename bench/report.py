@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import cases, tables
+from . import cases, specs, tables
 from .rows import Row, notes, problems, rows
 
 _STYLES = {"aim": "bold green", "must": "green", "missed": "bold red"}
@@ -29,7 +29,7 @@ def _style(row: Row) -> str:
     return "yellow" if row.ms is None else _STYLES.get(row.verdict() or "", "")
 
 
-def _section(table: cases.Table, name: str, part: Sequence[Row], wide: bool) -> list[Table]:
+def _section(table: specs.Table, name: str, part: Sequence[Row], wide: bool) -> list[Table]:
     headers, body = tables.headers(table), [(tables.cells(row), _style(row)) for row in part]
     if wide:
         kinds = [(headers, body)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from . import cases
+from . import cases, specs
 from .stats import Spread, paired_ratio, spread
 
 
@@ -14,7 +14,7 @@ from .stats import Spread, paired_ratio, spread
 class Row:
     """One contender of one case under one allocator setting."""
 
-    case: cases.Case
+    case: specs.Case
     memory: str
     name: str
     label: str
@@ -28,7 +28,7 @@ class Row:
     status: str = "ok"  # or "missing", "failed", "wrong"
 
     @property
-    def target(self) -> cases.Target | None:
+    def target(self) -> specs.Target | None:
         """The case's target, where it is this contender's and holds under this allocator setting."""
         target = self.case.target
         if target is None or target.contender != self.name or self.memory == "heap-kept":
@@ -59,7 +59,7 @@ class Row:
         return "aim" if reached(target.aim) else "must" if reached(target.must) else "missed"
 
 
-def _row(case: cases.Case, result: dict[str, Any], name: str) -> Row:
+def _row(case: specs.Case, result: dict[str, Any], name: str) -> Row:
     found, record = result["contenders"], result["contenders"][name]
     baseline = record.get("baseline") or cases.TABLES[case.table].baseline
     common: dict[str, Any] = {

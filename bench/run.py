@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import cases
+from . import cases, specs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,7 +36,7 @@ _TIMEOUT_S = 1200  # a process that hangs is stopped, and reported
 class Options:
     """What is run. Empty `contenders`: the default ones; `rounds` None: the table's own minimum."""
 
-    chosen: Sequence[cases.Case]
+    chosen: Sequence[specs.Case]
     contenders: list[str] = field(default_factory=list)
     memory: Sequence[str] = tuple(MEMORY)
     rounds: int | None = None
@@ -44,7 +44,7 @@ class Options:
     threads: int = 2
     isa: str | None = None
 
-    def jobs(self) -> list[tuple[cases.Case, str]]:
+    def jobs(self) -> list[tuple[specs.Case, str]]:
         """(case, allocator setting) in the order in which they are run."""
         return [(case, m) for case in self.chosen for m in MEMORY if m in self.memory and m in case.memory]
 
@@ -54,7 +54,7 @@ def _environment(memory: str, threads: int) -> dict[str, str]:
     return inherited | {"OMP_NUM_THREADS": str(threads)} | MEMORY[memory]
 
 
-def run_one(case: cases.Case, memory: str, options: Options, gated: bool = False) -> dict[str, Any]:
+def run_one(case: specs.Case, memory: str, options: Options, gated: bool = False) -> dict[str, Any]:
     """Time `case` in a fresh process; a process that dies becomes a result of status "failed".
 
     `gated`: the case's gate was green just now, under another allocator setting.
@@ -96,7 +96,7 @@ def run_one(case: cases.Case, memory: str, options: Options, gated: bool = False
         return failed | {"why": lines[-1], "stderr": done.stderr}
 
 
-def run(options: Options, started: Callable[[cases.Case, str], None]) -> Iterator[dict[str, Any]]:
+def run(options: Options, started: Callable[[specs.Case, str], None]) -> Iterator[dict[str, Any]]:
     """Results one by one; `started` is called before each."""
     status: dict[str, str] = {}
     for case, memory in options.jobs():

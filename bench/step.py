@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .cases import Net
+from .specs import Net
 
 KL_SCALE = 1 / 60_000  # loss = data term + KL / N for MNIST's N
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from . import cases
+from . import cases, specs
 from .rows import Row
 from .stats import Spread
 
@@ -59,7 +59,7 @@ def numbers(spread: Spread) -> str:
     return f"{number(spread.median)} ({number(spread.p20)}-{number(spread.p80)})"
 
 
-def goal(target: cases.Target) -> str:
+def goal(target: specs.Target) -> str:
     """A target as ``<= 1.9, aim 1.3``."""
     unit = " us" if target.kind == "us" else ""
     sign = ">=" if target.kind == "speedup" else "<="
@@ -67,13 +67,13 @@ def goal(target: cases.Target) -> str:
     return f"{sign} {target.must:g}{unit}{aim}"
 
 
-def title(case: cases.Case, memory: str) -> str:
+def title(case: specs.Case, memory: str) -> str:
     """The case in words, with the allocator setting where it is not the default."""
     note = MEMORY_NOTES[memory]
     return f"{case.title}; {note}" if note else case.title
 
 
-def headers(table: cases.Table) -> list[str]:
+def headers(table: specs.Table) -> list[str]:
     """Column heads; the first `_TIMES` are of times, the rest of memory."""
     compared = "faster than" if table.shows == "speedup" else "times"
     return ["contender", "time (p20-p80)", f"{compared} {table.baseline}", "rounds", "target",
@@ -106,7 +106,7 @@ def split(parts: Sequence[str]) -> tuple[list[str], list[str]]:
     return [*parts[:_TIMES]], [parts[0], *parts[_TIMES:]]
 
 
-def by_table(rows: Sequence[Row]) -> list[tuple[cases.Table, list[tuple[str, list[Row]]]]]:
+def by_table(rows: Sequence[Row]) -> list[tuple[specs.Table, list[tuple[str, list[Row]]]]]:
     """Tables that have rows, each with its (title, rows) sections."""
     found = []
     for name, table in cases.TABLES.items():

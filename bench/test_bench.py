@@ -18,7 +18,7 @@ from rich.console import Console
 
 from vdropkern import functional as vF
 
-from . import bench_linear_lrt, cases, docs, peers, plot, report, run, worker
+from . import bench_linear_lrt, cases, docs, peers, plot, report, run, specs, worker
 from .bench_conv2d_lrt import errors
 from .memory import peak_bytes, saved_bytes
 from .rows import problems, rows
@@ -26,7 +26,7 @@ from .stats import paired_ratio, spread
 from .step import Step, inputs
 from .timing import interleave, plan
 
-TINY = cases.Net((24, 16, 8), batch=5, input_grad=True)
+TINY = specs.Net((24, 16, 8), batch=5, input_grad=True)
 
 
 def _record(label: str, ms: list[float], **more: Any) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def test_gate_is_green_and_goes_red(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(vF, "_linear_lrt", slightly_wrong)
     assert any(line.startswith("vdropkern: y") for line in bench_linear_lrt.gate(TINY))
-    case = cases.Case("tiny", "tiny", "linear_lrt", "step", TINY, 0.1)
+    case = specs.Case("tiny", "tiny", "linear_lrt", "step", TINY, 0.1)
     result = worker.measure(case, ["dense", "vdropkern"], rounds=1, budget_s=0.1)
     assert result["status"] == "red"
     assert "contenders" not in result
@@ -132,17 +132,17 @@ def test_gate_is_green_and_goes_red(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("bench", "spec"),
     [
-        ("conv2d_lrt", cases.Conv(5, 18, 7, 3, padding=1, layout="nhwc")),
-        ("conv2d_lrt", cases.Conv(6, 6, 9, 2, kernel=2, stride=2, groups=3)),
-        ("conv2d_lrt", cases.ConvNet(2)),
-        ("kl", cases.Size(7, 33)),
-        ("philox_normal", cases.Size(7, 33)),
-        ("spmm", cases.Pruned((64, 50, 10), (0.9, 0.5), batch=5)),
-        ("overhead", cases.Call(1, 8, 8, "backward")),
+        ("conv2d_lrt", specs.Conv(5, 18, 7, 3, padding=1, layout="nhwc")),
+        ("conv2d_lrt", specs.Conv(6, 6, 9, 2, kernel=2, stride=2, groups=3)),
+        ("conv2d_lrt", specs.ConvNet(2)),
+        ("kl", specs.Size(7, 33)),
+        ("philox_normal", specs.Size(7, 33)),
+        ("spmm", specs.Pruned((64, 50, 10), (0.9, 0.5), batch=5)),
+        ("overhead", specs.Call(1, 8, 8, "backward")),
     ],
 )
 def test_gates_and_contenders_of_every_op(bench: str, spec: Any) -> None:
-    case = cases.Case("small", "small", bench, bench, spec, budget_s=0.1)
+    case = specs.Case("small", "small", bench, bench, spec, budget_s=0.1)
     assert cases.module(case).gate(spec) == []
     for contender in cases.contenders(case).values():
         compiled = contender.label.startswith(
@@ -154,7 +154,7 @@ def test_gates_and_contenders_of_every_op(bench: str, spec: Any) -> None:
 
 def test_steps_that_do_not_train_are_found() -> None:
     module = torch.nn.Linear(24, 8)
-    x, g = inputs(cases.Net((24, 8), 5, input_grad=True))
+    x, g = inputs(specs.Net((24, 8), 5, input_grad=True))
     silent = Step(module, x, g, lambda x: (module(x), None))
     assert silent.check() == ["two forward passes agree"]
     dead = Step(module, x, g, lambda x: (torch.nn.functional.linear(x, module.weight), None), noisy=False)
@@ -165,7 +165,7 @@ def test_steps_that_do_not_train_are_found() -> None:
 def test_peers_take_real_steps(name: str) -> None:
     try:
         step = bench_linear_lrt.CONTENDERS[name].make(TINY)
-    except cases.MissingError as err:
+    except specs.MissingError as err:
         pytest.skip(str(err))
     assert isinstance(step, Step)
     assert step.check() == []
@@ -176,12 +176,12 @@ def test_missing_peer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(peers, "importlib", SimpleNamespace(import_module=refuse))
-    with pytest.raises(cases.MissingError, match="pip install torchbnn"):
+    with pytest.raises(specs.MissingError, match="pip install torchbnn"):
         bench_linear_lrt.CONTENDERS["torchbnn"].make(TINY)
 
 
 def test_saved_for_backward_is_the_standard_deviation_and_the_seed() -> None:
-    net = cases.Net((24, 16), batch=5, input_grad=True)
+    net = specs.Net((24, 16), batch=5, input_grad=True)
     step = bench_linear_lrt.CONTENDERS["vdropkern"].make(net)
     assert isinstance(step, Step)
     assert saved_bytes(step) == 5 * 16 * 4 + 8
@@ -295,6 +295,6 @@ def test_worker_runs_a_case_from_end_to_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kernel, layout", [(1, "nhwc"), (3, "nchw"), (3, "nhwc")])
 def test_convolutions_are_exact(kernel: int, layout: str) -> None:
-    found = errors(cases.Conv(16, 24, 9, 3, kernel=kernel, padding=kernel // 2, layout=layout))
+    found = errors(specs.Conv(16, 24, 9, 3, kernel=kernel, padding=kernel // 2, layout=layout))
     assert [*found] == ["m", "v", "d weight", "d bias", "d log_sigma2", "d x"]
     assert all(0 < error <= 1e-5 for error in found.values()), found

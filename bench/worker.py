@@ -19,7 +19,7 @@ import torch
 import vdropkern as vdk
 from vdropkern import _backend
 
-from . import cases, machine
+from . import cases, machine, specs
 from .memory import peak_bytes, saved_bytes
 from .step import Step
 from .timing import interleave
@@ -28,7 +28,7 @@ _PHASES = ("gate", "prepare", "time")
 
 
 def _prepare(
-    case: cases.Case, wanted: list[str]
+    case: specs.Case, wanted: list[str]
 ) -> tuple[dict[str, Callable[[], object]], dict[str, dict[str, Any]]]:
     """(what can be timed, a record for every contender): a peer that is missing or broken stops nobody."""
     runs: dict[str, Callable[[], object]] = {}
@@ -47,7 +47,7 @@ def _prepare(
             else:
                 run()
             record["peak_bytes"] = peak_bytes(run)
-        except cases.MissingError as err:
+        except specs.MissingError as err:
             record |= {"status": "missing", "why": str(err)}
         except Exception as err:
             if contender.core:
@@ -59,7 +59,7 @@ def _prepare(
 
 
 def measure(
-    case: cases.Case, wanted: list[str], rounds: int, budget_s: float, gated: bool = False
+    case: specs.Case, wanted: list[str], rounds: int, budget_s: float, gated: bool = False
 ) -> dict[str, Any]:
     """Gate, memory, then interleaved times of the `wanted` contenders of `case`.
 
@@ -86,11 +86,11 @@ def measure(
     return result | {"contenders": records, "seconds": spent, "load_after": os.getloadavg()[0]}
 
 
-def select(case: cases.Case, memory: str, names: list[str], quick: bool) -> list[str]:
+def select(case: specs.Case, memory: str, names: list[str], quick: bool) -> list[str]:
     """Contenders to time: those named and their baselines, else the default ones; of them a quick run leaves
     out the peers, and one with the heap kept, which only tells page faults from arithmetic, all but the core.
     """
-    known: Mapping[str, cases.Contender] = cases.contenders(case)
+    known: Mapping[str, specs.Contender] = cases.contenders(case)
     if names:
         own = {known[name].baseline for name in names if name in known}
         chosen = {*names, *own, cases.TABLES[case.table].baseline}

@@ -4,6 +4,10 @@ include(CheckCXXSourceCompiles)
 
 set(VDROPKERN_KERNEL_FLAGS
     -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # how wide vectors are passed is of no matter where every function that takes them is inlined
+  list(APPEND VDROPKERN_KERNEL_FLAGS -Wno-psabi)
+endif()
 # The baseline: x86-64 (SSE2) or whatever the compiler targets, NEON on arm64.
 set(VDROPKERN_ISAS portable)
 set(VDROPKERN_FLAGS_portable "")

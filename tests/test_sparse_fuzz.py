@@ -1,4 +1,4 @@
-"""Hostile model files with right checksums: an error, or a net that runs. `make sanitize` runs this too."""
+"""Hostile model files with right checksums: an error, or a net that runs."""
 
 from __future__ import annotations
 

@@ -4,11 +4,6 @@
 #include "../common/simd.h"
 #include "pack.h"
 
-#if defined(__GNUC__) && !defined(__clang__) && !defined(__AVX__)
-// how eight floats are returned from a function is of no matter here, where all are inlined
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 namespace vdk {
 namespace VDK_ISA {
 
