@@ -98,6 +98,7 @@ def test_func_grad_compile_and_second_gradients(backend: str) -> None:
     w = torch.randn(4, 9, requires_grad=True)
     (expected,) = torch.autograd.grad(F.binary_weight(w)[0].sin().sum(), w)
     assert torch.equal(torch.func.grad(lambda t: F.binary_weight(t)[0].sin().sum())(w.detach()), expected)
+    torch._dynamo.reset()
     compiled = torch.compile(lambda t: F.binary_weight(t)[0], fullgraph=True, backend="aot_eager")
     assert torch.equal(torch.autograd.grad(compiled(w).sin().sum(), w)[0], expected)
     (g,) = torch.autograd.grad(F.binary_weight(w)[0].pow(2).sum(), w, create_graph=True)

@@ -363,6 +363,7 @@ def test_opcheck(kind: str, layout: str, dtypes: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["log-normal", "concrete"])
 def test_compile(kind: str) -> None:
+    torch._dynamo.reset()
     run = torch.compile(
         functools.partial(call, kind=kind, channel_dim=1), backend="aot_eager", fullgraph=True
     )

@@ -142,6 +142,7 @@ def test_func_grad_compile_and_second_gradients(estimator: str, backend: str) ->
     call = functools.partial(F.sign_ste, estimator=estimator)
     (expected,) = torch.autograd.grad(call(x).mul(2).sum(), x)
     assert torch.equal(torch.func.grad(lambda t: call(t).mul(2).sum())(x.detach()), expected)
+    torch._dynamo.reset()
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     assert torch.equal(torch.autograd.grad(compiled(x).mul(2).sum(), x)[0], expected)
     if estimator != "identity":
