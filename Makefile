@@ -30,7 +30,7 @@ PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0 bnn-lab==1.0.0
 .DEFAULT_GOAL := help
 .PHONY: help demo estimator-study test bench bench-quick bench-methods bench-binary bench-sparse lint format typecheck
 .PHONY: docs-methods wheel kernels clean distclean
-.PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels ladder
+.PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels ladder sanitize
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ demo: $(PREFIX)-demo $(KERNELS) ## train, prune and serve LeNet-300-100 on MNIST
 
 test: $(HOST_MATH) ## run the whole test suite
 	$(PY) -m pytest $(ARGS)
+
+sanitize: $(PREFIX)-test ## tests of the sparse ops on kernels under the address and undefined-behaviour sanitizers (minutes)
+	$(PY) -m tests.sanitized $(ARGS)
 
 bench: $(PREFIX)-bench $(KERNELS) ## measure against dense torch, torch.compile and the peers (long; wants a quiet machine)
 	$(PY) -m bench $(ARGS)

@@ -1,4 +1,7 @@
-"""Hostile model files with right checksums: an error, or a net that runs."""
+"""Hostile model files with right checksums: an error, or a net that runs.
+
+That it runs within its bounds shows under `make sanitize`, where a read or write beyond them ends the run.
+"""
 
 from __future__ import annotations
 

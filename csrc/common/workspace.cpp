@@ -5,6 +5,9 @@
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace vdk {
 namespace {
@@ -26,6 +29,11 @@ class Buffer {
       }
       advise_huge_pages(p_, size_);
     }
+#ifdef __SANITIZE_ADDRESS__
+    // what a call did not ask for is out of its bounds, though the buffer has it
+    ASAN_POISON_MEMORY_REGION(p_, size_);
+    ASAN_UNPOISON_MEMORY_REGION(p_, bytes);
+#endif
     return p_;
   }
 

@@ -148,7 +148,7 @@ void panel_of(const Pack& k, const float* x, int64_t rows, int64_t width, int64_
   for (int64_t block = block0; block < block1; ++block) {
     const int64_t begin = k.columns[block], end = k.columns[block + 1];
     float* const to = panel + (begin + block) * width;
-    if (width == 1) __builtin_memcpy(to, x + begin, size_t(end - begin) * sizeof(float));
+    if (width == 1 && begin < end) __builtin_memcpy(to, x + begin, size_t(end - begin) * sizeof(float));
     for (int64_t c = begin; c < end && width > 1; c += kChunk)  // chunks, so that lines are written once
       for (int64_t at = 0; at < width; at += 8)
         rows_to_panel(x + at * k.h.in, k.h.in, rows - at, c, c + kChunk < end ? c + kChunk : end,
