@@ -112,4 +112,5 @@ def _instance(kernel: str) -> str:
     def number(match: re.Match[str]) -> str:
         return f"{match[1]} {_ENUMERATORS[match[1]].index(match[2])}"
 
-    return re.sub(r"(\w+)::(k\w+)", number, kernel).replace(" >", ">").replace(", ", ",")
+    short = re.sub(r"(\w+)::(k\w+)", number, kernel).replace(" >", ">").replace(", ", ",")
+    return short.replace("long int", "long")  # as the C++ compiler's names have it

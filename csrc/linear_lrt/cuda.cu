@@ -87,9 +87,11 @@ void launch(const ProductArgs& args, void* stream) {
   const int64_t tiles = args.plan.tiles_m * args.plan.tiles_n;
   VDK_LAUNCH(lrt_product<P>, (Grid{tiles, args.plan.parts}), P::kThreads, SharedLayout<P>::kBytes, stream,
              args);
-  if (args.plan.parts > 1)
-    VDK_LAUNCH(lrt_finish<P>, Grid{tiles}, P::kThreads, P::kBlockM * kResultPitch * sizeof(float), stream,
-               args);
+  // rows of 128 are taken only where tiles are enough, and then nothing is cut
+  if constexpr (P::kBlockM == 64)
+    if (args.plan.parts > 1)
+      VDK_LAUNCH(lrt_finish<P>, Grid{tiles}, P::kThreads, P::kBlockM * kResultPitch * sizeof(float), stream,
+                 args);
 }
 template <class Math, Pass kPass>
 void launch(const ProductArgs& args, void* stream) {

@@ -74,7 +74,7 @@ def test_values_and_gradients(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("case", select("kl-odd", "kl-free", "kl-scalar", "kl-conv"), ids=str)
 def test_half_types(case: Case, dtype: torch.dtype) -> None:
     """Read and written as they lie, computed in float, rounded once."""
-    if dtype == torch.float16 and "kingma" in case.id:
+    if dtype == torch.float16 and "kingma" in case.id and "log_alpha" not in case.tensors:
         pytest.skip("a cubic in alpha that float16 does not hold")
     for offset in (0, 1, 4):
         gpu.configure(SCHEDULES[offset % 3])

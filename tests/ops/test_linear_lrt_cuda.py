@@ -258,7 +258,7 @@ def test_truncating_tensor_cores() -> None:
         gpu.configure(0)
 
 
-@pytest.mark.parametrize("name", ["ieee", "tf32", "bf16"])
+@pytest.mark.parametrize("name", ["ieee", "tf32x3-mean", "tf32", "bf16"])
 def test_traffic(name: str) -> None:
     """What tiles of 128 (ieee: 64) by 64 demand, to the byte: an operand once for every tile that needs it, a
     result once. The KL costs nothing, and so does its gradient."""
