@@ -46,7 +46,6 @@ KERNEL_OPS = (
     "noise_moments",
     "sparse_conv2d",
 )
-OPS = KERNEL_OPS
 
 # On a GPU whose tensor cores take their operands from shared memory (wgmma and later), Triton's products use
 # them and the C++ kernels, on mma.sync, do not. What is bound by memory gains nothing from that.
@@ -267,8 +266,8 @@ def explain(op: str, *args: Tensor) -> str:
     Returns:
         one line a backend, the chosen one first.
     """
-    if op not in OPS:
-        raise ValueError(f"explain: unknown op {op!r}; accepted: {', '.join(OPS)}")
+    if op not in KERNEL_OPS:
+        raise ValueError(f"explain: unknown op {op!r}; accepted: {', '.join(KERNEL_OPS)}")
     place = args[0].device if args else torch.device("cpu")
     return explain_on(op, place.type, place.index, any(t.dtype == torch.float64 for t in args))
 

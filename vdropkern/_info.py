@@ -59,7 +59,7 @@ def reasons(device: torch.device | str = "cpu") -> dict[str, list[str]]:
 
 def _explained(device: torch.device | str) -> dict[str, list[str]]:
     place = torch.device(device)
-    return {op: _backend.explain_on(op, place.type, place.index).splitlines() for op in _backend.OPS}
+    return {op: _backend.explain_on(op, place.type, place.index).splitlines() for op in _backend.KERNEL_OPS}
 
 
 def gpus() -> list[str]:
