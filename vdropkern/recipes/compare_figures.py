@@ -44,6 +44,8 @@ def curves(groups: Sequence[Group], name: str, title: str, theme: Theme) -> byte
 
     name: of an entry of the history, or "compression".
     """
+    from matplotlib.ticker import MaxNLocator
+
     drawn = [(i, own, lines) for i, own in enumerate(groups) if (lines := _lines(own, name))]
     with _styled(theme):
         figure, ax = _panel(len(drawn))
@@ -59,6 +61,7 @@ def curves(groups: Sequence[Group], name: str, title: str, theme: Theme) -> byte
                 low, high = [min(c) for c in columns], [max(c) for c in columns]
                 ax.fill_between(epochs, low, high, color=look["color"], alpha=0.18, linewidth=0)
         ax.set(title=title, xlabel="epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if all(value > 0 for _, _, lines in drawn for line in lines for value in line):
             _log_scale(ax)
         _legend(figure, len(drawn))
@@ -81,8 +84,8 @@ def _lines(own: Group, name: str) -> list[list[float]]:
 
 def has_curves(groups: Sequence[Group], name: str) -> bool:
     """Whether there is anything to draw by `curves`."""
-    needed = "nonzero" if name == "compression" else name
-    return any(needed in record for own in groups for run in own.runs for record in run.history)
+    values = {value for own in groups for line in _lines(own, name) for value in line}
+    return bool(values) and (name != "compression" or values != {1.0})
 
 
 @dataclass(frozen=True)

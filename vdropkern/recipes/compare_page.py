@@ -23,15 +23,19 @@ from .text import clock, plural
 
 MARKDOWN_NAME = "report.md"
 MOST_HISTOGRAMS = 12
+WORDS = {"settings": "name", "published": "name", "here": "name", "verdict": "verdict"}  # columns of text
 
 _MORE_CSS = """
 .pictures { display: grid; gap: 22px;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); }
 .pictures img { min-width: 0; }
 td.name { white-space: normal; min-width: 120px; }
-td.better { color: var(--good); font-weight: 600; } td.worse { color: var(--bad); font-weight: 600; }
-td.within { font-weight: 600; } td.verdict { text-align: left; white-space: normal; min-width: 170px; }
-tr.published td, td.other { color: var(--soft); }
+th.text, td.text { text-align: left; }
+.scroll th:first-child, .scroll td:first-child { position: sticky; left: 0; background: var(--ground); }
+td.verdict.better { color: var(--good); font-weight: 600; }
+td.verdict.worse { color: var(--bad); font-weight: 600; }
+td.verdict.within { font-weight: 600; } td.verdict { white-space: normal; min-width: 170px; }
+tr.published td, td.verdict.other { color: var(--soft); }
 :root { --good: #116b38; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --good: #5fd38d; --bad: #ff8a80; } }
 @media (max-width: 600px) { main { padding: 18px 10px 40px; } section { padding: 14px 12px; }
@@ -61,11 +65,13 @@ _TEMPLATE = """\
 {% endfor %}</div>
 {% for table in part.tables %}<section><h2>{{ table.title }}</h2>
 <div class="scroll" tabindex="0"><table>
-<thead><tr>{% for cell in table.head %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
+<thead><tr>
+{%- for cell in table.head %}<th scope="col"{% if cell in words %} class="text"{% endif %}>{{ cell }}</th>
+{%- endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}<tr class="{{ row.kind }}">{% for cell in row.cells %}
-<td class="{% if loop.first or table.head[loop.index0] in ('here', 'settings') %}name{% endif %}
-{%- if table.head[loop.index0] == 'verdict' %}verdict {{ row.kind }}{% endif %}">{{ cell }}</td>
+<td{% if table.head[loop.index0] in words %} class="text {{ words[table.head[loop.index0]] }} {{ row.kind }}"
+{%- endif %}>{{ cell }}</td>
 {%- endfor %}</tr>
 {% endfor %}</tbody></table></div>
 <p class="soft">{{ table.note }}</p></section>
@@ -125,7 +131,7 @@ def write_comparison(out: Path, by_recipe: Mapping[str, Sequence[Group]], missin
     title = f"{', '.join(by_recipe)}: {plural(count, 'run')}"
     notes = [f"Not finished, and not in here: {', '.join(missing)}."] if missing else []
     notes += dict.fromkeys(
-        f"{own.first.results['data']['note']}.".capitalize()
+        _sentence(own.first.results["data"]["note"])
         for groups in by_recipe.values() for own in groups if own.first.results["data"].get("note")
     )  # fmt: skip
     page = _html(title, notes, parts)
@@ -135,6 +141,10 @@ def write_comparison(out: Path, by_recipe: Mapping[str, Sequence[Group]], missin
     return out / REPORT_NAME
 
 
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}."
+
+
 def _html(title: str, notes: Sequence[str], parts: Sequence[Part]) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -142,7 +152,7 @@ def _html(title: str, notes: Sequence[str], parts: Sequence[Part]) -> str:
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_TEMPLATE)
     about = "Each run has a report of its own in its folder."
     css = Markup(CSS + _MORE_CSS)
-    return template.render(title=title, about=about, notes=notes, parts=parts, css=css)
+    return template.render(title=title, about=about, notes=notes, parts=parts, css=css, words=WORDS)
 
 
 def _markdown(title: str, notes: Sequence[str], parts: Sequence[Part]) -> str:
@@ -217,7 +227,7 @@ COURSES = (
     ("test_error", "test error, %"),
     ("compression", "compression, weights / nonzero"),
     ("nll", "NLL of training, nats"),
-    ("sparsity", "sparsity, part of the weights"),
+    ("test_nll", "NLL of the test set, nats"),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .checkpoint import FILE_NAME
 from .compare import Comparison, Group, comparisons
@@ -26,6 +26,12 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[Row, ...]
     note: str = ""
+
+    def without_empty(self) -> Table:
+        """The table without columns in which nothing stands."""
+        kept = [i for i in range(len(self.head)) if any(row.cells[i] for row in self.rows)]
+        rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in self.rows)
+        return replace(self, head=tuple(self.head[i] for i in kept), rows=rows)
 
     def markdown(self) -> str:
         """The table in Markdown, without its title."""
@@ -66,7 +72,7 @@ def cells_table(groups: Sequence[Group]) -> Table:
         "Error is that of the pruned net of the last epoch on the test set, mean ± standard deviation "
         "over seeds. Best is the least of all epochs: picked by the test set itself, so it flatters. "
         f"Compression is all weights over nonzero ones.{layers}",
-    )
+    ).without_empty()
 
 
 def published_table(recipe: str, groups: Sequence[Group]) -> Table | None:
@@ -89,7 +95,8 @@ def published_table(recipe: str, groups: Sequence[Group]) -> Table | None:
         "verdict",
     )  # fmt: skip
     sources = dict.fromkeys(row.source for row in (*(c.published for c in found), *shown))
-    return Table("Beside published numbers", head, rows, f"{note} Sources: {'; '.join(sources)}.")
+    table = Table("Beside published numbers", head, rows, f"{note} Sources: {'; '.join(sources)}.")
+    return table.without_empty()
 
 
 def _theirs(row: Published) -> tuple[str, str, str]:
@@ -124,7 +131,7 @@ def costs_table(groups: Sequence[Group]) -> Table:
         tuple(Row(_costs(own)) for own in groups),
         "Means over seeds; files, threads and inference are the first seed's. What else ran on the machine "
         "is in the times. Peak memory is that of the whole process, which only a sweep notes.",
-    )  # fmt: skip
+    ).without_empty()  # fmt: skip
 
 
 def _costs(own: Group) -> tuple[str, ...]:

@@ -68,23 +68,24 @@ _NONE, _SVD, _HVD = {"method": "none"}, {"method": "sparse-vd"}, {"method": "hie
 # label, source, error, sparsity by layer, compression, settings
 _LENETS: dict[str, list[tuple[str, str, float, tuple[float, ...], float | None, Mapping[str, Any]]]] = {
     "lenet-300-100": [
-        ("dense", MOLCHANOV, 1.64, (), 1, _NONE),
+        ("dense, Molchanov et al.", MOLCHANOV, 1.64, (), 1, _NONE),
         ("pruning (Han et al. 2015)", MOLCHANOV, 1.59, (92.0, 91.0, 74.0), 12, {}),
         ("dynamic network surgery (Guo et al. 2016)", MOLCHANOV, 1.99, (98.2, 98.2, 94.5), 56, {}),
         ("soft weight sharing (Ullrich et al. 2017)", MOLCHANOV, 1.94, (), 23, {}),
-        ("sparse variational dropout", MOLCHANOV, 1.92, (98.9, 97.2, 62.0), 68, _SVD),
-        ("none", SERIES, 1.92, (), None, _NONE),
-        ("hierarchical", SERIES, 1.73, (98.0, 96.7, 76.6), 45.58, _HVD),
-        ("sparse variational dropout", SERIES, 1.70, (98.0, 97.1, 74.7), 46.25, _SVD),
+        ("sparse variational dropout, Molchanov et al.", MOLCHANOV, 1.92, (98.9, 97.2, 62.0), 68, _SVD),
+        ("none, a-series-of-dropout", SERIES, 1.92, (), None, _NONE),
+        ("hierarchical, a-series-of-dropout", SERIES, 1.73, (98.0, 96.7, 76.6), 45.58, _HVD),
+        ("sparse variational dropout, a-series-of-dropout", SERIES, 1.70, (98.0, 97.1, 74.7), 46.25, _SVD),
     ],
     "lenet-5": [
-        ("dense", MOLCHANOV, 0.80, (), 1, _NONE),
+        ("dense, Molchanov et al.", MOLCHANOV, 0.80, (), 1, _NONE),
         ("pruning (Han et al. 2015)", MOLCHANOV, 0.77, (34, 88, 92.0, 81), 12, {}),
         ("dynamic network surgery (Guo et al. 2016)", MOLCHANOV, 0.91, (86, 97, 99.3, 96), 111, {}),
         ("soft weight sharing (Ullrich et al. 2017)", MOLCHANOV, 0.97, (), 200, {}),
-        ("sparse variational dropout", MOLCHANOV, 0.75, (67, 98, 99.8, 95), 280, _SVD),
-        ("none", SERIES, 0.9, (), None, _NONE),
-        ("sparse variational dropout", SERIES, 0.7, (57.2, 90.4, 99.0, 90.1), 61.39, _SVD),
+        ("sparse variational dropout, Molchanov et al.", MOLCHANOV, 0.75, (67, 98, 99.8, 95), 280, _SVD),
+        ("none, a-series-of-dropout", SERIES, 0.9, (), None, _NONE),
+        ("sparse variational dropout, a-series-of-dropout", SERIES, 0.7, (57.2, 90.4, 99.0, 90.1), 61.39,
+         _SVD),
     ],
 }  # fmt: skip
 

@@ -104,13 +104,18 @@ class LocalJob:
         )
 
     def poll(self) -> int | None:
-        return self.process.poll()
+        code = self.process.poll()
+        if code is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+        return code
 
     def stop(self, at_once: bool = False) -> None:
-        if at_once:
-            self.process.kill()
-        else:
+        if not at_once:
             self.process.terminate()
+            return
+        self.process.kill()
+        self.process.wait()
+        self.poll()
 
 
 def start_locally(folder: Path, arguments: list[str]) -> LocalJob | None:
