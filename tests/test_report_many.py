@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -172,7 +174,7 @@ def test_a_slim_run_gives_the_same_tables(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", run(), peak_memory=5)
     (folder / "pruned.safetensors").write_bytes(b"12")
     (whole,), _ = collect([folder])
-    (tmp_path / "a.json").write_text(json.dumps(whole.slim()))
+    (tmp_path / "a.json").write_text(json.dumps({"runs": [whole.slim()]}))
     (slim,), _ = collect([tmp_path / "a.json"])
     assert "history" not in slim.results
     for tables in (cells_table, costs_table):
@@ -294,6 +296,49 @@ def test_runs_without_history_layers_and_times_are_reported(tmp_path: Path) -> N
     )
     assert "bare <one>: 1 run" in text
     assert parsed.addresses == []
+
+
+# -- docs/results.md
+
+
+def generator() -> Any:
+    path = Path(__file__).parents[1] / "docs" / "generate_results.py"
+    if not path.exists():
+        pytest.skip("not in a source tree")
+    spec = importlib.util.spec_from_file_location("generate_results", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_of_the_results_page_are_those_of_the_stored_runs() -> None:
+    """To write them: make results."""
+    made = generator()
+    text = made.PAGE.read_text(encoding="utf-8")
+    assert made.page(text) == text
+
+
+def test_stored_runs_hold_no_folder_of_the_machine_that_made_them() -> None:
+    for path in generator().STORED.glob("*.json"):
+        assert path.stat().st_size < 100_000
+        assert not re.search(r"(/home/|/root/|/tmp/|/work/|[A-Z]:\\\\)", path.read_text(encoding="utf-8")), (
+            path.name
+        )
+
+
+def test_marks_and_stored_runs_belong_together(tmp_path: Path) -> None:
+    made = generator()
+    (record,) = records(run())
+    (tmp_path / "a.json").write_text(json.dumps({"runs": [record.slim()]}))
+    text = made.page("x\n<!-- results: a: begin -->\nold\n<!-- results: a: end -->\ny\n", tmp_path)
+    assert "old" not in text
+    assert text.startswith("x\n<!-- results: a: begin -->\n\n| settings | seeds |")
+    assert text.endswith("\n<!-- results: a: end -->\ny\n")
+    assert made.page(text, tmp_path) == text
+    for wrong in ("", text + text, text.replace("results: a:", "results: b:")):
+        with pytest.raises(ValueError, match="must have marks"):
+            made.page(wrong, tmp_path)
 
 
 # -- in a browser

@@ -80,8 +80,10 @@ class RunRecord:
             return None
 
     def slim(self) -> dict[str, Any]:
-        """results.json without what is bulky, with what the folder alone tells: enough for the tables."""
+        """results.json without what is bulky or of its machine's folders, with what its own folder tells."""
         kept = {name: value for name, value in self.results.items() if name != "history"}
+        for name, dropped in (("data", "source"), ("versions", "os")):
+            kept[name] = {key: value for key, value in kept.get(name, {}).items() if key != dropped}
         sizes = {name: self.bytes_of(name) for name in (FILE_NAME, MODEL_NAME)}
         return {**kept, "best_error": self.best_error, "peak_memory": self.peak_memory, "bytes": sizes}
 
@@ -113,7 +115,7 @@ class Group:
 
 
 def collect(paths: Iterable[Path]) -> tuple[list[RunRecord], list[str]]:
-    """The finished runs in folders of runs and sweeps (or files of results), and unfinished cells.
+    """The finished runs in folders of runs and sweeps (or files of slim ones), and unfinished cells.
 
     Raises:
         CheckpointError: there is no run, or one whose results cannot be read.
@@ -122,7 +124,8 @@ def collect(paths: Iterable[Path]) -> tuple[list[RunRecord], list[str]]:
     missing: list[str] = []
     for path in paths:
         if path.is_file():
-            records[str(path)] = RunRecord(_check(path, json.loads(path.read_text(encoding="utf-8"))), None)
+            runs = [RunRecord(_check(path, run), None) for run in _stored(path)]
+            records |= {f"{path}: {i}": run for i, run in enumerate(runs)}
             continue
         found = [path] if (path / RESULTS_NAME).exists() else _inside(path, missing)
         if not found:
@@ -130,6 +133,14 @@ def collect(paths: Iterable[Path]) -> tuple[list[RunRecord], list[str]]:
         for folder in found:
             records[str(folder.resolve())] = RunRecord(_check(folder, read_results(folder)), folder)
     return list(records.values()), missing
+
+
+def _stored(path: Path) -> list[Any]:
+    """What a file holds under "runs"."""
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["runs"])
+    except (ValueError, KeyError, TypeError) as err:
+        raise CheckpointError(f"{path}: a file of stored runs expected ({err})") from err
 
 
 def _inside(folder: Path, missing: list[str]) -> list[Path]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .compare import Group
-from .figures import DARK, LayerState, Theme, _figure, _log_scale, _png, _styled
+from .figures import DARK, LayerState, Theme, _figure, _png, _styled
 from .published import Published
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 4.8, 3.5
@@ -63,7 +64,8 @@ def curves(groups: Sequence[Group], name: str, title: str, theme: Theme) -> byte
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if all(value > 0 for _, _, lines in drawn for line in lines for value in line):
-            _log_scale(ax)
+            ax.set_yscale("log")
+            _log_ticks(ax.yaxis)
         _legend(figure, len(drawn))
         return _png(figure)
 
@@ -133,18 +135,20 @@ def pareto(groups: Sequence[Group], published: Sequence[Published], theme: Theme
             )  # fmt: skip
         ax.set(title="test error, % (down) by compression (right)", xlabel="weights / nonzero weights")
         ax.set_xscale("log")
-        _plain_log_ticks(ax)
+        _log_ticks(ax.xaxis)
         _legend(figure, len(groups) + len(theirs))
         return _png(figure)
 
 
-def _plain_log_ticks(ax: Axes) -> None:
+def _log_ticks(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis, enough of them over ranges of any width."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    low, high = ax.get_xlim()
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1, 3), numticks=12))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
-    ax.xaxis.set_minor_locator(NullLocator())
+    low, high = axis.get_view_interval()
+    subs = (1, 1.5, 2, 3, 4, 5, 7) if high / low < 10 else (1, 2, 5) if high / low < 300 else (1,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def weights_left(groups: Sequence[Group], theme: Theme) -> bytes:

@@ -31,6 +31,7 @@ _MORE_CSS = """
 .pictures img { min-width: 0; }
 td.name { white-space: normal; min-width: 120px; }
 th.text, td.text { text-align: left; }
+.scroll table { border-collapse: separate; border-spacing: 0; }
 .scroll th:first-child, .scroll td:first-child { position: sticky; left: 0; background: var(--ground); }
 td.verdict.better { color: var(--good); font-weight: 600; }
 td.verdict.worse { color: var(--bad); font-weight: 600; }
@@ -200,8 +201,7 @@ def _facts(runs: Sequence[RunRecord]) -> dict[str, str]:
     for run in runs:
         data, machine = run.results["data"], run.results.get("machine") or {}
         facts = {
-            "data": f"{data.get('name')}, {data.get('train_size', 0):,} + {data.get('test_size', 0):,} "
-            f"examples (sha256 {str(data.get('sha256'))[:16]})",
+            "data": f"{data.get('name')} (sha256 {str(data.get('sha256'))[:16]})",
             **(run.results.get("versions") or {}),
             **{name: machine[name] for name in ("processor", "device", "threads") if name in machine},
             "seeds": run.config.get("seed", ""),
