@@ -76,13 +76,13 @@ def cells_table(groups: Sequence[Group]) -> Table:
 
 
 def published_table(recipe: str, groups: Sequence[Group]) -> Table | None:
-    """Every published row with the runs that repeat it; None where nothing was published."""
+    """Every published row with the runs that repeat it; None where there is nothing to show."""
     found, others = comparisons(recipe, groups)
-    if not found and not others:
-        return None
     # rows that nothing here repeats are context where a table is short, and noise where it is a whole grid
     shown = others if len(others) <= 12 else []
     rows = (*map(_compared, found), *map(_only_published, shown))
+    if not rows:
+        return None
     left_out = len(others) - len(shown)
     note = (
         "Differences are ours less theirs, in points. Within: less than two standard errors of the "
