@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import vdropkern
+from vdropkern.cli import cell
 from vdropkern.cli import sweep as cli_sweep
 from vdropkern.cli.app import app
 from vdropkern.recipes import sweep as sweeps
@@ -279,6 +281,32 @@ def test_a_failed_cell_is_reported_and_stops_no_other(
     assert "2 finished before" in text
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(
+    terminal: bool, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = FakeStart()
+
+    def interrupted(folder: Path, arguments: list[str]) -> FakeJob | None:
+        if start.jobs:
+            os.kill(os.getpid(), signal.SIGINT)
+        return start(folder, arguments)
+
+    monkeypatch.setattr(cli_sweep, "start_locally", interrupted)
+    monkeypatch.setattr(cli_sweep, "console", Console(force_terminal=terminal))
+    args = ("sweep", RECIPE, "--over", "seed=0,1,2", "--data", data, "--out", "s")
+    code, text = cli(*args)
+    assert code == 130
+    assert "1/3 seed=0: finished, test error 1.84 %" in text
+    assert "stopped; the same command goes on with it" in text
+    assert statuses(tmp_path / "s") == ["finished", "stopped", "pending"]
+    monkeypatch.setattr(cli_sweep, "start_locally", again := FakeStart())
+    code, text = cli(*args)
+    assert code == 0
+    assert again.names() == ["seed=1", "seed=2"]
+    assert "all 3 cells finished" in text
+
+
 def test_progress_is_read_from_the_log(tmp_path: Path) -> None:
     run = Run(parse_grid(RECIPE, [], []).cells()[0], tmp_path, "running")
     assert run.progress() == 0
@@ -356,12 +384,11 @@ def test_without_ray_the_extra_is_named(data: str, monkeypatch: pytest.MonkeyPat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_signal_of_a_lost_parent_is_sigterm() -> None:
-    """Batch systems send it too, and a training answers it by saving."""
-    code = (
-        "import os, signal, sys, time; from vdropkern.cli import cell; "
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); cell._stop_when_orphaned(); time.sleep(9)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode == 7
-    assert signal.SIGTERM == 15
+def test_a_cell_whose_parent_is_gone_asks_itself_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the signal that batch systems send too, which a training answers by saving."""
+    sent: list[tuple[int, int]] = []
+    read = iter([b"x", b""])
+    monkeypatch.setattr(os, "read", lambda descriptor, count: next(read))
+    monkeypatch.setattr(os, "kill", lambda *given: sent.append(given))
+    cell._stop_when_orphaned()
+    assert sent == [(os.getpid(), signal.SIGTERM)]
