@@ -15,13 +15,13 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from ..recipes import RECIPES
-from ..recipes.config import ConfigError
 from ..recipes.data import load_digits
-from ..recipes.grid import Grid, GridError, parse_grid
+from ..recipes.grid import Grid, GridError, flags, parse_grid
 from ..recipes.published import GRIDS
 from ..recipes.stop import StopRequest
 from ..recipes.sweep import Run, Start, Sweep, start_locally
 from ..recipes.text import clock, plural
+from . import settings
 from .console import UsageError, console, errors, exit_codes
 
 
@@ -55,7 +55,8 @@ def run_sweep(
             for run in sweep.runs:
                 console.print(f"{run.cell.name}: {run.status}", highlight=False, markup=False)
             return
-        load_digits(data)  # what is wrong with them would be wrong in every cell
+        if RECIPES[recipe].data == "digits":  # quickly looked at; what is wrong would be wrong in every cell
+            load_digits(data)
         start = _start(ray_address, each)
     _run(sweep, start, len(sweep.runs) if ray_address else workers)
 
@@ -64,7 +65,7 @@ def _grid(recipe: str, over: list[str], fixed: list[str]) -> Grid:
     """The grid asked for, or the published one; every cell's settings have been checked.
 
     Raises:
-        UsageError: there is no such recipe, or nothing to vary.
+        UsageError: there is no such recipe or setting, or nothing to vary.
         GridError, ConfigError: a setting is wrong.
     """
     if recipe not in RECIPES:
@@ -72,32 +73,10 @@ def _grid(recipe: str, over: list[str], fixed: list[str]) -> Grid:
     if not over and recipe not in GRIDS:
         raise UsageError(f"--over: {recipe} has no published grid; at least one --over accepted")
     grid = parse_grid(recipe, over or GRIDS[recipe], fixed)
-    known = _settings()
-    for name in (*grid.over, *grid.fixed):
-        if name not in known:
-            raise GridError(f"--over or --set: {name} is not a setting; accepted: {', '.join(known)}")
     default = RECIPES[recipe].default_config(0)
     for cell in grid.cells():
-        replace(default, **{name: _typed(default, name, text) for name, text in cell.settings.items()})
+        replace(default, **settings.parse(RECIPES[recipe], flags(cell.settings)))
     return grid
-
-
-def _settings() -> list[str]:
-    """The settings that `vdropkern train` has flags for."""
-    from .app import SETTINGS, app
-
-    command: Any = typer.main.get_command(app)
-    options = command.commands["train"].params
-    return [option.name for option in options if getattr(option, "rich_help_panel", None) == SETTINGS]
-
-
-def _typed(default: Any, name: str, text: str) -> Any:
-    kind = type(getattr(default, name))
-    try:
-        return kind(text)
-    except ValueError:
-        wanted = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
-        raise ConfigError(f"{name}: {text!r} given, {wanted} accepted") from None
 
 
 def _start(ray_address: str | None, threads: int) -> Start:

@@ -41,6 +41,11 @@ class Grid:
         return cells
 
 
+def flags(settings: Mapping[str, str]) -> list[str]:
+    """Settings as arguments of `vdropkern train`."""
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
 def parse_grid(recipe: str, over: Iterable[str], fixed: Iterable[str]) -> Grid:
     """A grid from ``name=value,value`` and ``name=value``; dashes and underscores in names are the same.
 

@@ -20,7 +20,7 @@ from typing import IO, Protocol
 
 from .._files import write_whole
 from .checkpoint import FILE_NAME, CheckpointError
-from .grid import Cell, Grid, GridError
+from .grid import Cell, Grid, GridError, flags
 from .results import RESULTS_NAME, read_results
 
 FORMAT = 1
@@ -175,10 +175,7 @@ class Sweep:
 
     def arguments(self, run: Run) -> list[str]:
         """Those of `vdropkern` that start a cell, or go on with it."""
-        words = ["train", self.grid.recipe]
-        for name, value in run.cell.settings.items():
-            words += [f"--{name.replace('_', '-')}", value]
-        words += [*self.shared, "--out", str(run.folder)]
+        words = ["train", self.grid.recipe, *flags(run.cell.settings), *self.shared, "--out", str(run.folder)]
         if self.data is not None:
             words += ["--data", self.data]
         if (run.folder / FILE_NAME).exists():
