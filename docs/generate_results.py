@@ -50,9 +50,10 @@ def tables(path: Path) -> str:
 def _made(groups: list[Group]) -> str:
     first = groups[0].first.results
     machine, versions = first["machine"], first["versions"]
+    kernel = machine["backends"].get("linear_lrt", "")
     return (
         f"{first['data']['name']}; vdropkern {versions['vdropkern']}, torch {versions['torch']}, "
-        f"{machine['processor']}, {machine['backends'].get('linear_lrt', 'no kernels')}. "
+        f"{machine['processor']}, linear_lrt: {kernel.partition(':')[0]}. "
         f"The first of them alone:\n\n```sh\n{first['command']}\n```"
     )
 
