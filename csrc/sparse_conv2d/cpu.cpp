@@ -10,10 +10,14 @@ namespace VDK_ISA {
 namespace {
 
 constexpr int64_t kEight = 8;
-#if defined(__AVX2__)
-constexpr int64_t kVectors = 4;  // whole rows of many a net's images
+// Vectors of a tile: side by side, or one a row where images are narrow. AVX2 has registers for four rows of
+// the weight times three of them, but many a net's images are four wide.
+#if defined(__AVX512F__)
+constexpr int64_t kVectors = 4, kHigh = 4;
+#elif defined(__AVX2__)
+constexpr int64_t kVectors = 4, kHigh = 3;
 #else
-constexpr int64_t kVectors = 1;
+constexpr int64_t kVectors = 1, kHigh = 1;
 #endif
 
 void multiply(const TileArgs& t, const ImageLayout& lay, int64_t vectors) {
@@ -134,7 +138,7 @@ void run_tile(const SparseConvArgs& a, const float* staged, const Buffers& own, 
 void run_tiles(const SparseConvArgs& a, const float* staged, const Buffers& own, float* y, int64_t rows,
                int64_t begin, int64_t end) {
   const bool along = a.out_width > kEight;
-  const int64_t high = along ? 1 : kVectors, wide = along ? kVectors * kEight : kEight;
+  const int64_t high = along ? 1 : kHigh, wide = along ? kVectors * kEight : kEight;
   const int64_t in_row = (a.out_width + wide - 1) / wide;
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row = tile / in_row * high, col = tile % in_row * wide;
@@ -149,7 +153,7 @@ float* band_outputs(const SparseConvArgs& a, int64_t image, int64_t top) {
 }
 
 int64_t tile_count(const SparseConvArgs& a, int64_t rows) {
-  if (a.out_width <= kEight) return (rows + kVectors - 1) / kVectors;
+  if (a.out_width <= kEight) return (rows + kHigh - 1) / kHigh;
   return rows * ((a.out_width + kVectors * kEight - 1) / (kVectors * kEight));
 }
 
