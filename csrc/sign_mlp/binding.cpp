@@ -12,11 +12,11 @@ Tensor sign_mlp_losses(const Tensor& x, const Tensor& y, const Tensor& mu, const
   constexpr ScalarType kFloat = ScalarType::Float;
   STD_TORCH_CHECK(x.dim() == 2 && x.scalar_type() == kFloat && mu.scalar_type() == kFloat,
                   "sign_mlp: x must be float32 [B, n], mu float32");
-  const Tensor columns = prepared(torch::stable::transpose(x, 0, 1), kFloat), target = prepared(y, kFloat);
+  const Tensor inputs = prepared(x, kFloat), target = prepared(y, kFloat);
   const Tensor means = prepared(mu, kFloat), spread = prepared(sigma, kFloat),
                from = prepared(seeds, ScalarType::Long);
   const Tensor losses = empty({seeds.numel() * (antithetic ? 2 : 1)}, kFloat);
-  const SignMlpArgs args{pointer<float>(columns),
+  const SignMlpArgs args{pointer<float>(inputs),
                          pointer<float>(target),
                          pointer<float>(means),
                          pointer<float>(spread),

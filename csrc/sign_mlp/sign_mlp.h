@@ -9,7 +9,7 @@ namespace vdk {
 // width inputs, `depth` times a linear layer of `width` outputs and a sign, a linear layer of one output.
 // Parameters in torch's order: each layer's weight [outputs, inputs], then its bias.
 struct SignMlpArgs {
-  const float* x;        // [width, rows], an input a row
+  const float* x;        // [rows, width]
   const float* y;        // [rows]
   const float* mu;       // [parameters]
   const float* sigma;    // [parameters]
