@@ -25,13 +25,13 @@ void draw_noise(const SignMlpArgs& a, int64_t seed, float* out) {
 // What one candidate needs: the tables of its layers but the first, the signs of two layers.
 struct Candidate {
   int16_t* tables;  // [depth - 1][blocks][words][kEntries][kBlock]
-  float* head;      // [words][kEntries]
+  float* head;      // [words][kHeadEntries]
   uint32_t *signs, *next;
 
   void carve(const SignMlpArgs& a, Carver& carver) {
     const int64_t words = blocks_of(a.width);
     tables = carver.take<int16_t>((a.depth - 1) * words * words * kEntries * kBlock);
-    head = carver.take<float>(words * kEntries);
+    head = carver.take<float>(words * kHeadEntries);
     signs = carver.take<uint32_t>(kRows * words);
     next = carver.take<uint32_t>(kRows * words);
   }
@@ -60,27 +60,28 @@ struct Draw {
   }
 };
 
-template <bool kMirrored>
+template <bool kMirrored, int kWords>
 void first_signs(const SignMlpArgs& a, const FirstLayer& layer, const Draw& draw, Range rows) {
-  const int64_t blocks = blocks_of(a.width);
+  const int64_t blocks = kWords ? kWords : blocks_of(a.width);
   for (int64_t block = 0; block < blocks; ++block) {
     uint32_t *plus = draw.candidates[0].signs, *minus = draw.candidates[1].signs;
     Unsure* unsure = draw.unsure;
     int64_t row = rows.begin;
     for (; row + kTogether <= rows.end; row += kTogether) {
-      draw.first.signs<kTogether, kMirrored>(a, layer, row, block, plus, minus, unsure);
+      draw.first.signs<kTogether, kMirrored, kWords>(a, layer, row, block, plus, minus, unsure);
       plus += kTogether * blocks;
       minus += kTogether * blocks;
     }
     for (; row < rows.end; ++row, plus += blocks, minus += blocks)
-      draw.first.signs<1, kMirrored>(a, layer, row, block, plus, minus, unsure);
+      draw.first.signs<1, kMirrored, kWords>(a, layer, row, block, plus, minus, unsure);
     draw.first.sum_again<kMirrored>(a, layer, rows.begin, block, draw.unsure, unsure,
                                     draw.candidates[0].signs, draw.candidates[1].signs);
   }
 }
 
 // From the first layer's signs.
-double errors_of(const SignMlpArgs& a, const Draw& draw, int candidate, Range rows) {
+template <int kWords>
+float errors_of(const SignMlpArgs& a, const Draw& draw, int candidate, Range rows) {
   const int64_t words = blocks_of(a.width), count = rows.end - rows.begin;
   const Candidate& c = draw.candidates[candidate];
   uint32_t *in = c.signs, *out = c.next;
@@ -88,15 +89,12 @@ double errors_of(const SignMlpArgs& a, const Draw& draw, int candidate, Range ro
   for (int64_t index = 1; index < a.depth; ++index) {
     const SignWeights layer = draw.layer(a, index, candidate);
     for (int64_t block = 0; block < words; ++block, tables += words * kEntries * kBlock)
-      if (words == 1)
-        look_up_rows<1>(layer, block, words, tables, count, in, out);
-      else
-        look_up_rows<0>(layer, block, words, tables, count, in, out);
+      look_up_rows<kWords>(layer, block, words, tables, count, in, out);
     uint32_t* const done = in;
     in = out;
     out = done;
   }
-  return errors(c.head, words, count, in, a.y + rows.begin);
+  return errors<kWords>(c.head, words, count, in, a.y + rows.begin);
 }
 
 void losses_of(const SignMlpArgs& a, const FirstLayer& layer, int64_t index, Draw& draw) {
@@ -114,11 +112,14 @@ void losses_of(const SignMlpArgs& a, const FirstLayer& layer, int64_t index, Dra
   double sums[2] = {};
   for (int64_t row = 0; row < a.rows; row += kRows) {
     const Range rows{row, row + kRows < a.rows ? row + kRows : a.rows};
-    if (a.antithetic)
-      first_signs<true>(a, layer, draw, rows);
+    if (a.antithetic && words == 1)
+      first_signs<true, 1>(a, layer, draw, rows);
+    else if (a.antithetic)
+      first_signs<true, 0>(a, layer, draw, rows);
     else
-      first_signs<false>(a, layer, draw, rows);
-    for (int c = 0; c < copies; ++c) sums[c] += errors_of(a, draw, c, rows);
+      first_signs<false, 0>(a, layer, draw, rows);
+    for (int c = 0; c < copies; ++c)
+      sums[c] += double(words == 1 ? errors_of<1>(a, draw, c, rows) : errors_of<0>(a, draw, c, rows));
   }
   for (int c = 0; c < copies; ++c) a.losses[index * copies + c] = float(sums[c] / double(a.rows));
 }
@@ -164,9 +165,9 @@ void noise_moments(const NoiseMomentsArgs& a, const Parallel& parallel) {
         alignas(64) float e[kRunLength];
         draw(grid, uint64_t(run * kRunGroups), e);
         for (int v = 0; v < 4; ++v) {
-          const VecF noise = load(e + v * kLanes<float>), weighted = noise * a.weights[k];
-          s1[v] += weighted;
-          s2[v] += weighted * noise - a.weights[k];
+          const VecF noise = load(e + v * kLanes<float>);
+          s1[v] += noise * a.weights[k];
+          s2[v] += (noise * noise - 1.0f) * a.square_weights[k];
         }
       }
       for (int i = 0; i < kRunLength; ++i) {

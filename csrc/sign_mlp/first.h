@@ -35,6 +35,9 @@ struct Extent {
   }
 };
 
+// Sums of sixteen bits leave room for a bound of their errors.
+constexpr int16_t kOwnMost = 24000;
+
 // What all draws share.
 struct FirstLayer {
   float* columns;      // [width][blocks][kBlock]: mu, an input a row
@@ -106,7 +109,7 @@ struct FirstLayer {
     const float reach = e.own + 0.25f * sqrtf(float(n * e.square)) * sigma;
     extent.finite = e.finite && reach > 1e-30f && reach < 1e30f;
     x_unit = e.x > 1e-30f ? e.x / kMost : 1;
-    unit = extent.finite ? reach / kMost : 1;
+    unit = extent.finite ? reach / kOwnMost : 1;
     own_error = kRounding + 1.2e-7f * float(n + 2) * (e.sum + 1) * mu / unit;
   }
 
@@ -118,7 +121,7 @@ struct FirstLayer {
       for (int64_t j = 0; j < n; ++j) to[j] = rounded(a.x[row * n + j] / x_unit);
       for (int64_t o = 0; o < stride; ++o)  // outputs that are not there: far from 0
         own_words[row * stride + o / kBlock * kBlock + place(int(o % kBlock))] =
-            o < n ? rounded(own[row * stride + o] / unit) : 32767;
+            o < n ? rounded(own[row * stride + o] / unit) : kOwnMost;
     }
   }
 };
@@ -194,10 +197,11 @@ struct FirstDraw {
 
   // Signs of kRows rows in one block of outputs, of mu + noise and mu - noise. Rows with sums that could be
   // wrong, and which these are, are added to `unsure`.
-  template <int kRows, bool kMirrored>
+  // kWords: blocks of outputs, if known.
+  template <int kRows, bool kMirrored, int kWords>
   VDK_INLINE void signs(const SignMlpArgs& a, const FirstLayer& layer, int64_t row, int64_t block,
                         uint32_t* plus, uint32_t* minus, Unsure*& unsure) const {
-    const int64_t pairs = pairs_of(a.width), blocks = blocks_of(a.width);
+    const int64_t pairs = pairs_of(a.width), blocks = kWords ? kWords : blocks_of(a.width);
     const int16_t *x = layer.x + row * pairs * 2, *w = weights + block * pairs * kBlock * 2;
     VecI wide[kRows][kWide];
 #pragma GCC unroll 8
@@ -228,12 +232,12 @@ struct FirstDraw {
       const int16_t* const own = layer.own_words + ((row + r) * blocks + block) * kBlock;
 #pragma GCC unroll 8
       for (int i = 0; i < kParts; ++i) {
-        const VecS mean = load_sums(own + i * (kBlock / kParts));
+        const VecS mean = load_sums(own + i * (kBlock / kParts)) + bound;
         up[i] = add_saturated(mean, noisy[i]);
-        close[i] = near(up[i], bound);
+        close[i] = within(up[i], int16_t(2 * bound));
         if (kMirrored) {
           down[i] = subtract_saturated(mean, noisy[i]);
-          close[i] |= near(down[i], bound);
+          close[i] |= within(down[i], int16_t(2 * bound));
         }
       }
       plus[r * blocks + block] = ~negative(up);

@@ -22,11 +22,11 @@ struct SignMlpArgs {
 };
 
 struct NoiseMomentsArgs {
-  const int64_t* seeds;  // [draws]
-  const float* weights;  // [draws]
+  const int64_t* seeds;                   // [draws]
+  const float *weights, *square_weights;  // [draws]
   int64_t draws, parameters;
   float* first;   // [parameters]: sum of weight times noise
-  float* second;  // [parameters]: sum of weight times (noise^2 - 1)
+  float* second;  // [parameters]: sum of square weight times (noise^2 - 1)
 };
 
 VDK_DECLARE_KERNEL(void sign_mlp_losses(const SignMlpArgs& args, const Parallel& parallel);

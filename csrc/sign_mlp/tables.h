@@ -14,9 +14,16 @@ constexpr int kGroupAt[kGroups + 1] = {0, 6, 12, 17, 22, 27, 32};
 constexpr int kEntryAt[kGroups + 1] = {0, 64, 128, 160, 192, 224, 256};
 constexpr int kEntries = kEntryAt[kGroups];
 
-// Entry of group g of a word of signs.
-VDK_INLINE uint32_t entry_of(uint32_t word, int g) {
-  return uint32_t(kEntryAt[g]) + (word >> kGroupAt[g] & ((1u << (kGroupAt[g + 1] - kGroupAt[g])) - 1));
+// The entry of group g for a word of signs, of the tables of that word.
+VDK_INLINE const int16_t* entry_of(const int16_t* tables, uint32_t word, int g) {
+  constexpr int kBytes = 6;  // log2 of an entry's
+  static_assert(kBlock * 2 == 1 << kBytes, "");
+  const uint32_t mask = ((1u << (kGroupAt[g + 1] - kGroupAt[g])) - 1) << kBytes;
+  const int shift = kGroupAt[g] - kBytes;
+  const size_t offset =
+      (shift < 0 ? word << (shift < 0 ? -shift : 0) : word >> (shift < 0 ? 0 : shift)) & mask;
+  return reinterpret_cast<const int16_t*>(reinterpret_cast<const char*>(tables) + offset) +
+         kEntryAt[g] * kBlock;
 }
 
 // mu + sign sigma e of one layer.
@@ -61,7 +68,10 @@ VDK_INLINE void fill_entries(const float* w, float* sums) {
     }
 }
 
-// Tables of one block of outputs: [words][kEntries][kBlock] by `place`.
+// Of the error of a sum: each entry is rounded, and a sum of floats.
+VDK_INLINE int table_bound(int64_t words) { return int(float(words * kGroups) * 0.53f + 0.5f); }
+
+// Tables of one block of outputs, to whose sums the bound is added: [words][kEntries][kBlock] by `place`.
 VDK_INLINE void fill_tables(const SignWeights& layer, int64_t block, int64_t words, int16_t* tables) {
   const int64_t n = layer.width, first = block * kBlock;
   float scale[kBlock] = {};
@@ -69,7 +79,7 @@ VDK_INLINE void fill_tables(const SignWeights& layer, int64_t block, int64_t wor
     float sum = magnitude(layer.bias(first + i));
     for (int64_t j = 0; j < n; ++j) sum += magnitude(layer.weight(first + i, j));
     // no scale, all sums 0 and so summed again: where nothing is finite, or all is 0
-    scale[i] = sum > 1e-30f && sum < 1e30f ? (kMost - 4 * float(words)) / sum : 0;
+    scale[i] = sum > 1e-30f && sum < 1e30f ? (kMost - 8 * float(words)) / sum : 0;
   }
   for (int64_t word = 0; word < words; ++word) {
     const int64_t inputs = n - word * kBlock < kBlock ? n - word * kBlock : kBlock;
@@ -78,8 +88,8 @@ VDK_INLINE void fill_tables(const SignWeights& layer, int64_t block, int64_t wor
       const int64_t o = first + i;
       const int at = wide_place(i);
       if (o >= n) bias[at] = 16384;  // outputs that are not there: far from 0
-      if (o >= n || scale[i] == 0) continue;
-      bias[at] = layer.bias(o) * scale[i];
+      if (o >= n) continue;
+      bias[at] = layer.bias(o) * scale[i] + float(table_bound(words));
       for (int64_t j = 0; j < inputs; ++j) w[j * kBlock + at] = layer.weight(o, word * kBlock + j) * scale[i];
     }
     fill_entries(w, sums);
@@ -102,8 +112,7 @@ template <int kWords>
 VDK_INLINE void look_up_rows(const SignWeights& layer, int64_t block, int64_t words, const int16_t* tables,
                              int64_t rows, const uint32_t* in, uint32_t* out) {
   const int64_t count = kWords ? kWords : words;
-  // each entry is rounded, and a sum of floats
-  const int16_t bound = int16_t(float(count * kGroups) * 0.53f + 0.5f);
+  const int bound = table_bound(count);
   for (int64_t row = 0; row < rows; ++row) {
     const uint32_t* const mine = in + row * count;
     VecS sums[kParts] = {};
@@ -111,58 +120,50 @@ VDK_INLINE void look_up_rows(const SignWeights& layer, int64_t block, int64_t wo
       const uint32_t bits = mine[word];
 #pragma GCC unroll 8
       for (int g = 0; g < kGroups; ++g) {
-        const int16_t* const entry = tables + (word * kEntries + entry_of(bits, g)) * kBlock;
+        const int16_t* const entry = entry_of(tables + word * kEntries * kBlock, bits, g);
 #pragma GCC unroll 8
         for (int i = 0; i < kParts; ++i) sums[i] += load_sums(entry + i * (kBlock / kParts));
       }
     }
-    VecS close{};
-#pragma GCC unroll 8
-    for (int i = 0; i < kParts; ++i) close |= near(sums[i], bound);
-    uint32_t signs = ~negative(sums);
-    if (__builtin_expect(any(close), 0)) {
-      VecS mask[kParts];
-      for (int i = 0; i < kParts; ++i) mask[i] = near(sums[i], bound);
-      for (uint32_t again = negative(mask); again; again &= again - 1) {
+    const Signs found = signs_of(sums, 2 * bound);
+    uint32_t signs = ~found.negative;
+    if (__builtin_expect(found.within != 0, 0))
+      for (uint32_t again = found.within; again; again &= again - 1) {
         const int i = __builtin_ctz(again);
         set_bit(&signs, i, layer.positive(block * kBlock + i, mine));
       }
-    }
     out[row * count + block] = signs;
   }
 }
 
-// The last layer's one output, in floats: [words][kEntries].
+// The last layer's one output, in floats, of groups of 8 inputs: [words][4][256].
+constexpr int kHeadEntries = 4 * 256;
 VDK_INLINE void fill_head(const SignWeights& layer, int64_t words, float* table) {
-  for (int64_t word = 0; word < words; ++word, table += kEntries) {
-    float w[kBlock] = {};
-    for (int64_t j = 0; j < kBlock && word * kBlock + j < layer.width; ++j)
-      w[j] = layer.weight(0, word * kBlock + j);
-    for (int g = 0; g < kGroups; ++g)
-      for (int m = 0; m < kEntryAt[g + 1] - kEntryAt[g]; ++m) {
-        float sum = word == 0 && g == 0 ? layer.bias(0) : 0;
-        for (int k = kGroupAt[g]; k < kGroupAt[g + 1]; ++k) sum += m >> (k - kGroupAt[g]) & 1 ? w[k] : -w[k];
-        table[kEntryAt[g] + m] = sum;
-      }
+  for (int64_t first = 0; first < words * kBlock; first += 8, table += 256) {
+    float w[8] = {};
+    for (int64_t k = 0; k < 8 && first + k < layer.width; ++k) w[k] = layer.weight(0, first + k);
+    table[0] = first ? 0 : layer.bias(0);
+    for (int k = 0; k < 8; ++k) table[0] -= w[k];
+    for (int k = 0; k < 8; ++k)
+      for (int m = 0; m < 1 << k; ++m) table[m + (1 << k)] = table[m] + 2 * w[k];
   }
 }
 
-// Squared errors of rows, summed.
-VDK_INLINE double errors(const float* table, int64_t words, int64_t rows, const uint32_t* in,
-                         const float* y) {
-  double total = 0;
+// Squared errors of rows, summed. kWords as above.
+template <int kWords>
+VDK_INLINE float errors(const float* table, int64_t words, int64_t rows, const uint32_t* in, const float* y) {
+  const int64_t count = kWords ? kWords : words;
+  float total = 0;
   for (int64_t row = 0; row < rows; ++row) {
     float sum = 0;
-    for (int64_t word = 0; word < words; ++word) {
-      const float* const mine = table + word * kEntries;
-      const uint32_t bits = in[row * words + word];
-      float part[kGroups];
-#pragma GCC unroll 8
-      for (int g = 0; g < kGroups; ++g) part[g] = mine[entry_of(bits, g)];
-      sum += ((part[0] + part[1]) + (part[2] + part[3])) + (part[4] + part[5]);
+    for (int64_t word = 0; word < count; ++word) {
+      const float* const mine = table + word * kHeadEntries;
+      const uint32_t bits = in[row * count + word];
+      sum += (mine[bits & 255] + mine[256 + (bits >> 8 & 255)]) +
+             (mine[512 + (bits >> 16 & 255)] + mine[768 + (bits >> 24)]);
     }
     const float e = sum - y[row];
-    total += double(e) * e;
+    total += e * e;
   }
   return total;
 }

@@ -110,22 +110,25 @@ VDK_INLINE int wide_place(int i) {
   return at - in + (in & 4 ? kPair / 2 : 0) + in / 8 * 4 + in % 4;
 }
 
-// Whether a sum is at most `bound` away from 0.
-VDK_INLINE VecS near(VecS v, int16_t bound) {
-  return (VecS)((VecUS)v + uint16_t(bound) <= VecUS{} + uint16_t(2 * bound));
-}
+// Whether a sum is in [0, most]: of sums to which a bound of their errors was added, those that could be
+// wrong.
+VDK_INLINE VecS within(VecS v, int16_t most) { return (VecS)((VecUS)v <= VecUS{} + uint16_t(most)); }
 
-VDK_INLINE bool any(VecS mask) {
-#if defined(__AVX512F__)
-  return _mm512_movepi16_mask((__m512i)mask) != 0;
-#elif defined(__AVX2__)
-  return _mm256_movemask_epi8((__m256i)mask) != 0;
-#elif defined(__SSE2__)
-  return _mm_movemask_epi8((__m128i)mask) != 0;
+// Bit i: whether sum i of a block is negative; is in [0, most], or more for a most beyond 126.
+struct Signs {
+  uint32_t negative, within;
+};
+VDK_INLINE Signs signs_of(const VecS (&v)[kParts], int most) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const __m256i bytes = _mm256_packs_epi16((__m256i)v[0], (__m256i)v[1]),
+                low = _mm256_min_epu8(bytes, _mm256_set1_epi8(char(most < 127 ? most : 127)));
+  return {uint32_t(_mm256_movemask_epi8(bytes)),
+          uint32_t(_mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, low)))};
 #else
-  int16_t all = 0;
-  for (int i = 0; i < kBlock / kParts; ++i) all |= mask[i];
-  return all != 0;
+  VecS mask[kParts];
+#pragma GCC unroll 8
+  for (int i = 0; i < kParts; ++i) mask[i] = within(v[i], int16_t(most));
+  return {negative(v), negative(mask)};
 #endif
 }
 

@@ -124,9 +124,7 @@ def nes_gradient(
     losses = _losses(loss, params, spread, seeds, antithetic, batch)
     v = _values(losses, fitness) / samples
     odd, even = (v[::2] - v[1::2], v[::2] + v[1::2]) if antithetic else (v, v)
-    by_mu, by_sigma = noise_moments(seeds, odd, mu.numel())
-    if antithetic:
-        by_sigma = noise_moments(seeds, even, mu.numel())[1]
+    by_mu, by_sigma = noise_moments(seeds, odd, even, mu.numel())
     by_mu, by_sigma = by_mu / spread, by_sigma / spread
     if fisher == "analytic":
         by_mu, by_sigma = by_mu * spread**2, by_sigma * spread**2 / 2
