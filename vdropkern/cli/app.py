@@ -103,6 +103,10 @@ ClipStart = Annotated[
     ),
 ]
 Seed = Annotated[int | None, _option(SETTINGS, "Of weights, noise and order of examples.")]
+Scale = Annotated[
+    str | None,
+    _option(SETTINGS, f"estimator-study alone: {', '.join(estimator_study.SCALES)}. Default: full."),
+]
 Data = Annotated[str | None, _option(RUN, DATA_HELP, metavar="PATH")]
 Out = Annotated[Path | None, _option(RUN, "Default: runs/RECIPE-METHOD-seedSEED.", metavar="FOLDER")]
 Resume = Annotated[bool, _option(RUN, "Go on with the run in --out, with its settings.", "--resume")]
@@ -130,6 +134,7 @@ def train(
     threshold: Threshold = None,
     clip_start: ClipStart = None,
     seed: Seed = None,
+    scale: Scale = None,
     data: Data = None,
     out: Out = None,
     resume: Resume = False,
@@ -148,7 +153,7 @@ def train(
     settings = {
         "method": method, "epochs": epochs, "batch_size": batch_size, "lr": lr, "noise_lr": noise_lr,
         "kl_start": kl_start, "kl_end": kl_end, "log_sigma2": log_sigma2, "threshold": threshold,
-        "clip_start": clip_start, "seed": seed,
+        "clip_start": clip_start, "seed": seed, "scale": scale,
     }  # fmt: skip
     given = {name: value for name, value in settings.items() if value is not None}
     if recipe == estimator_study.NAME:
