@@ -126,8 +126,9 @@ struct FirstLayer {
   }
 };
 
+constexpr int64_t kAhead = 12;  // rows fetched ahead of their use
+
 // Sums of a row, a bit an output.
-constexpr int64_t kAhead = 12;
 struct Unsure {
   int64_t row;
   uint32_t outputs;
