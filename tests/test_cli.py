@@ -28,7 +28,8 @@ from vdropkern.recipes.train import Trainer
 from .digit_files import make_files, write_folder
 
 WRITTEN = {
-    "checkpoint.pt", "results.json", "pruned.safetensors", "report.html", "curves.png",
+    "checkpoint.pt", "config.json", "environment.json", "metrics.csv", "results.json", "pruned.safetensors",
+    "report.html", "curves.png",
     "receptive_fields.png", "histograms.png",
 }  # fmt: skip
 QUICK = ("--epochs", "2", "--batch-size", "20", "--threads", "1")
@@ -178,6 +179,11 @@ def test_train_writes_everything_and_prints_the_tables(finished: tuple[Path, str
         assert part in text, part
     results = json.loads((out / "results.json").read_text())
     assert results["config"]["seed"] == 5
+    assert json.loads((out / "config.json").read_text()) == results["config"]
+    assert json.loads((out / "environment.json").read_text())["versions"] == results["versions"]
+    header, *rows = (out / "metrics.csv").read_text().splitlines()
+    assert header.split(",") == list(results["history"][0])
+    assert [row.partition(",")[0] for row in rows] == ["1", "2"]
     assert len(results["history"]) == 2
     assert [layer["weights"] for layer in results["layers"]] == [235_200, 30_000, 1_000]
     assert results["total"]["nonzero"] == sum(layer["nonzero"] for layer in results["layers"])
@@ -210,7 +216,7 @@ def test_the_recorded_command_makes_the_same_run(finished: tuple[Path, str], tmp
 @pytest.mark.parametrize(
     "args, message",
     [
-        (("lenet-5",), "unknown recipe 'lenet-5'; accepted: lenet-300-100"),
+        (("lenet-6",), "unknown recipe 'lenet-6'; accepted: lenet-300-100"),
         (("lenet-300-100", "--method", "dropout"), "--method: 'dropout' is unknown; accepted: "),
         (("lenet-300-100", "--epochs", "0"), "--epochs: 0 given, at least 1 accepted"),
         (("lenet-300-100", "--epochs", "many"), "--epochs"),
@@ -222,7 +228,11 @@ def test_the_recorded_command_makes_the_same_run(finished: tuple[Path, str], tmp
         (("lenet-300-100", "--resume"), "no checkpoint there"),
         (("lenet-300-100", "--resume", "--overwrite"), "exclude each other"),
         (("lenet-300-100", "--data", "nowhere"), "nowhere: no such file or folder"),
-        (("lenet-300-100", "--momentum", "0.9"), "No such option"),
+        (("lenet-300-100", "--momentun", "0.9"), "No such option: --momentun"),
+        (("lenet-300-100", "--momentum", "much"), "--momentum: 'much' given, a number accepted"),
+        (("lenet-300-100", "--nesterov"), "--nesterov: no value given"),
+        (("lenet-300-100", "--scale", "huge"), "--scale: 'huge' is unknown; accepted: smoke, small, full"),
+        (("lenet-300-100", "--init", "nowhere"), "nowhere: no checkpoint there"),
         ((), "Missing argument"),
     ],
 )
@@ -319,7 +329,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_command_to_go_on(
     for again in (False, True) if number == signal.SIGINT else (False,):
         returned, output, errors = stop_after_an_epoch([*args, "--data", data, "--out", str(out)], number)
         assert returned == code, errors
-        assert os.listdir(out) == ["checkpoint.pt"]
+        assert set(os.listdir(out)) == {"checkpoint.pt", "config.json", "environment.json", "metrics.csv"}
         state = load_checkpoint(out)
         epochs.append((state["epoch"], state["step"]))
         if again:
@@ -339,6 +349,7 @@ def test_resume_finishes_a_run(data: str, tmp_path: Path, finished: tuple[Path, 
     assert code == 0, text
     assert "going on after epoch 0, step 1 of 3" in text
     assert set(os.listdir(tmp_path)) == WRITTEN
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 2
     results = json.loads((tmp_path / "results.json").read_text())
     assert [r["loss"] for r in results["history"]] == [r["loss"] for r in whole["history"]]
     assert results["total"] == whole["total"]

@@ -107,8 +107,8 @@ def test_settings_survive_a_dict_and_unknown_ones_do_not() -> None:
     given = config(method="hvd", seed=7)
     assert given.method == "hierarchical-vd"
     assert TrainConfig.from_dict(given.as_dict()) == given
-    with pytest.raises(ConfigError, match="unknown settings: momentum"):
-        TrainConfig.from_dict({"momentum": 0.9})
+    with pytest.raises(ConfigError, match="unknown settings: depth"):
+        TrainConfig.from_dict({"depth": 0.9})
 
 
 def test_default_settings_depend_on_the_amount_of_data() -> None:

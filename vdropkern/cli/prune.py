@@ -14,7 +14,6 @@ from .. import sparsify as prune
 from .._files import write_whole
 from ..recipes import RECIPES
 from ..recipes.checkpoint import CheckpointError, load_checkpoint
-from ..recipes.config import TrainConfig
 from ..recipes.results import MODEL_NAME, layer_numbers, restore_model
 from ..recipes.timing import compare
 from ..sparse import ShrinkError, ShrinkReport, shrink, size_report, to_dense
@@ -63,12 +62,12 @@ def _trained(path: Path, threshold: float | None) -> tuple[torch.nn.Module, str]
             raise UsageError(f"{path}: no such file")
         return load(path).eval(), f"from {path.name}"
     state = load_checkpoint(path)
-    config = TrainConfig.from_dict(state["config"])
-    if config.recipe not in RECIPES:
-        raise CheckpointError(f"{path}: recipe {config.recipe!r} is not one of {', '.join(RECIPES)}")
+    if (name := state["config"]["recipe"]) not in RECIPES:
+        raise CheckpointError(f"{path}: recipe {name!r} is not one of {', '.join(RECIPES)}")
+    config = RECIPES[name].config.from_dict(state["config"])
     if threshold is not None:
         state["config"] = replace(config, threshold=threshold).as_dict()
-    model = restore_model(RECIPES[config.recipe], state)
+    model = restore_model(RECIPES[name], state)
     return model, f"after epoch {state['epoch']} of {config.epochs}"
 
 

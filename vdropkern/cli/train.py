@@ -6,6 +6,7 @@ import importlib.util
 import shlex
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from .. import _info
 from ..recipes import RECIPES, Recipe
 from ..recipes.checkpoint import FILE_NAME, CheckpointError, load_checkpoint
 from ..recipes.config import TrainConfig
-from ..recipes.data import ENV_DATA, Digits, load_digits
+from ..recipes.data import ENV_DATA, Images, load_digits
+from ..recipes.folder import CONFIG_NAME, ENVIRONMENT_NAME, METRICS_NAME, write_start
+from ..recipes.images import ENV_IMAGES, load_images
 from ..recipes.progress import Display
 from ..recipes.report import PICTURE_NAMES, REPORT_NAME, write_report
 from ..recipes.results import (
@@ -27,14 +30,19 @@ from ..recipes.results import (
     layer_states,
     read_results,
     restore_model,
+    scale_note,
     write_results,
 )
 from ..recipes.stop import StopRequest
 from ..recipes.text import clock, compression
 from ..recipes.train import Trainer, TrainingError
+from . import settings
 from .console import UsageError, console, errors, exit_codes, inference_table, layer_table, set_threads
 
-WRITTEN = (FILE_NAME, RESULTS_NAME, MODEL_NAME, REPORT_NAME, *PICTURE_NAMES)
+WRITTEN = (
+    FILE_NAME, CONFIG_NAME, ENVIRONMENT_NAME, METRICS_NAME, RESULTS_NAME, MODEL_NAME, REPORT_NAME,
+    *PICTURE_NAMES,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Plan:
 
     recipe: Recipe
     config: TrainConfig
-    digits: Digits
+    images: Images
     data: str | None
     device: torch.device
     out: Path
@@ -53,14 +61,7 @@ class Plan:
         """The command line that makes this run whatever the defaults are by then, or goes on with it."""
         words = ["vdropkern", "train", self.recipe.name]
         if not resume:
-            settings = {
-                k: v for k, v in self.config.as_dict().items() if k not in ("recipe", "lr_decay_start")
-            }
-            for name, value in settings.items():
-                words += [
-                    f"--{name.replace('_', '-')}",
-                    f"{value:g}" if isinstance(value, float) else str(value),
-                ]
+            words += settings.words(self.config)
         if self.data is not None:
             words += ["--data", self.data]
         if self.device.type != "cpu":
@@ -79,15 +80,28 @@ def run(
     overwrite: bool,
     threads: int | None,
     device: str,
+    further: Sequence[str] = (),
 ) -> None:
-    """Do what `vdropkern train` was asked to; `given` are the settings named on the command line."""
+    """Do what `vdropkern train` was asked to.
+
+    Args:
+        name: of the recipe.
+        given: the settings named on the command line.
+        further: flags and values that the command does not know: settings of the recipe, or mistakes.
+    """
     with exit_codes("train"):
         set_threads(threads)
-        plan = _plan(name, given, data, out, resume, overwrite, device)
-        trainer = Trainer(plan.recipe, plan.config, plan.digits, plan.device)
+        if name not in RECIPES:
+            raise UsageError(f"unknown recipe {name!r}; accepted: {', '.join(RECIPES)}")
+        given = {**given, **settings.parse(RECIPES[name], further)}
+        plan = _plan(RECIPES[name], given, data, out, resume, overwrite, device)
+        trainer = Trainer(plan.recipe, plan.config, plan.images, plan.device)
         if plan.state is not None:
             trainer.load_state_dict(plan.state)
+        elif plan.config.init:
+            trainer.start_from(Path(plan.config.init))
         _prepare_folder(plan.out, overwrite)
+        write_start(plan.out, plan.config, plan.device)
     _announce(plan, trainer)
     try:
         _train(plan, trainer)
@@ -101,7 +115,7 @@ def run(
 
 
 def _plan(
-    name: str,
+    recipe: Recipe,
     given: dict[str, Any],
     data: str | None,
     out: Path | None,
@@ -109,41 +123,53 @@ def _plan(
     overwrite: bool,
     device: str,
 ) -> Plan:
-    if name not in RECIPES:
-        raise UsageError(f"unknown recipe {name!r}; accepted: {', '.join(RECIPES)}")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError('the report needs matplotlib: pip install "vdropkern[recipes]"')
-    recipe, checked_device = RECIPES[name], _device(device)
-    replace(recipe.default_config(0), **given)  # wrong settings are told before data are looked for
+    checked_device = _device(device)
+    wanted = replace(recipe.default_config(0), **given)  # wrong settings are told before data are looked for
     state = None
     if resume:
-        state = load_checkpoint(_folder(name, given, out))
-        config = _resumed_config(state, given)
-        digits = load_digits(data)
+        state = load_checkpoint(_folder(recipe, given, out))
+        config = _resumed_config(recipe, state, given)
+        images = _load(recipe, data, config.scale)
     else:
-        digits = load_digits(data)
-        config = _config(recipe.default_config(len(digits.train_x)), given)
-    folder = out if out is not None else _folder(name, config.as_dict(), None)
+        images = _load(recipe, data, wanted.scale)
+        config = _config(recipe, images, given)
+    folder = out if out is not None else _folder(recipe, config.as_dict(), None)
     if not resume and not overwrite and any((folder / file).exists() for file in WRITTEN):
         raise UsageError(f"{folder} holds a run already: --resume goes on with it, --overwrite replaces it")
-    return Plan(recipe, config, digits, data, checked_device, folder, state)
+    return Plan(recipe, config, images, data, checked_device, folder, state)
 
 
-def _folder(name: str, settings: dict[str, Any], out: Path | None) -> Path:
-    method = settings.get("method", TrainConfig.method)
-    return out or Path("runs") / f"{name}-{method}-seed{settings.get('seed', TrainConfig.seed)}"
+def _load(recipe: Recipe, data: str | None, scale: str) -> Images:
+    most = recipe.scale(scale)
+    if recipe.data == "digits":
+        images = load_digits(data)
+    else:
+        images = load_images(data, train=most.train, test=most.test)
+    return images.limited(most.train, most.test)
 
 
-def _config(default: TrainConfig, given: dict[str, Any]) -> TrainConfig:
+def _folder(recipe: Recipe, values: dict[str, Any], out: Path | None) -> Path:
+    default = recipe.default_config(0)
+    method, seed = values.get("method", default.method), values.get("seed", default.seed)
+    return out or Path("runs") / f"{recipe.name}-{method}-seed{seed}"
+
+
+def _config(recipe: Recipe, images: Images, given: dict[str, Any]) -> TrainConfig:
+    default = recipe.default_config(len(images.train_x))
+    default = default.for_data(tuple(images.train_x.shape[1:]), images.num_classes)
+    if (epochs := recipe.scale(given.get("scale", default.scale)).epochs) is not None:
+        given = {"epochs": epochs, **given}
     if "lr" in given and "noise_lr" not in given:
         given = {**given, "noise_lr": default.noise_lr * given["lr"] / default.lr}
     return replace(default, **given)
 
 
-def _resumed_config(state: dict[str, Any], given: dict[str, Any]) -> TrainConfig:
-    config = TrainConfig.from_dict(state["config"])
+def _resumed_config(recipe: Recipe, state: dict[str, Any], given: dict[str, Any]) -> TrainConfig:
+    config = recipe.config.from_dict(state["config"])
     asked = replace(config, **given)
     for name in given:
         if (old := getattr(config, name)) != (new := getattr(asked, name)):
@@ -177,13 +203,16 @@ def _prepare_folder(out: Path, overwrite: bool) -> None:
 
 
 def _announce(plan: Plan, trainer: Trainer) -> None:
-    config, digits = plan.config, plan.digits
+    config, images = plan.config, plan.images
     lines = [
-        f"[bold]{config.recipe}[/bold] with [bold]{config.method}[/bold] on {digits.name}",
-        f"  from {digits.source}",
+        f"[bold]{config.recipe}[/bold] with [bold]{config.method}[/bold] on {images.name}",
+        f"  from {images.source}",
     ]
-    if digits.note:
-        lines.append(f"  [bold yellow]{digits.note}[/bold yellow] (--data or {ENV_DATA} names others)")
+    if scale := scale_note(config, len(images.train_x)):
+        lines.append(f"  [bold yellow]{scale}[/bold yellow]")
+    if images.note:
+        variable = ENV_DATA if plan.recipe.data == "digits" else ENV_IMAGES
+        lines.append(f"  [bold yellow]{images.note}[/bold yellow] (--data or {variable} names others)")
     lines += [
         f"  {config.epochs} epochs of {trainer.steps} steps, batch {config.batch_size}, lr {config.lr:g}, "
         f"noise lr {config.noise_lr:g}, KL weight 0 to 1 over {config.kl_start:g} to {config.kl_end:g} of "

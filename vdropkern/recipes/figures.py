@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FIELDS = 36  # receptive fields shown
 FIELD_COLUMNS = 6
+HISTOGRAMS = 6  # layers shown
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,9 @@ def curves(history: Sequence[Mapping[str, float]], train_size: int, theme: Theme
         compression = [r["weights"] / r["nonzero"] if r["nonzero"] else float("nan") for r in history]
         marker = "." if len(epochs) == 1 else ""
         plots: list[tuple[str, list[tuple[list[float], str]], bool]] = [
-            ("NLL, nats a digit", [(column("nll"), "training, noisy"), (column("test_nll"), "test")], True),
+            ("NLL, nats an image", [(column("nll"), "training, noisy"), (column("test_nll"), "test")], True),
             ("test error, %", [(column("test_error"), "")], False),
-            ("KL / N, nats a digit", [(column("kl", 1 / train_size), "")], True),
+            ("KL / N, nats an image", [(column("kl", 1 / train_size), "")], True),
             ("sparsity, %", [(column("sparsity", 100), "")], False),
             ("compression, weights / nonzero", [(compression, "")], True),
             ("schedules", [(column("kl_weight"), "KL weight"), (lr, "lr / first lr")], False),
@@ -199,9 +200,10 @@ def _signed(limit: float) -> list[str]:
 
 
 def histograms(layers: Sequence[LayerState], theme: Theme = LIGHT) -> bytes:
-    """For each layer the weights and log_alpha, kept and pruned ones apart."""
+    """For each layer, the first six at most, the weights and log_alpha, kept and pruned ones apart."""
     from matplotlib.patches import Patch
 
+    layers = layers[:HISTOGRAMS]
     with _styled(theme):
         rows = 2 if any(layer.log_alpha is not None for layer in layers) else 1
         figure = _figure(11, 2.8 * rows)

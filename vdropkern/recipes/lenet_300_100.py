@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections import OrderedDict
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import nn as vnn
-from ..methods import METHODS, Bernoulli, Method
 from .config import TrainConfig
+from .recipe import Recipe, Scale
 
 NAME = "lenet-300-100"
 WIDTHS = (784, 300, 100, 10)
@@ -31,15 +29,6 @@ def default_config(train_size: int) -> TrainConfig:
     return SMALL_DATA if train_size < SMALL_DATA_BELOW else PUBLISHED
 
 
-def _method(config: TrainConfig, first: bool) -> Method:
-    cls = METHODS[config.method]
-    given: dict[str, Any] = {"init_log_sigma2": config.log_sigma2, "threshold": config.threshold}
-    if cls is Bernoulli and first:
-        given["p"] = INPUT_DROPOUT
-    fields = {field.name for field in dataclasses.fields(cls)}
-    return cls(**{name: value for name, value in given.items() if name in fields})
-
-
 def build(config: TrainConfig) -> torch.nn.Sequential:
     """The net, freshly initialised from torch's generator; method ``none`` gives plain `torch.nn.Linear`."""
     layers: OrderedDict[str, torch.nn.Module] = OrderedDict()
@@ -47,7 +36,8 @@ def build(config: TrainConfig) -> torch.nn.Sequential:
         if config.method == "none":
             layers[f"fc{i}"] = torch.nn.Linear(inputs, outputs)
         else:
-            layers[f"fc{i}"] = vnn.Linear(inputs, outputs, method=_method(config, first=i == 1))
+            method = config.make_method(p=INPUT_DROPOUT if config.method == "bernoulli" and i == 1 else 0.5)
+            layers[f"fc{i}"] = vnn.Linear(inputs, outputs, method=method)
         if i < len(WIDTHS) - 1:
             layers[f"relu{i}"] = torch.nn.ReLU()
     return torch.nn.Sequential(layers)
@@ -56,3 +46,14 @@ def build(config: TrainConfig) -> torch.nn.Sequential:
 def prepare(images: Tensor) -> Tensor:
     """uint8 [N, 784] -> float32 [N, 784] in [0, 1]."""
     return images.to(torch.float32) / 255
+
+
+RECIPE = Recipe(
+    name=NAME,
+    summary="784-300-100-10 with ReLU on MNIST digits",
+    build=build,
+    prepare=prepare,
+    default_config=default_config,
+    image_size=(28, 28),
+    small=Scale(epochs=20),
+)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .._files import write_whole
-from . import Recipe
 from ._page import CSS, TEMPLATE
 from .figures import DARK, LIGHT, LayerState, Theme, curves, histograms, receptive_fields
+from .recipe import Recipe
 from .text import clock, compression, plural
 
 REPORT_NAME = "report.html"
@@ -21,10 +21,11 @@ def write_report(out: Path, results: dict[str, Any], layers: Sequence[LayerState
     """Draw the pictures and write them and report.html into `out`; returns the report's path."""
     draw: dict[str, Callable[[Theme], bytes]] = {
         "curves.png": lambda theme: curves(results["history"], results["data"]["train_size"], theme),
-        "receptive_fields.png": lambda theme: receptive_fields(layers[0], recipe.image_size, theme),
         "histograms.png": lambda theme: histograms(layers, theme),
     }
-    pictures = {name: (draw[name](LIGHT), draw[name](DARK)) for name in PICTURE_NAMES}
+    if (size := recipe.image_size) is not None:
+        draw["receptive_fields.png"] = lambda theme: receptive_fields(layers[0], size, theme)
+    pictures = {name: (draw[name](LIGHT), draw[name](DARK)) for name in PICTURE_NAMES if name in draw}
     page = render(results, pictures)
     for name, (light, _) in pictures.items():
         write_whole(out / name, light)

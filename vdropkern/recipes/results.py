@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import _info, plan_sparsification, save, sparsify, sparsity
-from .._files import write_whole
+from .. import plan_sparsification, save, sparsify, sparsity
 from ..nn import Variational
-from . import Recipe
+from ..sparse import to_dense
 from .checkpoint import CheckpointError
 from .config import TrainConfig
 from .figures import LayerState
+from .folder import environment, write_json
+from .recipe import Recipe
+from .text import plural
 from .timing import compare
-from .train import Trainer, evaluate
+from .train import Trainer
 
 FORMAT = 1
 RESULTS_NAME = "results.json"
@@ -26,28 +29,29 @@ TIMED_BATCHES = (1, 100)
 
 
 def dense_twin(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy of `model` on plain torch.nn.Linear, computing what `model` computes in eval mode."""
+    """A copy of `model` in torch's own layers, computing what `model` computes in eval mode."""
     if isinstance(model, torch.nn.Sequential):
         return torch.nn.Sequential(*(dense_twin(child) for child in model)).eval()
-    to_dense = getattr(model, "to_dense", None)
-    twin: torch.nn.Module = to_dense() if to_dense else model
+    dense = getattr(model, "to_dense", None)
+    twin: torch.nn.Module = dense() if dense else to_dense(sparsify(model, shrink=False))
     return twin.eval()
 
 
 def layer_states(model: torch.nn.Module) -> list[LayerState]:
-    """What the pictures show of each linear layer, on the CPU."""
+    """What the pictures show of each linear and convolution layer, on the CPU."""
     states = []
     for name, module in model.named_modules():
-        if not isinstance(module, torch.nn.Linear):
+        if not isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
             continue
         weight, keep, log_alpha, threshold = module.weight.detach(), None, None, None
         if isinstance(module, Variational):
             keep, threshold = module.keep_mask(), module.method.prune_at
             if module.noise_parameter() is not None:
-                log_alpha = module.log_alpha.detach().cpu().float()
+                log_alpha = module.log_alpha.detach().cpu().float().flatten(1)
         if keep is None:
             keep = torch.ones_like(weight, dtype=torch.bool)
-        states.append(LayerState(name, weight.cpu().float(), keep.cpu(), log_alpha, threshold))
+        flat = weight.cpu().float().flatten(1)
+        states.append(LayerState(name, flat, keep.cpu().flatten(1), log_alpha, threshold))
     return states
 
 
@@ -69,37 +73,58 @@ def layer_numbers(model: torch.nn.Module) -> dict[str, Any]:
     return {"layers": layers, "total": total}
 
 
+def scale_note(config: TrainConfig, train_size: int) -> str:
+    """What a run of less than full scale is worth."""
+    if config.scale == "full":
+        return ""
+    worth = "says nothing about accuracy" if config.scale == "smoke" else "less than the published training"
+    return f"{config.scale}: {plural(config.epochs, 'epoch')} of {train_size:,} images, {worth}"
+
+
+def accuracies(history: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Best, last and mean of the last ten epochs' accuracy in percent, for each error measured.
+
+    The best is chosen by the test set, as some published tables do; it flatters.
+    """
+    names = [name for name in history[-1] if name.endswith("_error")]
+    return {
+        name.removesuffix("_error"): {
+            "best": 100 - min(record[name] for record in history),
+            "last": 100 - history[-1][name],
+            "mean_of_last_ten": 100 - statistics.fmean(record[name] for record in history[-10:]),
+        }
+        for name in names
+    }
+
+
 def gather(trainer: Trainer, recipe: Recipe, out: Path, command: str) -> dict[str, Any]:
     """Prune the trained net, save it to `out`, test and time it; returns what results.json holds."""
     model = trainer.model.eval()
     pruned = sparsify(model).eval()
     save(pruned, out / MODEL_NAME)
-    nll, error = evaluate(model, trainer.test_x, trainer.test_y)
-    pruned_nll, pruned_error = evaluate(pruned, trainer.test_x, trainer.test_y)
+    nll, error = trainer.test()
+    pruned_nll, pruned_error = trainer.test(pruned)
+    data = trainer.data
     return {
         "format": FORMAT,
         "recipe": recipe.name,
         "config": trainer.config.as_dict(),
         "command": command,
         "data": {
-            "name": trainer.digits.name,
-            "source": trainer.digits.source,
-            "note": trainer.digits.note,
-            "sha256": trainer.digits.sha256,
+            "name": data.name,
+            "source": data.source,
+            "note": "; ".join(filter(None, (scale_note(trainer.config, len(data.train_x)), data.note))),
+            "sha256": data.sha256,
             "train_size": len(trainer.train_x),
             "test_size": len(trainer.test_x),
+            "input": list(trainer.test_x.shape[1:]),
         },
-        "versions": _info.versions(),
-        "machine": {
-            "processor": _info.cpu_name(),
-            "logical_cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": str(trainer.device),
-            "backends": _info.backends(trainer.device),
-        },
+        **environment(trainer.device),
         "seconds": {"training": trainer.seconds},
         "test": {"error": error, "nll": nll, "pruned_error": pruned_error, "pruned_nll": pruned_nll},
+        "accuracy": accuracies(trainer.history),
         **layer_numbers(model),
+        "further": recipe.finish(trainer),
         "inference": compare(dense_twin(model), pruned, trainer.test_x, TIMED_BATCHES),
         "model": MODEL_NAME,
         "history": trainer.history,
@@ -108,8 +133,7 @@ def gather(trainer: Trainer, recipe: Recipe, out: Path, command: str) -> dict[st
 
 def write_results(out: Path, results: dict[str, Any]) -> None:
     """Write results.json into the run's folder, whole or not at all."""
-    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    write_whole(out / RESULTS_NAME, text.encode())
+    write_json(out / RESULTS_NAME, results)
 
 
 def read_results(out: Path) -> dict[str, Any]:
@@ -130,13 +154,13 @@ def read_results(out: Path) -> dict[str, Any]:
     return results
 
 
-def restore_model(recipe: Recipe, state: dict[str, Any]) -> torch.nn.Sequential:
+def restore_model(recipe: Recipe, state: dict[str, Any]) -> torch.nn.Module:
     """The variational net of a checkpoint, in eval mode on the CPU.
 
     Raises:
         CheckpointError: the checkpoint does not fit the recipe.
     """
-    model = recipe.build(TrainConfig.from_dict(state["config"]))
+    model = recipe.build(recipe.config.from_dict(state["config"]))
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as err:
