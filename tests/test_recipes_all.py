@@ -1,0 +1,229 @@
+"""Every recipe, the whole way from image files to a report, on a few tiny images."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vdropkern.recipes import RECIPES
+from vdropkern.recipes.augment import augment
+from vdropkern.recipes.checkpoint import load_checkpoint
+from vdropkern.recipes.data import DataError, Images, load_digits
+from vdropkern.recipes.images import load_images
+from vdropkern.recipes.train import Trainer
+
+from .digit_files import make_files, write_folder
+from .test_cli import run
+from .test_recipe import StopAfter, without_times
+
+SMALLER: dict[str, dict[str, Any]] = {
+    "vgg-sparse-vd": {"width": 0.0625},
+    "cifar-dropout": {"scale_width": 0.25},
+}
+OTHERS = [name for name in RECIPES if name != "lenet-300-100"]
+
+
+def pixels(count: int, seed: int) -> np.ndarray[Any, Any]:
+    """uint8 [count, 32, 32, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def arrays(folder: Path) -> Path:
+    path = folder / "tiny.npz"
+    names, y = np.array(["ant", "bee", "cat"]), np.arange(24) % 3
+    np.savez(path, x_train=pixels(24, 0), y_train=y, x_test=pixels(9, 1), y_test=y[:9], classes=names)
+    return path
+
+
+def tiny(folder: Path, name: str) -> Images:
+    if RECIPES[name].data == "digits":
+        return load_digits(write_folder(folder, make_files()))
+    return load_images(arrays(folder))
+
+
+def config(name: str, data: Images, **changes: Any) -> Any:
+    recipe = RECIPES[name]
+    default = recipe.default_config(len(data.train_x)).for_data(
+        tuple(data.train_x.shape[1:]), data.num_classes
+    )
+    return dataclasses.replace(default, epochs=2, batch_size=12, **SMALLER.get(name, {}), **changes)
+
+
+@pytest.fixture(autouse=True)
+def _one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VDROPKERN_IMAGES", raising=False)
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_smoke(name: str, tmp_path: Path) -> None:
+    """From the command line to every file of the run's folder."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    digits = RECIPES[name].data == "digits"
+    data = write_folder(folder, make_files()) if digits else arrays(folder)
+    smaller = [
+        word
+        for key, value in SMALLER.get(name, {}).items()
+        for word in (f"--{key.replace('_', '-')}", str(value))
+    ]
+    code, text = run(
+        "train", name, "--scale", "smoke", "--epochs", "1", "--batch-size", "12", "--data", str(data),
+        "--out", "run", "--threads", "1", *smaller,
+    )  # fmt: skip
+    assert code == 0, text
+    assert {"config.json", "environment.json", "metrics.csv", "results.json", "checkpoint.pt",
+            "report.html"} <= set(os.listdir("run"))  # fmt: skip
+    results = json.loads(Path("run/results.json").read_text())
+    assert results["data"]["note"].startswith("smoke: 1 epoch of ")
+    assert results["accuracy"]["test"]["last"] == pytest.approx(100 - results["history"][-1]["test_error"])
+    assert results["total"]["weights"] > 0
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_method_takes_a_step(name: str, tmp_path: Path) -> None:
+    data = tiny(tmp_path, name)
+    for method in RECIPES[name].config.methods:
+        trainer = Trainer(RECIPES[name], config(name, data, method=method), data)
+        trainer._step(torch.arange(8))
+        assert trainer.means()["nll"] > 0
+        x = trainer.test_x[:2]
+        assert trainer.model.eval()(x).shape == (2, data.num_classes)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_an_augmented_run_resumes_to_the_same_bits(stop_after: int, tmp_path: Path) -> None:
+    data, recipe = tiny(tmp_path, "cifar-dropout"), RECIPES["cifar-dropout"]
+    settings = config("cifar-dropout", data, augment="pad-crop-flip", method="sparse-vd")
+    whole = Trainer(recipe, settings, data)
+    assert whole.run()
+    file = tmp_path / "checkpoint.pt"
+    assert not Trainer(recipe, settings, data).run(file, stop=StopAfter(stop_after))
+    second = Trainer(recipe, settings, data)
+    second.load_state_dict(load_checkpoint(file))
+    assert second.run()
+    assert without_times(second.history) == without_times(whole.history)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], value), name
+
+
+def test_a_run_starts_from_another(tmp_path: Path) -> None:
+    data, recipe = tiny(tmp_path, "lenet-5"), RECIPES["lenet-5"]
+    first = Trainer(recipe, config("lenet-5", data, method="none"), data)
+    first.run(tmp_path / "checkpoint.pt")
+    for method in ("sparse-vd", "sbp"):
+        second = Trainer(recipe, config("lenet-5", data, method=method), data)
+        second.start_from(tmp_path)
+        assert torch.equal(second.model[0].weight, first.model[0].weight)
+
+
+def test_augmentation_moves_and_mirrors() -> None:
+    torch.manual_seed(0)
+    images = torch.arange(1, 65, dtype=torch.uint8).reshape(1, 1, 8, 8).expand(200, 3, 8, 8)
+    assert augment(images, "none") is images
+    flipped = augment(images, "flip")
+    mirrored = [torch.equal(image, images[0].flip(-1)) for image in flipped]
+    assert all(m or torch.equal(image, images[0]) for m, image in zip(mirrored, flipped, strict=True))
+    assert 60 < sum(mirrored) < 140
+    padded = torch.nn.functional.pad(images[0], (4,) * 4)
+    windows = {
+        tuple(window.flatten().tolist())
+        for top in range(9)
+        for left in range(9)
+        for window in (padded[:, top : top + 8, left : left + 8],)
+        for window in (window, window.flip(-1))
+    }
+    cropped = {tuple(image.flatten().tolist()) for image in augment(images, "pad-crop-flip")}
+    assert cropped <= windows
+    assert len(cropped) > 50
+
+
+# -- images
+
+
+def tree(folder: Path, suffix: str) -> dict[str, bytes]:
+    files = {}
+    for split, count in (("train", 4), ("test", 2)):
+        for label in ("bee", "ant"):
+            for i, image in enumerate(pixels(count, 2)):
+                buffer = io.BytesIO()
+                Image.fromarray(image).save(buffer, "JPEG" if suffix == "jpg" else "PNG")
+                files[f"set/{split}/{label}/{i}.{suffix}"] = buffer.getvalue()
+    return files
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_image_files_in_a_folder_and_in_an_archive_read_the_same(suffix: str, tmp_path: Path) -> None:
+    files = tree(tmp_path, suffix)
+    with tarfile.open(tmp_path / "set.tar.xz", "w:xz") as tar:
+        for name, content in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    folder, archive = load_images(tmp_path / "set" / ".."), load_images(tmp_path / "set.tar.xz")
+    assert folder.classes == ("ant", "bee")
+    assert folder.train_y.tolist() == [0] * 4 + [1] * 4
+    assert torch.equal(folder.train_x, archive.train_x) and folder.sha256 == archive.sha256
+    if suffix == "png":
+        assert torch.equal(folder.train_x[:4], torch.from_numpy(pixels(4, 2)).movedim(-1, 1))
+    part = load_images(tmp_path / "set.tar.xz", train=3, test=4)
+    assert len(part.train_x) == 3 and part.sha256 != folder.sha256
+    assert part.sha256 == folder.limited(3, 4).sha256
+    assert torch.equal(part.train_x, folder.limited(3, 4).train_x)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [(b"", "cannot be read"), (b"not an archive" * 99, "cannot be read"), (None, "no such file")],
+)
+def test_unreadable_images_exit_with_2_and_write_nothing(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        Path("images.tar").write_bytes(content)
+    code, text = run("train", "cifar-dropout", "--data", "images.tar")
+    assert code == 2
+    assert message in text
+    assert os.listdir(tmp_path) == ([] if content is None else ["images.tar"])
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("cifar-dropout", "--samples", "8"), "No such option: --samples; settings of cifar-dropout alone"),
+        (("cifar-dropout", "--scale-width", "0"), "--scale-width: 0.0 given"),
+        (("cifar-dropout", "--drop-where", "conv"), "--method: 'sparse-vd' is unknown; accepted: bernoulli"),
+        (("multi-sample-dropout", "--samples", "few"), "--samples: 'few' given, an integer accepted"),
+        (("allconv6", "--method", "sparse-vd"), "--method: 'sparse-vd' is unknown; accepted: bernoulli"),
+        (("allconv6", "--head", "max"), "--head: 'max' is unknown; accepted: gap, fc"),
+    ],
+)
+def test_wrong_flags_exit_with_2_and_write_nothing(
+    args: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    code, text = run("train", *args)
+    assert code == 2, text
+    assert message in text
+    assert os.listdir(tmp_path) == []
+
+
+def test_arrays_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    np.savez("bad.npz", x_train=pixels(3, 0), y_train=np.arange(2), x_test=pixels(3, 0), y_test=np.arange(3))
+    with pytest.raises(DataError, match="as many labels expected"):
+        load_images("bad.npz")
+    np.savez("bad.npz", x_train=pixels(3, 0))
+    with pytest.raises(DataError, match="no arrays"):
+        load_images("bad.npz")
