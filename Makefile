@@ -29,7 +29,7 @@ PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0 bnn-lab==1.0.0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo estimator-study test bench bench-quick bench-methods bench-binary bench-sparse lint format typecheck
-.PHONY: docs-methods wheel kernels clean distclean
+.PHONY: docs-methods results wheel kernels clean distclean
 .PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels ladder sanitize
 
 help: ## list the targets
@@ -82,6 +82,9 @@ format: $(PREFIX)-lint ## let ruff and clang-format rewrite the sources
 
 docs-methods: $(BASE) ## write docs/methods.md and its pages from vdropkern/methods
 	$(PY) docs/generate_methods.py
+
+results: $(PREFIX)-demo ## write the tables of docs/results.md from docs/results/; ARGS="--store NAME FOLDER" adds runs
+	$(PY) docs/generate_results.py $(ARGS)
 
 wheel: $(BASE) ## build the wheel into dist/; with CUDA kernels: make wheel CUDA=13.0
 	VDROPKERN_CUDA="$(CUDA)" VDROPKERN_CUDA_ARCHS="$(CUDA_ARCHS)" $(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .

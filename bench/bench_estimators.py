@@ -15,7 +15,7 @@ from vdropkern.ops.sign_mlp import layers_of, sign_mlp_losses
 
 from .specs import Contender, Estimate
 
-SAMPLES = 40  # of which each turn is a part of the whole
+SAMPLES = 200  # of which each turn is a part of the whole
 _SIGMA = 0.1
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vdropkern import _backend
 from vdropkern.sparse import SparseConv2d, SparseLinear
 
-from .docs import PAGE, _between
+from .docs import PAGE, between
 from .gate import compare
 from .machine import describe
 from .run import ROOT, write_whole
@@ -212,7 +212,7 @@ def main() -> None:
         if document["threads"] == 1:
             write_whole(ROOT / "docs" / "images" / "sparse.png", picture(document))
             text += "\n![speed-up over sparsity, one thread](images/sparse.png)\n"
-        write_whole(PAGE, _between(PAGE, PAGE.read_text(), name, text).encode())
+        write_whole(PAGE, between(PAGE, PAGE.read_text(), name, text).encode())
 
 
 if __name__ == "__main__":

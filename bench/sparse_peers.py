@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from typing import Any
@@ -35,11 +36,9 @@ def scipy_csr(dense: Any) -> Forward:
     return forward
 
 
-def numba_csr(dense: Any) -> Forward:
-    """Rows of W times columns of x^T, compiled for this CPU, on one thread."""
+@functools.cache  # compiling takes longer than timing a layer
+def _numba_multiply() -> Callable[..., None]:
     import numba
-    import numpy
-    import scipy.sparse
 
     @numba.njit(fastmath=True)  # type: ignore[untyped-decorator, unused-ignore]
     def multiply(values: Any, columns: Any, offsets: Any, bias: Any, x: Any, y: Any) -> None:
@@ -52,6 +51,16 @@ def numba_csr(dense: Any) -> Forward:
             for b in range(len(row)):
                 row[b] = max(row[b], numba.float32(0))
 
+    compiled: Callable[..., None] = multiply
+    return compiled
+
+
+def numba_csr(dense: Any) -> Forward:
+    """Rows of W times columns of x^T, compiled for this CPU, on one thread."""
+    import numpy
+    import scipy.sparse
+
+    multiply = _numba_multiply()
     csr, bias = scipy.sparse.csr_matrix(dense.weight.detach().numpy()), dense.bias.detach().numpy()
 
     def forward(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from vdropkern import functional as vF
 
-from . import bench_linear_lrt, cases, docs, peers, plot, report, run, specs, worker
+from . import bench_linear_lrt, cases, docs, peers, plot, report, run, sparse, specs, worker
 from .bench_conv2d_lrt import errors
 from .memory import peak_bytes, saved_bytes
 from .rows import problems, rows
@@ -298,3 +298,23 @@ def test_convolutions_are_exact(kernel: int, layout: str) -> None:
     found = errors(specs.Conv(16, 24, 9, 3, kernel=kernel, padding=kernel // 2, layout=layout))
     assert [*found] == ["m", "v", "d weight", "d bias", "d log_sigma2", "d x"]
     assert all(0 < error <= 1e-5 for error in found.values()), found
+
+
+def test_sparse_tables_change_between_their_marks_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "docs" / "benchmarks.md"
+    page.parent.mkdir()
+    page.write_text("top\n<!-- sparse-2: begin -->\nstale\n<!-- sparse-2: end -->\nbottom\n")
+    cell = {"kind": "linear", "title": "300x784", "sparsity": 0.9, "batch": 8, "must": 10, "red": []}
+    record = {**cell, "ms": {"dense": 0.1}, "speedup": {"vdropkern": [9.5, 9.0, 9.9], "scipy": [1.25] * 3}}
+    machine = {"cpu": "a CPU", "torch": "2.13.0", "commit": "abc", "date": "2026-01-01"}
+    document = {"machine": machine, "isa": "avx2", "threads": 2, "records": [record]}
+    (tmp_path / "given.json").write_text(json.dumps(document))
+    monkeypatch.setattr(sparse, "PAGE", page)
+    given = ["sparse", "--from-json", str(tmp_path / "given.json"), "--out", str(tmp_path), "--docs"]
+    monkeypatch.setattr("sys.argv", given)
+    sparse.main()
+    text = page.read_text()
+    row = "| 300x784 | 90 % | 8 | 100 | 9.5 (9.0-9.9) | 10: missed | 1.2 |"
+    assert text.startswith("top\n") and text.endswith("\nbottom\n") and row in text and "stale" not in text

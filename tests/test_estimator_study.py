@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,15 +12,26 @@ from typer.testing import CliRunner
 from vdropkern.cli.app import app
 from vdropkern.recipes import estimator_study as study
 
-SMALL = study.StudyConfig(widths=(2, 8), samples=(20, 40), rows=300, repeats=2)
+SMALL = study.SCALES["smoke"]
 
 
 def test_numbers_and_report(tmp_path: Path) -> None:
     told: list[str] = []
     document = study.run(SMALL, told.append)
-    assert [line.split(" done")[0] for line in told] == ["width 2", "width 8"]
+    assert [line.split(" done")[0] for line in told][:2] == ["width 2", "width 8"]
     again = study.run(SMALL)
     assert again["results"] == document["results"]
+    assert again["questions"] == document["questions"]
+    answers = {q["name"]: {row["label"]: row for row in q["rows"]} for q in document["questions"]}
+    assert len(answers) == len(told) - 2 == 7
+    final = answers["mu or a sample as the final weights"]
+    samples, best = final["a sample"], final["the best of 100 samples on the batch"]
+    assert best["batch"] <= samples["batch"]
+    at_rest = answers["from STE to NES at rest"].pop("at rest")["loss"]
+    assert all(row["loss"] <= at_rest for row in answers["from STE to NES at rest"].values())
+    block = answers["one layer of a residual block"]
+    assert block["cdg"]["cosine"] == pytest.approx(1.0)
+    assert block.keys() == {"cdg", "nes", "hard-tanh", "steep", "swish", "polynomial"}
     for result in document["results"]:
         assert result["decrease"].keys() == set(SMALL.names)
         assert result["cosines"]["cdg"]["total"] == pytest.approx(1.0)
@@ -38,13 +49,22 @@ def test_numbers_and_report(tmp_path: Path) -> None:
     assert "polynomial" in page
 
 
+def _write(document: dict[str, Any], out: Path) -> Path:
+    (out / "results.json").write_text(json.dumps(document))
+    return out / "report.html"
+
+
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "StudyConfig", lambda seed: replace(SMALL, seed=seed))
+    monkeypatch.setattr(study, "run", lambda config, told: {"config": {"seed": config.seed}})
+    monkeypatch.setattr(study, "write", _write)
     run = CliRunner().invoke
     out = tmp_path / "run"
     result = run(app, ["train", study.NAME, "--seed", "3", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert json.loads((out / "results.json").read_text())["config"]["seed"] == 3
+    assert json.loads((out / "results.json").read_text()) == {"config": {"seed": 3}}
+    bad = run(app, ["train", study.NAME, "--scale", "huge", "--out", str(tmp_path / "other")])
+    assert bad.exit_code == 2
+    assert "smoke, small, full" in bad.output
     assert run(app, ["train", study.NAME, "--seed", "3", "--out", str(out)]).exit_code == 2
     assert run(app, ["train", study.NAME, "--epochs", "3"]).exit_code == 2
     assert run(app, ["train", study.NAME, "--seed", "3", "--out", str(out), "--overwrite"]).exit_code == 0

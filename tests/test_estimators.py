@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.tolerance import assert_close
 from vdropkern import estimators as E
 from vdropkern.ops.philox_normal.reference import philox_normal
-from vdropkern.ops.sign_mlp import noise_moments, outputs_of, sign_mlp_losses
+from vdropkern.ops.sign_mlp import layers_of, noise_moments, outputs_of, sign_mlp_losses
 
 SEEDS = torch.tensor([3, -5, 2**62 + 1, -(2**63)])
 
@@ -64,6 +64,40 @@ def test_losses_of_candidates(n: int, rows: int, depth: int, backend: str) -> No
     assert torch.equal(one_side, found[::2])
 
 
+@pytest.mark.parametrize("kind", ["plain", "outlier", "no means", "wide", "not a number"])
+@pytest.mark.parametrize("n, depth", [(3, 1), (31, 2), (32, 3), (33, 1), (100, 3)])
+def test_no_sign_is_wrong(n: int, depth: int, kind: str, backend: str) -> None:
+    """A wrong sign moves a loss by about 1 / rows. Inputs that do not fit sixteen bits, zeros, NaN."""
+    loss, student = problem(n, 300, torch.float32, depth)
+    mu, x, y = torch.cat([p.reshape(-1) for p in student.values()]), loss.x, loss.y
+    sigma = torch.full_like(mu, 0.1)
+    if kind == "outlier":
+        x[7, n // 2] = 1e6
+    elif kind == "no means":
+        mu = torch.zeros_like(mu)
+    elif kind == "wide":
+        sigma *= torch.logspace(-3, 3, len(mu))
+    elif kind == "not a number":
+        x[5, 0] = math.nan
+    candidates = [
+        mu.double() + sign * sigma.double() * philox_normal(seed, 1, len(mu), torch.float64)[0]
+        for seed in SEEDS
+        for sign in (1, -1)
+    ]
+    clear = torch.ones(len(x), dtype=torch.bool)
+    for flat in candidates:
+        sizes = [x.abs().double(), *[torch.ones(n, dtype=torch.float64)] * (depth - 1)]
+        before = outputs_of(x.double(), flat, depth)[1]
+        for (w, b), size, z in zip(layers_of(flat, n, depth)[:-1], sizes, before, strict=True):
+            near = z.abs() < 1e-5 * (size @ w.abs().T + b.abs())
+            clear &= ~near.any(1) | z.isnan().any(1)
+    assert clear.sum() > 200
+    x, y = x[clear], y[clear]
+    expected = sign_mlp_losses(x.double(), y.double(), mu.double(), sigma.double(), SEEDS, depth, True)
+    found = sign_mlp_losses(x, y, mu, sigma, SEEDS, depth, True)
+    assert_close(found, expected, expected, n + len(x), "losses")
+
+
 def test_losses_are_those_of_the_plain_net() -> None:
     loss, student = problem(6, 50)
     e = philox_normal(SEEDS[0], 1, sum(p.numel() for p in student.values()), torch.float64)[0]
@@ -78,12 +112,12 @@ def test_losses_are_those_of_the_plain_net() -> None:
 @pytest.mark.parametrize("draws, d", [(1, 1), (3, 70), (600, 131)])
 def test_noise_moments(draws: int, d: int, backend: str) -> None:
     seeds = torch.arange(draws) * 7 - 3
-    u = torch.randn(draws)
+    u, v = torch.randn(2, draws)
     e = torch.cat([philox_normal(s, 1, d, torch.float64) for s in seeds])
-    wide = u.double()
-    first, second = noise_moments(seeds, u, d)
-    assert_close(first, wide @ e, wide.abs() @ e.abs(), draws, "first")
-    assert_close(second, wide @ (e**2 - 1), wide.abs() @ (e**2 + 1), 2 * draws, "second")
+    wide_u, wide_v = u.double(), v.double()
+    first, second = noise_moments(seeds, u, v, d)
+    assert_close(first, wide_u @ e, wide_u.abs() @ e.abs(), draws, "first")
+    assert_close(second, wide_v @ (e**2 - 1), wide_v.abs() @ (e**2 + 1), 2 * draws, "second")
 
 
 def test_threads_do_not_matter(threads: None, backend: str) -> None:
@@ -142,6 +176,8 @@ def test_nes_of_a_module_and_its_kernel_agree() -> None:
     loss, student = problem(4, 60, torch.float32)
     found = E.nes_gradient(loss, student, 30, seed=2)
     generic = E.nes_gradient(lambda p: plain_loss(loss.x, loss.y, p), student, 30, seed=2)
+    single = E.nes_gradient(lambda p: plain_loss(loss.x, loss.y, p), student, 30, seed=2, batch=1)
+    torch.testing.assert_close(single.losses, generic.losses)
     close = (found.losses - generic.losses).abs() < 1e-4  # a sum next to 0 may take either sign
     assert close.double().mean() > 0.9
     net = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.Tanh())
@@ -206,7 +242,7 @@ def test_opcheck() -> None:
     ops = torch.ops.vdropkern
     arguments = (loss.x, loss.y, mu, torch.ones_like(mu), SEEDS, 3, True)
     torch.library.opcheck(ops.sign_mlp_losses.default, arguments)
-    torch.library.opcheck(ops.noise_moments.default, (SEEDS, torch.ones(4), 7))
+    torch.library.opcheck(ops.noise_moments.default, (SEEDS, torch.ones(4), torch.ones(4), 7))
 
 
 def test_bad_arguments_are_named() -> None:

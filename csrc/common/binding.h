@@ -64,8 +64,18 @@ T* output(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
+// On the CPU. Not by torch::stable::empty, which looks its op up by name: a microsecond, and small layers
+// feel it.
 inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType type) {
-  return torch::stable::empty({sizes.data(), sizes.size()}, type);
+  constexpr size_t kMostDims = 64;  // of torch
+  STD_TORCH_CHECK(sizes.size() <= kMostDims, "a tensor has at most 64 dimensions");
+  int64_t strides[kMostDims], step = 1;
+  for (size_t i = sizes.size(); i-- > 0; step *= sizes[i] > 1 ? sizes[i] : 1) strides[i] = step;
+  AtenTensorHandle made = nullptr;
+  const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides, dtype,
+                                                         aoti_torch_device_type_cpu(), 0, &made));
+  return Tensor(made);
 }
 inline Tensor empty_like(const Tensor& t, ScalarType type) {
   const auto sizes = t.sizes();

@@ -58,24 +58,25 @@ void gradients(const ConvWeights<T>& w, T kl_scale, T* dmu, T* dlog, const Paral
   for_blocks(w.count, parallel, [&](int64_t, int64_t i0, int64_t n) {
     using V = Vec<T>;
     const T *const mu = w.mu + i0, *const log = w.log + i0;
-    const auto write = [&](int64_t i, V m, V e, V kl_mu, V kl_log) __attribute__((always_inline)) {
-      const int64_t left = n - i;
-      const V ds = load_first(dlog + i0 + i, left);  // of sigma^2
-      V dm = unless_clipped(w, load_first(dmu + i0 + i, left), m, e) + kl_mu;
-      if (w.is_alpha) dm += ds * e * m * T(2);
-      store_first(dmu + i0 + i, dm, left);
-      store_first(dlog + i0 + i, ds * (w.is_alpha ? e * m * m : e) + kl_log, left);
-    };
+    const auto write = [&](int64_t i, int64_t left, V m, V e, V kl_mu, V kl_log)
+                           __attribute__((always_inline)) {
+                             const V ds = load_first(dlog + i0 + i, left);  // of sigma^2
+                             V dm = unless_clipped(w, load_first(dmu + i0 + i, left), m, e) + kl_mu;
+                             if (w.is_alpha) dm += ds * e * m * T(2);
+                             store_first(dmu + i0 + i, dm, left);
+                             store_first(dlog + i0 + i, ds * (w.is_alpha ? e * m * m : e) + kl_log, left);
+                           };
     if (w.prior == Prior::kNone) {
-      for (int64_t i = 0; i < n; i += kLanes<T>)
-        write(i, load_first(mu + i, n - i), vexp(load_first(log + i, n - i)), V{}, V{});
+      for_vectors<T>(n, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+        write(i, left, load_first(mu + i, left), vexp(load_first(log + i, left)), V{}, V{});
+      });
       return;
     }
-    const NormalPrior<T> normal = normal_prior<T>(w.prior);
     alignas(64) T exp_log[kKlBlock];
-    const auto add_kl = [&](int64_t i, const Weight<V>& weight, V slope) __attribute__((always_inline)) {
-      const V m = load_first(mu + i, n - i), s = slope * kl_scale;
-      write(i, m, weight.s, w.is_alpha ? V{} : kl_by_mu(w.prior, normal, m, s, kl_scale), s);
+    const auto add_kl = [&](int64_t i, int64_t left, const Weight<V>& weight, V slope,
+                            V pull) __attribute__((always_inline)) {
+      const V m = load_first(mu + i, left);
+      write(i, left, m, weight.s, w.is_alpha ? V{} : m * pull * kl_scale, slope * kl_scale);
     };
     kl_block<KlWants::kSlopes>(w.prior, w.is_alpha ? nullptr : mu, log, n, exp_log, false, add_kl);
   });

@@ -18,13 +18,12 @@ double kl_of(const KlArgs<T>& a, int64_t i, int64_t n) {
   if (!a.dlog) return kl_value(a.prior, mu, a.log + i, n);
   using V = Vec<T>;
   alignas(64) T exp_log[kKlBlock];
-  const NormalPrior<T> normal = normal_prior<T>(a.prior);
   T *const dmu = mu ? a.dmu + i : nullptr, *const dlog = a.dlog + i;
-  const auto write = [&](int64_t j, const Weight<V>&, V slope) __attribute__((always_inline)) {
-    const V s = slope * a.scale;
-    if (mu) store_first(dmu + j, kl_by_mu(a.prior, normal, load_first(mu + j, n - j), s, a.scale), n - j);
-    store_first(dlog + j, s, n - j);
-  };
+  const auto write = [&](int64_t j, int64_t left, const Weight<V>&, V slope, V pull)
+                         __attribute__((always_inline)) {
+                           if (mu) store_first(dmu + j, load_first(mu + j, left) * pull * a.scale, left);
+                           store_first(dlog + j, slope * a.scale, left);
+                         };
   return kl_block<KlWants::kBoth>(a.prior, mu, a.log + i, n, exp_log, false, write);
 }
 

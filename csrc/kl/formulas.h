@@ -26,17 +26,27 @@ struct Weight {
   V a, s, la;  // mu^2 + eps, sigma^2, log_alpha
 };
 
+// exp(-|la|)
+template <class V>
+VDK_HD V kl_ratio(const Weight<V>& w) {
+  return minimum(w.a, w.s) * reciprocal(maximum(w.a, w.s));
+}
+
 // 1/2 log(1 + 1/alpha)
 template <class V>
+VDK_HD V kl_ard_slope(const Weight<V>& w) {
+  return w.a * reciprocal(w.a + w.s) / -2;
+}
+template <class V>
 VDK_HD KlTerms<V> kl_ard(const Weight<V>& w) {
-  const V e = minimum(w.a, w.s) * reciprocal(maximum(w.a, w.s));  // exp(-|la|)
-  return {(maximum(V{}, -w.la) + vlog1p_unit(e)) / 2, w.a * reciprocal(w.a + w.s) / -2};
+  return {(maximum(V{}, -w.la) + vlog1p_unit(kl_ratio(w))) / 2, kl_ard_slope(w)};
 }
 
 // Molchanov et al. 2017 add a bump to the ARD term: k1 sigmoid(-(k2 + k3 la)).
+constexpr double kK1 = 0.63576, kK2 = 1.87320, kK3 = 1.48695;
 template <class T, class V>
 VDK_HD KlTerms<V> kl_bump(V la) {
-  constexpr T k1 = T(0.63576), k2 = T(1.87320), k3 = T(1.48695);
+  constexpr T k1 = T(kK1), k2 = T(kK2), k3 = T(kK3);
   const V e = vexp(minimum(V{} + 80, -(la * k3 + k2)));  // the reciprocal stays normal
   const V q = reciprocal(e + 1), rest = e * q;           // sigmoids of k2 + k3 la and of its negative
   return {rest * k1, rest * q * (-k1 * k3)};

@@ -2,6 +2,7 @@
 #pragma once
 #include "formulas.h"
 #include "prior.h"
+#include "split.h"
 
 namespace vdk {
 namespace VDK_ISA {
@@ -9,11 +10,22 @@ namespace VDK_ISA {
 // What a caller wants of a block; what it does not want is not computed.
 enum class KlWants { kValue, kSlopes, kBoth };
 
-constexpr int64_t kKlBlock = 512;  // lanes are summed in T over a block, blocks in double
+// Lanes are summed in T over a block, blocks in double.
+constexpr int64_t kKlBlock = VDK_VECTOR_BYTES == 16 ? 256 : 512;
+static_assert(kKlBlock / kLanes<float> <= SumOfLogs<VecF>::kMost, "one logarithm a block");
+
+// f(i, left) for every vector of n elements; where it is whole, `left` is a constant and masks are none.
+template <class T, class F>
+VDK_INLINE void for_vectors(int64_t n, const F& f) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) f(i, int64_t{kLanes<T>});
+  if (i < n) f(i, n - i);
+}
 
 // At most kKlBlock weights, contiguous: mu is null where `log` is log_alpha itself. exp_log is exp(log),
-// given or else written here. Returns the KL, if wanted. emit(i, weight, slope), if slopes are wanted, gets
-// each vector of weights, mu^2 without eps under a normal prior, with dKL/dla.
+// given or else written here. Returns the KL, if wanted. emit(i, left, weight, slope, pull), if slopes are
+// wanted, gets each vector of weights, mu^2 without eps under a normal prior, with slope = dKL/dla and
+// pull = dKL/dmu / mu.
 //
 // Two loops through buffers in L1: one loop over the whole formula is a chain too long for the processor to
 // overlap with the next one.
@@ -23,37 +35,48 @@ VDK_INLINE double kl_block(const Prior& prior, const T* mu, const T* log, int64_
   using V = Vec<T>;
   constexpr bool kValue = kWants != KlWants::kSlopes, kSlopes = kWants != KlWants::kValue;
   constexpr bool kNormal = kPrior == Prior::kNormal;
+  constexpr bool kSplit = kPrior == Prior::kLogUniform || kPrior == Prior::kArd;
   constexpr bool kLogAlpha = kValue || (kPrior != Prior::kArd && !kNormal);
   const NormalPrior<T> normal = normal_prior<T>(prior);
-  const auto mu2 = [&](int64_t i) __attribute__((always_inline)) {
-    if (!mu) return V{} + 1;
-    const V m = load_first(mu + i, n - i);
-    return kNormal ? m * m : m * m + T(kKlEps);
-  };
-  alignas(64) T la[kLogAlpha ? kKlBlock : 1];
-  for (int64_t i = 0; i < n; i += kLanes<T>) {
-    const V l = load_first(log + i, n - i);
-    if constexpr (kLogAlpha) store(la + i, mu && !kNormal ? l - vlog(mu2(i)) : l);
+  alignas(64) T a_of[kKlBlock], la[kLogAlpha ? kKlBlock : 1];
+  for_vectors<T>(n, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+    const V l = load_first(log + i, left);
+    V a = V{} + 1, log_alpha = l;
+    if (mu) {
+      const V m = load_first(mu + i, left);
+      a = kNormal ? m * m : m * m + T(kKlEps);
+      if constexpr (kLogAlpha && !kNormal) log_alpha -= vlog(a);
+    }
+    store(a_of + i, a);
+    if constexpr (kLogAlpha) store(la + i, log_alpha);
     if (!given) store(exp_log + i, vexp(l));
-  }
+  });
   V sum{};
-  for (int64_t i = 0; i < n; i += kLanes<T>) {
-    V l{};
-    if constexpr (kLogAlpha) l = load(la + i);
-    const Weight<V> weight{mu2(i), load(exp_log + i), l};
-    KlTerms<V> terms = kl_terms<T, kPrior>(weight, normal);
-    if constexpr (kPrior == Prior::kLogUniform) {
-      const KlTerms<V> bump = kl_bump<T>(l);
-      terms.value += bump.value, terms.slope += bump.slope;
+  SumOfLogs<V> logs;
+  for_vectors<T>(n, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+    Weight<V> weight{load(a_of + i), load(exp_log + i), V{}};
+    if constexpr (kLogAlpha) weight.la = load(la + i);
+    SplitTerms<V> terms;
+    if constexpr (kSplit) {
+      terms = split_terms<kPrior>(weight);
+    } else {
+      const KlTerms<V> whole = kl_terms<T, kPrior>(weight, normal);
+      terms = {whole.value, whole.slope, V{}};
     }
     if constexpr (kValue) {
-      if (n - i >= kLanes<T>)
-        sum += terms.value;
-      else
-        sum += keep_first<T>(terms.value, n - i);
+      if (left < kLanes<T>) {
+        terms.value = keep_first<T>(terms.value, left);
+        terms.e = keep_first<T>(terms.e, left);
+      }
+      sum += terms.value;
+      if constexpr (kSplit) logs.add(terms.e);
     }
-    if constexpr (kSlopes) emit(i, weight, terms.slope);
-  }
+    if constexpr (kSlopes) {
+      const V pull = kNormal ? V{} + normal.precision : terms.slope * T(-2) * reciprocal(weight.a);
+      emit(i, left, weight, terms.slope, pull);
+    }
+  });
+  if constexpr (kValue && kSplit) sum += logs.sum() / 2;
   return kValue ? double(sum_lanes<T>(sum)) : 0;
 }
 
@@ -84,9 +107,10 @@ __attribute__((noinline)) double kl_value(const Prior& prior, const T* mu, const
   alignas(64) T own[kKlBlock];
   double total = 0;
   for (int64_t i = 0; i < n; i += kKlBlock)
-    total += kl_block<KlWants::kValue>(prior, mu ? mu + i : nullptr, log + i,
-                                       n - i < kKlBlock ? n - i : kKlBlock, exp_log ? exp_log + i : own,
-                                       exp_log != nullptr, [](int64_t, const Weight<Vec<T>>&, Vec<T>) {});
+    total +=
+        kl_block<KlWants::kValue>(prior, mu ? mu + i : nullptr, log + i, n - i < kKlBlock ? n - i : kKlBlock,
+                                  exp_log ? exp_log + i : own, exp_log != nullptr,
+                                  [](int64_t, int64_t, const Weight<Vec<T>>&, Vec<T>, Vec<T>) {});
   return total;
 }
 

@@ -117,34 +117,34 @@ struct WeightGradientBlock {
                       T* dmu, T* dlog, bool add_log, Vec<T>& row_sum) const {
     constexpr bool kSigma2 = kForm == Form::kLogSigma2;
     using V = Vec<T>;
-    const auto write = [&](int64_t i, V mu, V e, V kl_mu, V kl_log) __attribute__((always_inline)) {
-      const int64_t left = n - i;
-      const V gv = load(variance + i);
-      V dm = row.unless_clipped(load(mean + i), mu, e) + kl_mu;
-      V dl = gv * row.variance(mu, e) * T(0.5) + kl_log;
-      if constexpr (!kSigma2) dm += gv * e * mu;
-      if (accumulate) dm += load_first(dmu + i, left);
-      store_first(dmu + i, dm, left);
-      if (dlog) {
-        if (add_log) dl += load_first(dlog + i, left);
-        store_first(dlog + i, dl, left);
-      } else {
-        row_sum += left >= kLanes<T> ? dl : keep_first<T>(dl, left);
-      }
-    };
+    const auto write = [&](int64_t i, int64_t left, V mu, V e, V kl_mu, V kl_log)
+                           __attribute__((always_inline)) {
+                             const V gv = load(variance + i);
+                             V dm = row.unless_clipped(load(mean + i), mu, e) + kl_mu;
+                             V dl = gv * row.variance(mu, e) * T(0.5) + kl_log;
+                             if constexpr (!kSigma2) dm += gv * e * mu;
+                             if (accumulate) dm += load_first(dmu + i, left);
+                             store_first(dmu + i, dm, left);
+                             if (dlog) {
+                               if (add_log) dl += load_first(dlog + i, left);
+                               store_first(dlog + i, dl, left);
+                             } else {
+                               row_sum += left >= kLanes<T> ? dl : keep_first<T>(dl, left);
+                             }
+                           };
     if (!last || a.prior == Prior::kNone) {
-      for (int64_t i = 0; i < n; i += kLanes<T>) {
+      for_vectors<T>(n, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
         row.prefetch(1, i0 + i);
-        write(i, row.mean(i0 + i, n - i), row.exp_log(i0 + i, n - i), V{}, V{});
-      }
+        write(i, left, row.mean(i0 + i, left), row.exp_log(i0 + i, left), V{}, V{});
+      });
       return;
     }
-    const NormalPrior<T> normal = normal_prior<T>(a.prior);
     alignas(64) T exp_log[kKlBlock];
-    const auto add_kl = [&](int64_t i, const Weight<V>& w, V slope) __attribute__((always_inline)) {
+    const auto add_kl = [&](int64_t i, int64_t left, const Weight<V>& w, V slope,
+                            V pull) __attribute__((always_inline)) {
       row.prefetch(1, i0 + i);
-      const V mu = row.mean(i0 + i, n - i), s = slope * a.kl_scale;
-      write(i, mu, w.s, kSigma2 ? kl_by_mu(a.prior, normal, mu, s, a.kl_scale) : V{}, s);
+      const V mu = row.mean(i0 + i, left);
+      write(i, left, mu, w.s, kSigma2 ? mu * pull * a.kl_scale : V{}, slope * a.kl_scale);
     };
     kl_block<KlWants::kSlopes>(a.prior, kSigma2 ? row.mu + i0 : nullptr, row.log + i0, n, exp_log, false,
                                add_kl);

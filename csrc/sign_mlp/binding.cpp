@@ -12,11 +12,11 @@ Tensor sign_mlp_losses(const Tensor& x, const Tensor& y, const Tensor& mu, const
   constexpr ScalarType kFloat = ScalarType::Float;
   STD_TORCH_CHECK(x.dim() == 2 && x.scalar_type() == kFloat && mu.scalar_type() == kFloat,
                   "sign_mlp: x must be float32 [B, n], mu float32");
-  const Tensor columns = prepared(torch::stable::transpose(x, 0, 1), kFloat), target = prepared(y, kFloat);
+  const Tensor inputs = prepared(x, kFloat), target = prepared(y, kFloat);
   const Tensor means = prepared(mu, kFloat), spread = prepared(sigma, kFloat),
                from = prepared(seeds, ScalarType::Long);
   const Tensor losses = empty({seeds.numel() * (antithetic ? 2 : 1)}, kFloat);
-  const SignMlpArgs args{pointer<float>(columns),
+  const SignMlpArgs args{pointer<float>(inputs),
                          pointer<float>(target),
                          pointer<float>(means),
                          pointer<float>(spread),
@@ -34,14 +34,18 @@ Tensor sign_mlp_losses(const Tensor& x, const Tensor& y, const Tensor& mu, const
   return losses;
 }
 
-std::tuple<Tensor, Tensor> noise_moments(const Tensor& seeds, const Tensor& weights, int64_t parameters) {
-  STD_TORCH_CHECK(seeds.numel() == weights.numel() && parameters >= 0,
-                  "noise_moments: there must be a weight a seed");
-  const Tensor from = prepared(seeds, ScalarType::Long), by = prepared(weights, ScalarType::Float);
+std::tuple<Tensor, Tensor> noise_moments(const Tensor& seeds, const Tensor& weights,
+                                         const Tensor& square_weights, int64_t parameters) {
+  STD_TORCH_CHECK(
+      seeds.numel() == weights.numel() && seeds.numel() == square_weights.numel() && parameters >= 0,
+      "noise_moments: there must be two weights a seed");
+  const Tensor from = prepared(seeds, ScalarType::Long), by = prepared(weights, ScalarType::Float),
+               square_by = prepared(square_weights, ScalarType::Float);
   const Tensor first = empty({parameters}, ScalarType::Float),
                second = empty({parameters}, ScalarType::Float);
-  const NoiseMomentsArgs args{pointer<int64_t>(from), pointer<float>(by),   seeds.numel(), parameters,
-                              output<float>(first),   output<float>(second)};
+  const NoiseMomentsArgs args{pointer<int64_t>(from), pointer<float>(by), pointer<float>(square_by),
+                              seeds.numel(),          parameters,         output<float>(first),
+                              output<float>(second)};
   VDK_SELECT_AS(Moments, noise_moments)(args, torch_parallel());
   return {first, second};
 }

@@ -9,7 +9,7 @@ namespace vdk {
 // width inputs, `depth` times a linear layer of `width` outputs and a sign, a linear layer of one output.
 // Parameters in torch's order: each layer's weight [outputs, inputs], then its bias.
 struct SignMlpArgs {
-  const float* x;        // [width, rows], an input a row
+  const float* x;        // [rows, width]
   const float* y;        // [rows]
   const float* mu;       // [parameters]
   const float* sigma;    // [parameters]
@@ -22,11 +22,11 @@ struct SignMlpArgs {
 };
 
 struct NoiseMomentsArgs {
-  const int64_t* seeds;  // [draws]
-  const float* weights;  // [draws]
+  const int64_t* seeds;                   // [draws]
+  const float *weights, *square_weights;  // [draws]
   int64_t draws, parameters;
   float* first;   // [parameters]: sum of weight times noise
-  float* second;  // [parameters]: sum of weight times (noise^2 - 1)
+  float* second;  // [parameters]: sum of square weight times (noise^2 - 1)
 };
 
 VDK_DECLARE_KERNEL(void sign_mlp_losses(const SignMlpArgs& args, const Parallel& parallel);

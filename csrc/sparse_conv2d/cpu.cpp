@@ -10,18 +10,22 @@ namespace VDK_ISA {
 namespace {
 
 constexpr int64_t kEight = 8;
+// Vectors of a tile: side by side, or one a row where images are narrow. AVX2 has registers for four rows of
+// the weight times three of them, but many a net's images are four wide.
 #if defined(__AVX512F__)
-constexpr int64_t kVectors = 4;  // as many as there are registers for
+constexpr int64_t kVectors = 4, kHigh = 4;
 #elif defined(__AVX2__)
-constexpr int64_t kVectors = 3;
+constexpr int64_t kVectors = 4, kHigh = 3;
 #else
-constexpr int64_t kVectors = 1;
+constexpr int64_t kVectors = 1, kHigh = 1;
 #endif
 
 void multiply(const TileArgs& t, const ImageLayout& lay, int64_t vectors) {
   const int64_t slices = t.pack.h.slices;
 #if defined(__AVX512F__)
   if (vectors == 4) return multiply_tile<Vec8, 4, 4>(t, lay, 0, slices);
+#elif defined(__AVX2__)
+  if (vectors == 4) return multiply_tile<Vec8, 4, 2>(t, lay, 0, slices);  // as registers allow
 #endif
 #if defined(__AVX2__)
   if (vectors == 3) return multiply_tile<Vec8, 3, 4>(t, lay, 0, slices);
@@ -32,8 +36,12 @@ void multiply(const TileArgs& t, const ImageLayout& lay, int64_t vectors) {
 }
 
 VDK_INLINE void copy_few(const float* from, float* to, int64_t n) {
-  for (; n >= 8; n -= 8, from += 8, to += 8) store_as(to, load_as<Vec8>(from));
-  for (; n > 0; --n) *to++ = *from++;
+  if (n < kEight) {
+    for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+    return;
+  }
+  for (int64_t i = 0; i + kEight < n; i += kEight) store_as(to + i, load_as<Vec8>(from + i));
+  store_as(to + n - kEight, load_as<Vec8>(from + n - kEight));  // what is left, some of it once more
 }
 
 // One phase of a band's columns: which of the image's they are, every `step`-th, and where padding stands.
@@ -49,13 +57,19 @@ struct Phase {
   }
 };
 
-VDK_INLINE void stage_row(const float* from, const Phase& phase, int64_t cols, float* to) {
-  for (int64_t c = 0; c < phase.before; ++c) to[c] = 0;
-  if (phase.step == 1)
-    copy_few(from + phase.source, to + phase.before, phase.inside);
-  else
-    for (int64_t c = 0; c < phase.inside; ++c) to[phase.before + c] = from[phase.source + c * phase.step];
-  for (int64_t c = phase.before + phase.inside; c < cols; ++c) to[c] = 0;
+// A row's inputs; what is padding is zero already.
+VDK_INLINE void stage_row(const float* from, const Phase& phase, float* to) {
+  if (phase.step == 1) return copy_few(from + phase.source, to + phase.before, phase.inside);
+  for (int64_t c = 0; c < phase.inside; ++c) to[phase.before + c] = from[phase.source + c * phase.step];
+}
+
+// The rows of a band that lie in the image.
+Range rows_inside(const SparseConvArgs& a, int64_t top, int64_t ph) {
+  const int64_t step = a.plane.phases_h, above = a.pad_h - ph - top * step;
+  const int64_t first = above > 0 ? (above + step - 1) / step : 0;
+  const int64_t last = (a.height + above + step - 1) / step;  // may lie above the band
+  const int64_t end = last < a.plane.rows ? last : a.plane.rows;
+  return {first, end > first ? end : first};
 }
 
 // Channels [begin, end) of the band that begins with output row `top`, as the weights' indices read them.
@@ -66,17 +80,16 @@ void stage(const SparseConvArgs& a, const float* image, int64_t top, int64_t beg
     for (int64_t ph = 0; ph < p.phases_h; ++ph)
       for (int64_t pw = 0; pw < p.phases_w; ++pw) {
         const Phase phase(a, pw);
-        const int64_t offset = (ph * p.phases_w + pw) * p.rows * p.cols;
+        const Range rows = rows_inside(a, top, ph);
+        const int64_t size = p.rows * p.cols, offset = (ph * p.phases_w + pw) * size;
+        const bool padded = rows.end - rows.begin < p.rows || phase.inside < p.cols;
         for (int64_t c = a.pack.columns[block] > begin ? a.pack.columns[block] : begin; c < last && c < end;
              ++c) {
-          float* row = to + (c + block) * p.size() + offset;
-          for (int64_t r = 0; r < p.rows; ++r, row += p.cols) {
-            const int64_t source = (top + r) * p.phases_h + ph - a.pad_h;
-            if (source < 0 || source >= a.height)
-              for (int64_t i = 0; i < p.cols; ++i) row[i] = 0;
-            else
-              stage_row(image + (c * a.height + source) * a.width, phase, p.cols, row);
-          }
+          float* const plane = to + (c + block) * p.size() + offset;
+          if (padded) __builtin_memset(plane, 0, size_t(size) * sizeof(float));
+          const float* const channel = image + c * a.height * a.width;
+          for (int64_t r = rows.begin; r < rows.end; ++r)
+            stage_row(channel + ((top + r) * p.phases_h + ph - a.pad_h) * a.width, phase, plane + r * p.cols);
         }
       }
     if (last > begin && last <= end)  // the zero behind the block
@@ -125,7 +138,7 @@ void run_tile(const SparseConvArgs& a, const float* staged, const Buffers& own, 
 void run_tiles(const SparseConvArgs& a, const float* staged, const Buffers& own, float* y, int64_t rows,
                int64_t begin, int64_t end) {
   const bool along = a.out_width > kEight;
-  const int64_t high = along ? 1 : kVectors, wide = along ? kVectors * kEight : kEight;
+  const int64_t high = along ? 1 : kHigh, wide = along ? kVectors * kEight : kEight;
   const int64_t in_row = (a.out_width + wide - 1) / wide;
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row = tile / in_row * high, col = tile % in_row * wide;
@@ -140,7 +153,7 @@ float* band_outputs(const SparseConvArgs& a, int64_t image, int64_t top) {
 }
 
 int64_t tile_count(const SparseConvArgs& a, int64_t rows) {
-  if (a.out_width <= kEight) return (rows + kVectors - 1) / kVectors;
+  if (a.out_width <= kEight) return (rows + kHigh - 1) / kHigh;
   return rows * ((a.out_width + kVectors * kEight - 1) / (kVectors * kEight));
 }
 

@@ -9,7 +9,7 @@ namespace VDK_ISA {
 namespace {
 
 constexpr int64_t kGrain = 24000;  // cycles worth a thread, about
-constexpr int64_t kChunk = 32;     // columns transposed at a time
+constexpr int64_t kChunk = 256;    // columns transposed at a time: what a panel has of them stays in L1
 
 struct Buffers {
   float *even, *odd, *decoded;  // inputs and outputs of layers take turns
@@ -114,7 +114,7 @@ constexpr int64_t kWidths[] = {
 #if defined(__AVX512F__)
     32, 16, 8
 #elif defined(__AVX2__)
-    24, 8
+    16, 8
 #else
     8
 #endif
@@ -137,7 +137,7 @@ void multiply(const TileArgs& t, int64_t width, int64_t begin, int64_t end) {
   return multiply_tile<VecF, 2, 8>(t, PanelLayout<32>{}, begin, end);
 #elif defined(__AVX2__)
   if (width == 8) return multiply_tile<VecF, 1, 8>(t, PanelLayout<8>{}, begin, end);
-  return multiply_tile<VecF, 3, 4>(t, PanelLayout<24>{}, begin, end);
+  return multiply_tile<VecF, 2, 4>(t, PanelLayout<16>{}, begin, end);
 #else
   return multiply_tile<VecF, 2, 4>(t, PanelLayout<8>{}, begin, end);
 #endif
@@ -149,7 +149,7 @@ void panel_of(const Pack& k, const float* x, int64_t rows, int64_t width, int64_
     const int64_t begin = k.columns[block], end = k.columns[block + 1];
     float* const to = panel + (begin + block) * width;
     if (width == 1 && begin < end) __builtin_memcpy(to, x + begin, size_t(end - begin) * sizeof(float));
-    for (int64_t c = begin; c < end && width > 1; c += kChunk)  // chunks, so that lines are written once
+    for (int64_t c = begin; c < end && width > 1; c += kChunk)  // so that lines are written once
       for (int64_t at = 0; at < width; at += 8)
         rows_to_panel(x + at * k.h.in, k.h.in, rows - at, c, c + kChunk < end ? c + kChunk : end,
                       to + (c - begin) * width + at, width);

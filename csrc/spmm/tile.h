@@ -80,21 +80,25 @@ VDK_INLINE const float* group_values(const Pack& p, int64_t g, float* decoded) {
   return decoded;
 }
 
-// Four weights, each in all lanes. Loads bound these kernels: short vectors get the four of one load, by
+// Weights, each in all lanes. Loads bound these kernels: short vectors get the four of one load, by
 // shuffles.
-template <class V>
-VDK_INLINE void four_weights(const float* w, V (&weight)[4]) {
-  typedef float Vec4 __attribute__((vector_size(16)));
-  if constexpr (kLanesOf<V> == 8) {
+template <class V, int kCount>
+VDK_INLINE void some_weights(const float* w, V (&weight)[kCount]) {
+  if constexpr (kLanesOf<V> == 8 && kCount == 4) {
+#if defined(__AVX2__)
+    const V both = (V)_mm256_broadcast_ps(reinterpret_cast<const __m128*>(w));
+#else
+    typedef float Vec4 __attribute__((vector_size(16)));
     const Vec4 q = load_as<Vec4>(w);
     const V both = __builtin_shufflevector(q, q, 0, 1, 2, 3, 4, 5, 6, 7);
+#endif
     weight[0] = __builtin_shufflevector(both, both, 0, 0, 0, 0, 4, 4, 4, 4);
     weight[1] = __builtin_shufflevector(both, both, 1, 1, 1, 1, 5, 5, 5, 5);
     weight[2] = __builtin_shufflevector(both, both, 2, 2, 2, 2, 6, 6, 6, 6);
     weight[3] = __builtin_shufflevector(both, both, 3, 3, 3, 3, 7, 7, 7, 7);
   } else {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) weight[i] = V{} + w[i];
+    for (int i = 0; i < kCount; ++i) weight[i] = V{} + w[i];
   }
 }
 
@@ -102,13 +106,14 @@ VDK_INLINE void four_weights(const float* w, V (&weight)[4]) {
 template <class V, int P, int kRows, class Layout>
 VDK_INLINE void add_rows(const Layout& at, const float* w, const uint16_t* index, int64_t n, const float* x,
                          V (&sum)[kRows][P]) {
+  constexpr int kAtOnce = kRows < 4 ? kRows : 4;
   for (int64_t j = 0; j < n; ++j, w += kPackRows, index += kPackRows)
 #pragma GCC unroll 2
-    for (int r = 0; r < kRows; r += 4) {
-      V weight[4];
-      four_weights(w + r, weight);
+    for (int r = 0; r < kRows; r += kAtOnce) {
+      V weight[kAtOnce];
+      some_weights(w + r, weight);
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < kAtOnce; ++i) {
         const float* const from = x + int64_t(index[r + i]) * Layout::kScale;
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) sum[r + i][p] += load_as<V>(from + at.x_at(p * kLanesOf<V>)) * weight[i];

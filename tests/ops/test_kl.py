@@ -211,10 +211,22 @@ def test_float64_variances_of_float32_means(backend: str) -> None:
         torch.library.opcheck(torch.ops.vdropkern.kl_grad.default, (torch.ones(()), *arguments))
 
 
-def test_million_weights_sum_without_drift(backend: str) -> None:
+@pytest.mark.parametrize("prior", ["log-uniform", "ard"])
+def test_float32_everywhere(prior: str, backend: str) -> None:
+    """Slopes one by one, values by groups of equal weights: no little term is lost in a rounding."""
+    la = torch.linspace(-45, 45, 2001)
+    truth, _ = kl_each(la[::40].double(), prior)
+    found = [functional.kl(log_alpha=one.expand(37), prior=prior) for one in la[::40]]
+    assert_close(torch.stack(found), 37 * truth, None, 37, "value")
+    slopes = functional.kl_value_and_grad(log_alpha=la.double(), prior=prior)[2]
+    assert_close(functional.kl_value_and_grad(log_alpha=la, prior=prior)[2], slopes, None, 1, "slope")
+
+
+@pytest.mark.parametrize("log_alpha", [-9.0, 0.3, 12.0])
+def test_million_weights_sum_without_drift(log_alpha: float, backend: str) -> None:
     """A million equal terms, whose roundings all go one way: float32 only ever sums a block of them."""
-    la = torch.full((1_000_003,), 0.3)
-    one = kl_each(torch.tensor([0.3], dtype=torch.float32).double(), "log-uniform")[0]
+    la = torch.full((1_000_003,), log_alpha)
+    one = kl_each(la[:1].double(), "log-uniform")[0]
     found = functional.kl(log_alpha=la).double()
     assert abs(found / (one[0] * la.numel()) - 1) < tolerance(torch.float32, 512)
 

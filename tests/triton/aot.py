@@ -86,7 +86,20 @@ class Compiled:
         }  # fmt: skip
 
 
-_UNALIGNED = ("eps", "exp_clip", "rows", "groups", "below", "factor")
+_UNALIGNED = (
+    "eps",
+    "exp_clip",
+    "rows",
+    "groups",
+    "below",
+    "factor",
+    "steps",
+    "blocks",
+    "parts",
+    "temperature",
+    "low",
+    "high",
+)
 
 
 def compile_build(build: Build, architecture: str) -> Compiled:

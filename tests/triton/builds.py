@@ -11,15 +11,19 @@ import torch
 
 from gpu import traffic
 from vdropkern._precision import Precision, use_precision
+from vdropkern.ops import _triton_sums as sums
 from vdropkern.ops.conv2d_lrt import triton as conv2d_lrt
 from vdropkern.ops.conv2d_lrt import triton_kernels as conv_kernels
+from vdropkern.ops.gate import triton as gate
 from vdropkern.ops.kl import triton as kl
 from vdropkern.ops.kl.triton_terms import prior_constant
 from vdropkern.ops.linear_lrt import tiles
 from vdropkern.ops.linear_lrt import triton as linear_lrt
 from vdropkern.ops.linear_lrt import triton_kernels as kernels
 from vdropkern.ops.mul_noise import triton as mul_noise
+from vdropkern.ops.mul_noise import triton_learned as learned
 from vdropkern.ops.philox_normal import triton as philox_normal
+from vdropkern.ops.weight_noise import triton as weight_noise
 
 assert os.environ.get("TRITON_INTERPRET") != "1", "compiling and interpreting need a process each"
 
@@ -190,8 +194,75 @@ def _others() -> Iterator[Build]:
             name = f"kl{'_grad' if grad else ''}-{prior}"
             launch = {"num_warps": 8}
             yield Build(name, kl.kl_kernel, _types(types), constants, launch, kl.BLOCK, must=(WIDE, MUFU))
-    sum_types = _types("partial *fp32, out *fp32, n i32")
-    yield Build("kl_sum", kl.sum_kernel, sum_types, {"REDUCE": kl.REDUCE}, {"num_warps": 4}, kl.REDUCE)
+    yield from _sums()
+
+
+def _sums() -> Iterator[Build]:
+    """Of one number, and of many."""
+    types = _types("partial *fp32, out *fp32, parts i32, n i32")
+    one = {"PARTS": sums.TILE, "COLS": 1, "n": 1}
+    many = {"PARTS": sums.TILE // sums.COLS, "COLS": sums.COLS}
+    for name, constants in (("sum", one), ("sum-many", many)):
+        own = {k: v for k, v in types.items() if k not in constants}
+        yield Build(name, sums.sum_kernel, own, constants, {"num_warps": 4}, sums.TILE)
+
+
+def _weights() -> Iterator[Build]:
+    """Noise on weights, and learned noise on activations, their shapes the ones of layers."""
+    types = _types("given *fp32, log_sigma2 *fp32, seed *i64, out *fp32, cols i32, groups i32")
+    groups = philox_normal.GROUPS
+    for grad in (False, True):
+        constants = {"GRAD": grad, "ROWS": 1, "GROUPS": groups, "rows": 1}
+        yield Build(
+            f"weight_noise{'_grad' if grad else ''}", weight_noise.weight_noise_kernel, types, constants,
+            {"num_warps": 4}, 4 * groups, must=(WIDE, MUFU),
+        )  # fmt: skip
+    types = _types(
+        "x *fp32, dy *fp32, log_alpha *fp32, bias *fp32, seed *i64, out *fp32, dlog *fp32, dbias *fp32,"
+        " outer i32, channels i32, span i32, cols i32, width i32, padded_span i32, blocks i32, steps i32"
+    )
+    shapes = {"units": ((512, 4096), (4096,)), "channels": ((64, 64, 56, 56), (64, 1, 1)),
+              "padded": ((64, 512, 7, 7), (512, 1, 1)), "layer": ((512, 4096), ())}  # fmt: skip
+    for name, (shape, parameter) in shapes.items():
+        x, log = torch.empty(shape, device="meta"), torch.empty(parameter, device="meta")
+        sizes, constants, *_ = learned.Spans.of(x, log).launch()
+        launch = {"num_warps": constants.pop("num_warps")}
+        constants |= {k: n for k, n in zip([*types][8:], sizes, strict=True) if n == 1}
+        own = {k: v for k, v in types.items() if k not in constants}
+        for grad in (False, True):
+            one = name == "layer"
+            extra = {"GRAD": grad, "BIAS": not one, "ONE_ALPHA": one}
+            yield Build(
+                f"mul_noise_learned{'_grad' if grad else ''}-{name}", learned.learned_kernel, own,
+                {**constants, **extra}, launch, 4 * constants["ROWS"] * constants["GROUPS"],
+                must=(MUFU,) if name == "padded" else (WIDE, MUFU),
+            )  # fmt: skip
+
+
+def _gates() -> Iterator[Build]:
+    types = _types(
+        "location *fp32, log_sigma2 *fp32, seed *i64, theta *fp32, by_location *fp32, by_log_sigma2 *fp32,"
+        " rows i32, cols i32, groups i32, temperature fp32, low fp32, high fp32"
+    )
+    tile = {"ROWS": 1, "GROUPS": philox_normal.GROUPS}
+    for kind in ("normal", "hard-concrete", "concrete"):
+        yield Build(
+            f"gate_draw-{kind}", gate.draw_kernel, types, {"KIND": kind, "GRAD": True, **tile},
+            {"num_warps": 4}, 4 * philox_normal.GROUPS, must=(WIDE, MUFU),
+        )  # fmt: skip
+    types = _types(
+        "given *fp32, x *fp32, theta *fp32, out *fp32, by_theta *fp32, lines i32, channels i32, spatial i32"
+    )
+    for grad in (False, True):
+        for name, span in (("units", 1), ("images", gate.SPAN)):
+            one = {"spatial": 1} if span == 1 else {}
+            own = {k: v for k, v in types.items() if k not in one}
+            constants = {"SHARED": span == 1, "OUT": True, "SUMS": grad}
+            constants |= {"LINES": gate.TILE // span, "SPAN": span}
+            yield Build(
+                f"gate_scale{'_grad' if grad else ''}-{name}", gate.scale_kernel, own, {**constants, **one},
+                {"num_warps": 4}, gate.TILE, must=(WIDE,),
+            )  # fmt: skip
 
 
 CONV_TYPES = {
@@ -240,4 +311,4 @@ def _convolutions(architecture: str) -> Iterator[Build]:
 
 def builds(architecture: str) -> list[Build]:
     """Every kernel with every tile that is shipped for `architecture`."""
-    return [*_products(architecture), *_convolutions(architecture), *_others()]
+    return [*_products(architecture), *_convolutions(architecture), *_others(), *_weights(), *_gates()]

@@ -7,12 +7,14 @@ of them are compared, element by element.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from vdropkern import _backend, use_backend, use_precision
+from vdropkern import _backend, functional, use_backend, use_precision
 from vdropkern.ops.kl import triton as kl_triton
 from vdropkern.ops.mul_noise import NOISES
 from vdropkern.ops.mul_noise import triton as mul_noise_triton
@@ -25,7 +27,7 @@ from vdropkern.ops.philox_normal.reference import philox_normal
 from ..cases import CASES, Case
 from ..plain import Truth, truth
 from ..test_generic_ops import results
-from ..tolerance import bound
+from ..tolerance import bound, tolerance
 from . import test_linear_lrt as lrt_triton
 
 pytest.importorskip("emulated", reason="the emulator's module is not built")
@@ -87,6 +89,44 @@ def test_mul_noise(noise: str) -> None:
     for a, b in itertools.combinations(found, 2):
         assert torch.equal(a == 0, b == 0)
         assert ((a - b).abs() <= 4 * MAX_ULP * ulp(size)).all()
+
+
+NOISY: dict[str, tuple[Callable[..., Tensor], dict[str, tuple[int, ...]]]] = {
+    "weight_noise": (functional.weight_noise, {"mu": (9, 37), "log_sigma2": (9, 37)}),
+    "weight_noise-shared": (functional.weight_noise, {"mu": (9, 37), "log_alpha": (9, 1)}),
+    "mul_out_noise": (functional.mul_out_noise, {"z": (9, 37), "log_alpha": (37,), "bias": (37,)}),
+    "gate-normal": (
+        partial(functional.gate, kind="normal"),
+        {"x": (9, 37), "location": (37,), "log_sigma2": (37,)},
+    ),
+    "gate-log-normal": (
+        partial(functional.gate, kind="log-normal"),
+        {"x": (9, 37), "location": (37,), "log_sigma2": (37,)},
+    ),
+    "gate-hard-concrete": (partial(functional.gate, kind="hard-concrete"), {"x": (9, 37), "location": (37,)}),
+    "gate-concrete": (
+        partial(functional.gate, kind="concrete", temperature=1.0),
+        {"x": (9, 37), "location": (37,)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_noise_of_weights_and_units(name: str) -> None:
+    """The same noise, element by element, and the same gradients: |e| < 7, and sums of 333 terms at most."""
+    call, shapes = NOISY[name]
+    tensors = {k: torch.randn(shape) for k, shape in shapes.items()}
+    by_backend: dict[str, list[Tensor]] = {}
+    for backend in ("reference", "cpu", "triton"):
+        leaves = {k: t.clone().requires_grad_() for k, t in tensors.items()}
+        with use_backend(backend):
+            y = call(**leaves, seed=5)
+            by_backend[backend] = [y, *torch.autograd.grad(y.square().sum(), list(leaves.values()))]
+    for a, b in itertools.combinations(by_backend.values(), 2):
+        for one, other in zip(a, b, strict=True):
+            length = max(y.numel() // one.numel(), 1)
+            size = one.abs() + one.abs().mean() * 8 * length**0.5
+            assert ((one - other).abs() <= size * tolerance(torch.float32, length)).all()
 
 
 @pytest.mark.parametrize("prior", ["log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard"])

@@ -226,16 +226,6 @@ def sparsify(
     run_sparsify(checkpoint, out, threshold)
 
 
-@app.command()
-def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="A finished run's folder.")],
-) -> None:
-    """Draw the pictures and report.html of a finished run again, from its results and checkpoint."""
-    from .train import rebuild_report
-
-    rebuild_report(run_folder)
-
-
 @app.command(epilog="[bold]Example[/bold]\n\nvdropkern bench runs/demo --batch 1 --batch 64")
 def bench(
     model: Annotated[
@@ -294,3 +284,7 @@ def tune(
     from .tune import DEFAULT_PROBLEMS, run_tune
 
     run_tune(problem or list(DEFAULT_PROBLEMS), arithmetic or ["tf32", "half"], out)
+
+
+# the commands on several runs join the app; they need what stands above
+from . import several  # noqa: E402, F401

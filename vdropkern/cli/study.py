@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,20 @@ from .console import UsageError, console, exit_codes, set_threads
 def run_study(
     given: dict[str, Any], *, out: Path | None, overwrite: bool, resume: bool, threads: int | None
 ) -> None:
-    """Measure, draw and report; of the settings only the seed is known to it."""
+    """Measure, draw and report; of the settings only the seed and the scale are known to it."""
     with exit_codes("train"):
-        unknown = [name for name in given if name != "seed"]
+        unknown = [name for name in given if name not in ("seed", "scale")]
         if unknown or resume:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in [*unknown, *["resume"] * resume])
             raise UsageError(
-                f"{estimator_study.NAME} takes --seed, --out, --overwrite, --threads; not {named}"
+                f"{estimator_study.NAME} takes --seed, --scale, --out, --overwrite, --threads; not {named}"
             )
         if importlib.util.find_spec("matplotlib") is None:
             raise UsageError('the report needs matplotlib: pip install "vdropkern[recipes]"')
-        config = estimator_study.StudyConfig(seed=given.get("seed", 0))
+        scale = given.get("scale", "full")
+        if scale not in estimator_study.SCALES:
+            raise UsageError(f"--scale: {scale!r} given; accepted: {', '.join(estimator_study.SCALES)}")
+        config = replace(estimator_study.SCALES[scale], seed=given.get("seed", 0))
         folder = out or Path("runs") / f"{estimator_study.NAME}-seed{config.seed}"
         if not overwrite and any((folder / name).exists() for name in estimator_study.WRITTEN):
             raise UsageError(f"{folder} holds a run already: --overwrite replaces it")

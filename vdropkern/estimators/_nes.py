@@ -53,12 +53,17 @@ def _losses(loss: Loss, params: Params, sigma: Tensor, seeds: Tensor, antithetic
     if isinstance(loss, SignMlpLoss):
         return sign_mlp_losses(loss.x, loss.y, mu, sigma, seeds, loss.depth, antithetic)
     found = []
-    run = torch.func.vmap(lambda flat: loss(unflatten(flat, params)), randomness="different")
+
+    def of(flat: Tensor) -> Tensor:
+        return loss(unflatten(flat, params))
+
+    together = torch.func.vmap(of, randomness="different")
     for some in seeds.split(batch):
         e = torch.cat([philox_normal(s, 1, mu.numel(), mu.dtype) for s in some])
         if antithetic:
             e = torch.stack([e, -e], 1).reshape(-1, mu.numel())
-        found.append(run(mu + sigma * e))
+        rows = mu + sigma * e
+        found.append(torch.stack([of(flat) for flat in rows]) if batch == 1 else together(rows))
     return torch.cat(found)
 
 
@@ -103,7 +108,8 @@ def nes_gradient(
         fisher: ``none``: the gradient; ``analytic``: the natural gradient, times sigma^2 and sigma^2 / 2;
             ``monte-carlo``: with both diagonals estimated from the same draws.
         seed: int, int64 tensor of one element, or None: drawn from torch's generator.
-        batch: draws evaluated together where there is no kernel.
+        batch: draws evaluated together where there is no kernel; 1: candidates one after the other, without
+            torch.func, for losses that it cannot batch.
 
     Raises:
         ValueError: unknown fitness or fisher, samples, sigma or batch out of range.
@@ -124,9 +130,7 @@ def nes_gradient(
     losses = _losses(loss, params, spread, seeds, antithetic, batch)
     v = _values(losses, fitness) / samples
     odd, even = (v[::2] - v[1::2], v[::2] + v[1::2]) if antithetic else (v, v)
-    by_mu, by_sigma = noise_moments(seeds, odd, mu.numel())
-    if antithetic:
-        by_sigma = noise_moments(seeds, even, mu.numel())[1]
+    by_mu, by_sigma = noise_moments(seeds, odd, even, mu.numel())
     by_mu, by_sigma = by_mu / spread, by_sigma / spread
     if fisher == "analytic":
         by_mu, by_sigma = by_mu * spread**2, by_sigma * spread**2 / 2

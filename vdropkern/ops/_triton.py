@@ -101,6 +101,12 @@ def _minus_two_log(bits):
 
 
 @triton.jit
+def log_odds(bits):
+    """ln u - ln (1 - u); the complement's bits are those of 1 - u."""
+    return 0.5 * (_minus_two_log(bits ^ 0xFFFFFFFF) - _minus_two_log(bits))
+
+
+@triton.jit
 def _cos_sin_turn(bits):
     """cos and sin of 2 pi (bits + 1/2) 2^-32: quadrant and rest are split off in exact integers."""
     place = bits + 0x20000000  # its upper two bits are the quadrant

@@ -29,7 +29,8 @@ def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int) -> list[torch.
     return [conv, torch.nn.BatchNorm2d(outputs)]
 
 
-def _block(inputs: int, outputs: int, stride: int, binary: bool, estimator: str) -> Residual:
+def residual_block(inputs: int, outputs: int, stride: int, *, binary: bool, estimator: str) -> Residual:
+    """Two 3x3 convolutions and their shortcut; see `resnet18`."""
     same = stride == 1 and inputs == outputs
     shortcut: torch.nn.Module = torch.nn.Identity()
     if not same:  # in full precision: a share of 1 in 18 of the block's weights
@@ -57,7 +58,7 @@ def resnet18(
     for stage, factor in enumerate(STAGES):
         for block in range(2):
             stride = 2 if stage and not block else 1
-            layers.append(_block(before, factor * width, stride, binary, estimator))
+            layers.append(residual_block(before, factor * width, stride, binary=binary, estimator=estimator))
             before = factor * width
     head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(before, classes)]
     if binary:

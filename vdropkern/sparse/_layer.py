@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, float64, is_autocast_enabled, is_grad_enabled  # called at every call: found at once
+from torch.compiler import is_compiling
 
-from .. import _backend
+from .._backend import native_on_cpu
 from ..ops._register import functorch_active
 from ..ops.spmm.csr import check_csr, csr_to_dense, dense_to_csr
 from ..ops.spmm.pack import Columns, pack
@@ -32,12 +33,12 @@ class Packed(NamedTuple):
 def may_pack(x: Tensor) -> bool:
     """Whether a kernel on a packed form may take this input, as far as its layer allows."""
     return (
-        _backend.native_on_cpu()
+        native_on_cpu()
         and x.is_cpu
-        and x.dtype != torch.float64
-        and not (torch.is_grad_enabled() and x.requires_grad)
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
+        and x.dtype is not float64
+        and not (is_grad_enabled() and x.requires_grad)
+        and not is_compiling()
+        and not is_autocast_enabled("cpu")
         and not functorch_active()
     )
 

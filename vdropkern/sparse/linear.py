@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
 from .. import functional as F
-from ..ops.spmm import spmm_packed
+from ..ops.spmm import spmm_packed, spmm_packed_native
 from ..ops.spmm.pack import Columns, linear_columns
-from ._layer import SparseLayer
+from ._layer import SparseLayer, may_pack
 
 __all__ = ["SparseLinear"]
 
@@ -119,6 +119,11 @@ class SparseLinear(SparseLayer):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch.nn.Linear.forward
         relu = self.activation == "relu"
+        # what small layers do at every call, with as little around the kernel as there can be
+        if not is_grad_enabled() and may_pack(input):
+            packed = self.held_pack()
+            if packed is not None:
+                return spmm_packed_native(input, packed, self.out_features, relu)
         if self.can_pack(input):
             return spmm_packed(input, self.packed(), self.out_features, relu)
         y = F.spmm(input, self.float_values(), self.col_indices, self.row_offsets, self.bias)

@@ -37,8 +37,10 @@ def _backward_fake(
     return like(x, options[1]) if needs_x else x.new_empty(0), d_location, d_log
 
 
-_op = register(SCHEMA, reference.gate, _fake)
-_backward_op = register(BACKWARD_SCHEMA, reference.gate_backward, _backward_fake, of="gate")
+_op = register(SCHEMA, reference.gate, _fake, triton=f"{__name__}.triton")
+_backward_op = register(
+    BACKWARD_SCHEMA, reference.gate_backward, _backward_fake, of="gate", triton=f"{__name__}.triton"
+)
 
 
 def gate_backward(grad: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -46,13 +46,11 @@ def gates(
         assert log_sigma2 is not None
         noise = torch.exp(0.5 * log_sigma2.double()) * philox_normal(seed, rows, cols, torch.float64)
         return Gates(a + noise, none + 1, 0.5 * noise)
-    bits = philox_bits(seed, rows, cols).double()
-    u, rest = (bits + 0.5) * 2.0**-32, (2.0**32 - 1 - bits + 0.5) * 2.0**-32  # u, 1 - u
+    bits = philox_bits(seed, rows, cols)
+    u, rest = _uniforms(bits)
     if kind == "log-normal":
         assert log_sigma2 is not None
-        y = draw(u, rest, a, log_sigma2.double(), low, high)
-        theta = torch.exp(y.y)
-        return Gates(theta, theta * y.by_mu, 0.5 * theta * y.by_log_sigma)
+        return log_normal_gates(bits, a, log_sigma2.double(), low, high)
     q = (torch.log(u) - torch.log(rest) + a) / temperature
     if kind == "hard-concrete":
         s = torch.sigmoid(q)
@@ -63,7 +61,20 @@ def gates(
     return Gates(theta, theta * (torch.sigmoid(a) - torch.sigmoid(q) / temperature), none)
 
 
-def _view(t: Tensor, channel_dim: int) -> Tensor:
+def _uniforms(bits: Tensor) -> tuple[Tensor, Tensor]:
+    """u and 1 - u, float64, each exact where it is small."""
+    words = bits.double()
+    return (words + 0.5) * 2.0**-32, (2.0**32 - 1 - words + 0.5) * 2.0**-32
+
+
+def log_normal_gates(bits: Tensor, mu: Tensor, log_sigma2: Tensor, low: float, high: float) -> Gates:
+    """`gates` of kind ``log-normal`` for random words [rows, C] and float64 parameters [C]."""
+    y = draw(*_uniforms(bits), mu, log_sigma2, low, high)
+    theta = torch.exp(y.y)
+    return Gates(theta, theta * y.by_mu, 0.5 * theta * y.by_log_sigma)
+
+
+def view(t: Tensor, channel_dim: int) -> Tensor:
     """[rows, C, spatial]"""
     d = channel_dim % t.ndim
     return t.reshape(t.shape[:d].numel(), t.shape[d], t.shape[d + 1 :].numel())
@@ -99,11 +110,11 @@ def gate(
     high: float,
 ) -> Tensor:
     """x * theta, rounded once to x's dtype."""
-    view = _view(x, channel_dim)
-    rows = view.shape[0] if per_sample else 1
+    seen = view(x, channel_dim)
+    rows = seen.shape[0] if per_sample else 1
     theta = gates(rows, location, log_sigma2, seed, kind, temperature, low, high).theta
     dtype = _compute_dtype(x)
-    y = view.to(dtype) * theta.to(dtype)[:, :, None]
+    y = seen.to(dtype) * theta.to(dtype)[:, :, None]
     return like(x, channel_dim).copy_(y.reshape(x.shape))
 
 
@@ -123,8 +134,8 @@ def gate_backward(
     needs_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, location and log_sigma2, the noise drawn again; what is not needed is empty."""
-    dy, view = _view(grad, channel_dim), _view(x, channel_dim)
-    rows = view.shape[0] if per_sample else 1
+    dy, seen = view(grad, channel_dim), view(x, channel_dim)
+    rows = seen.shape[0] if per_sample else 1
     drawn = gates(rows, location, log_sigma2, seed, kind, temperature, low, high)
     dtype = _compute_dtype(x)
     dx, d_location, d_log = x.new_empty(0), location.new_empty(0), location.new_empty(0)
@@ -132,7 +143,7 @@ def gate_backward(
         product = dy.to(dtype) * drawn.theta.to(dtype)[:, :, None]
         dx = like(x, channel_dim).copy_(product.reshape(x.shape))
     if needs_parameters:
-        by_theta = (dy.to(dtype) * view.to(dtype)).sum(-1).double()  # [rows of x, C]
+        by_theta = (dy.to(dtype) * seen.to(dtype)).sum(-1).double()  # [rows of x, C]
         if not per_sample:
             by_theta = by_theta.sum(0, keepdim=True)
         d_location = (by_theta * drawn.by_location).sum(0).to(location.dtype)

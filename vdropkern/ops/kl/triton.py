@@ -8,11 +8,11 @@ import triton.language as tl
 from torch import Tensor
 
 from .._launch import launch_on, refuse_double
+from .._triton_sums import sum_parts
 from .triton_terms import kl_terms, prior_constant
 
 BLOCK = 1024  # weights a step
 STEPS = 4  # steps a program, one after another, summed lane by lane
-REDUCE = 1024  # partial sums a step of the second stage
 
 
 @triton.jit
@@ -41,16 +41,6 @@ def kl_kernel(
     tl.store(partial + tl.program_id(0), tl.sum(total, 0))
 
 
-@triton.jit
-def sum_kernel(partial, out, n, REDUCE: tl.constexpr):
-    """Sum `n` numbers in one program: lanes first, then a tree."""
-    total = tl.zeros((REDUCE,), tl.float32)
-    for start in range(0, n, REDUCE):
-        i = start + tl.arange(0, REDUCE)
-        total += tl.load(partial + i, i < n, 0.0)
-    tl.store(out, tl.sum(total, 0))
-
-
 def _run(
     mu: Tensor | None, log_parameter: Tensor, is_alpha: bool, prior: str, grad: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,7 +61,7 @@ def _run(
             PRIOR=prior_constant(prior), IS_ALPHA=is_alpha, GRAD=grad is not None, BLOCK=BLOCK, STEPS=STEPS,
             num_warps=8,
         )  # fmt: skip
-        sum_kernel[(1,)](partial, value, programs, REDUCE=REDUCE, num_warps=4)
+        sum_parts(partial[:, None], value)
     return value, dmu, dlog
 
 

@@ -46,12 +46,15 @@ def _learned_backward_fake(
 
 
 _op = register(SCHEMA, reference.mul_noise, _fake, triton=f"{__name__}.triton")
-_learned_op = register(LEARNED_SCHEMA, reference.mul_noise_learned, _learned_fake)
+_learned_op = register(
+    LEARNED_SCHEMA, reference.mul_noise_learned, _learned_fake, triton=f"{__name__}.triton_learned"
+)
 _learned_backward_op = register(
     LEARNED_BACKWARD_SCHEMA,
     reference.mul_noise_learned_backward,
     _learned_backward_fake,
     of="mul_noise_learned",
+    triton=f"{__name__}.triton_learned",
 )
 
 

@@ -49,8 +49,9 @@ class NoiseGrid(NamedTuple):
     programs: int
 
     @classmethod
-    def of(cls, rows: int, cols: int) -> NoiseGrid:
-        if cols % 4 == 0:  # no padding: groups run on from row to row
+    def of(cls, rows: int, cols: int, by_rows: bool = False) -> NoiseGrid:
+        """`by_rows`: tiles do not reach from a row into the next, as where columns have parameters."""
+        if cols % 4 == 0 and not by_rows:  # no padding: groups run on from row to row
             rows, cols = 1, rows * cols
         groups = (cols + 3) // 4
         wide = min(GROUPS, max(4, triton.next_power_of_2(groups)))

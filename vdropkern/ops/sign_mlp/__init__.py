@@ -17,7 +17,9 @@ LOSSES_SCHEMA = (
     "sign_mlp_losses(Tensor x, Tensor y, Tensor mu, Tensor sigma, Tensor seeds, int depth, bool antithetic)"
     " -> Tensor"
 )
-MOMENTS_SCHEMA = "noise_moments(Tensor seeds, Tensor weights, int parameters) -> (Tensor, Tensor)"
+MOMENTS_SCHEMA = (
+    "noise_moments(Tensor seeds, Tensor weights, Tensor square_weights, int parameters) -> (Tensor, Tensor)"
+)
 
 
 def _losses_fake(
@@ -26,7 +28,9 @@ def _losses_fake(
     return x.new_empty(seeds.numel() * (2 if antithetic else 1), dtype=compute_dtype(x, mu))
 
 
-def _moments_fake(seeds: Tensor, weights: Tensor, parameters: int) -> tuple[Tensor, Tensor]:
+def _moments_fake(
+    seeds: Tensor, weights: Tensor, square_weights: Tensor, parameters: int
+) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(weights)
     return weights.new_empty(parameters, dtype=dtype), weights.new_empty(parameters, dtype=dtype)
 
@@ -45,9 +49,11 @@ def sign_mlp_losses(
     return losses
 
 
-def noise_moments(seeds: Tensor, weights: Tensor, parameters: int) -> tuple[Tensor, Tensor]:
+def noise_moments(
+    seeds: Tensor, weights: Tensor, square_weights: Tensor, parameters: int
+) -> tuple[Tensor, Tensor]:
     """See `reference.noise_moments`; the kernel is for float32, float64 runs the reference."""
     if weights.dtype == torch.float64:
-        return reference.noise_moments(seeds, weights, parameters)
-    sums: tuple[Tensor, Tensor] = choose(_moments_op, seeds)(seeds, weights, parameters)
+        return reference.noise_moments(seeds, weights, square_weights, parameters)
+    sums: tuple[Tensor, Tensor] = choose(_moments_op, seeds)(seeds, weights, square_weights, parameters)
     return sums

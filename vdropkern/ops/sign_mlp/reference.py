@@ -53,13 +53,14 @@ def sign_mlp_losses(
 def noise_moments(
     seeds: Tensor,  # int64 [M]
     weights: Tensor,  # [M]
+    square_weights: Tensor,  # [M]
     parameters: int,
 ) -> tuple[Tensor, Tensor]:
-    """(sum_k u_k e_k, sum_k u_k (e_k^2 - 1)), [d] each, with e of each seed once more."""
+    """(sum_k u_k e_k, sum_k v_k (e_k^2 - 1)), [d] each, with e of each seed once more; u, v the weights."""
     dtype = compute_dtype(weights)
     first, second = (torch.zeros(parameters, dtype=dtype, device=seeds.device) for _ in range(2))
-    for seed, u in zip(seeds, weights.to(dtype), strict=True):
+    for seed, u, v in zip(seeds, weights.to(dtype), square_weights.to(dtype), strict=True):
         e = philox_normal(seed, 1, parameters, dtype)[0]
         first += u * e
-        second += u * (e**2 - 1)
+        second += v * (e**2 - 1)
     return first, second

@@ -20,7 +20,7 @@ Pair = tuple[int, int]
 _PLANE = 4096  # floats a plane should have at most where channels need several blocks anyway
 _LEAST_BAND = 2  # rows of outputs for one of inputs that the next band reads again
 _INDICES = 1 << 16
-_STAGED = 1 << 15  # floats of a band, which shares L2 with the weights, the image and the outputs
+_STAGED = 5 << 13  # floats of a band, which shares L2 with the weights, the image and the outputs
 
 
 class ConvGeometry(NamedTuple):

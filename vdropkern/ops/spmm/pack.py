@@ -30,7 +30,8 @@ STORED = (torch.float32, torch.bfloat16, torch.int8)
 _HEADER = ("magic", "stored", "out", "in", "slices", "slice_rows", "blocks", "groups", "steps", "longest",
            "bytes", "plane")  # fmt: skip
 _PER_ROW = 40  # nonzeros that a row should have in a block: fewer, and loading and storing its sum weighs in
-_LEAST_COLUMNS, _MOST_COLUMNS = 1024, 4096
+_LEAST_COLUMNS, _MOST_COLUMNS = 640, 4096
+_LEAST_ROWS, _MOST_SLICES = 128, 16  # threads share slices; the more rows one has, the less is filled up
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def pack(
 ) -> Tensor:
     """The packed form, uint8 [bytes]; the indices must have passed `check_csr`."""
     out, nnz, blocks = row_offsets.shape[0] - 1, values.shape[0], columns.begins.shape[0] - 1
-    slice_rows = max(64, -(-out // 16 // ROWS) * ROWS)
+    slice_rows = -(-out // min(max(out // _LEAST_ROWS, 1), _MOST_SLICES))
+    slice_rows = max(-(-slice_rows // ROWS) * ROWS, ROWS)
     slices = -(-out // slice_rows)
     row, col = row_of_each(row_offsets, nnz), col_indices.long()
     cell = (columns.block[col] * slices + row // slice_rows) * slice_rows + row % slice_rows

@@ -32,8 +32,10 @@ def _grad_fake(
     return mu.new_empty(mu.shape), log_alpha.new_empty(log_alpha.shape)
 
 
-_op = register(SCHEMA, reference.weight_noise, _fake)
-_grad_op = register(GRAD_SCHEMA, reference.weight_noise_grad, _grad_fake, of="weight_noise")
+_op = register(SCHEMA, reference.weight_noise, _fake, triton=f"{__name__}.triton")
+_grad_op = register(
+    GRAD_SCHEMA, reference.weight_noise_grad, _grad_fake, of="weight_noise", triton=f"{__name__}.triton"
+)
 
 
 def _forward(mu: Tensor, log_sigma2: Tensor | None, log_alpha: Tensor | None, seed: Tensor) -> Tensor:
