@@ -48,6 +48,7 @@ def build(config: AllConvConfig) -> torch.nn.Sequential:
     for inputs, outputs in itertools.pairwise((channels, *FILTERS)):
         conv = torch.nn.Conv2d(inputs, outputs, 3, 2, 1)
         torch.nn.init.normal_(conv.weight, std=0.01)
+        assert conv.bias is not None  # as torch makes it by default
         torch.nn.init.zeros_(conv.bias)
         norm = [torch.nn.BatchNorm2d(outputs)] if config.batch_norm else []
         net.extend([conv, *norm, torch.nn.ReLU()])

@@ -69,8 +69,9 @@ def build(config: MultiSampleConfig) -> torch.nn.Sequential:
         before = width
     trunk.extend([torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()])
     head = MultiSampleHead(
-        before, config.classes, samples=config.samples, p=config.drop, variant=config.variant
-    )
+        before, config.classes, samples=config.samples, p=config.drop,
+        variant="as-in-blog" if config.variant == "as-in-blog" else "correct",
+    )  # fmt: skip
     return torch.nn.Sequential(trunk, head)
 
 
