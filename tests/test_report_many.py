@@ -268,11 +268,13 @@ def test_reports_of_everything_that_folders_can_be(tmp_path: Path) -> None:
 
 def test_wrong_folders_are_told_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    whole = write(tmp_path / "whole", run())
     broken = write(tmp_path / "broken", {"format": 1, "recipe": "estimator-study"})
     out = tmp_path / "out"
     for args, said in (
         (["not-there"], "not-there: no such folder"),
-        ([str(tmp_path / "empty")], "--out: a folder"),
+        ([str(tmp_path / "empty")], "has the run finished?"),
+        ([str(whole), str(whole)], "--out: a folder"),
         ([str(tmp_path / "empty"), "--out", str(out)], "no finished run or sweep there"),
         ([str(broken), str(broken), "--out", str(out)], "results without config, data, test, seconds"),
         ([str(broken), str(broken), "--out", str(broken)], "holds a run with a report of its own"),

@@ -129,7 +129,7 @@ def collect(paths: Iterable[Path]) -> tuple[list[RunRecord], list[str]]:
             continue
         found = [path] if (path / RESULTS_NAME).exists() else _inside(path, missing)
         if not found:
-            raise CheckpointError(f"{path}: no finished run or sweep there")
+            raise CheckpointError(f"{path}: no finished run or sweep there; has the run finished?")
         for folder in found:
             records[str(folder.resolve())] = RunRecord(_check(folder, read_results(folder)), folder)
     return list(records.values()), missing
