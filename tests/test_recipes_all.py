@@ -15,11 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
+from vdropkern.cli import settings as cli_settings
 from vdropkern.recipes import RECIPES
 from vdropkern.recipes.augment import augment
 from vdropkern.recipes.checkpoint import load_checkpoint
+from vdropkern.recipes.config import Schedule
 from vdropkern.recipes.data import DataError, Images, load_digits
+from vdropkern.recipes.grid import flags, parse_grid
 from vdropkern.recipes.images import load_images
+from vdropkern.recipes.published import GRIDS, PUBLISHED
 from vdropkern.recipes.train import Trainer
 
 from .digit_files import make_files, write_folder
@@ -126,6 +130,58 @@ def test_a_run_starts_from_another(tmp_path: Path) -> None:
         second = Trainer(recipe, config("lenet-5", data, method=method), data)
         second.start_from(tmp_path)
         assert torch.equal(second.model[0].weight, first.model[0].weight)
+
+
+def test_a_run_starts_from_another_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdropkern.cli.train.write_report", lambda out, *rest: out)  # the slow pictures
+    data = str(write_folder(tmp_path / "data", make_files()))
+    common = ("train", "lenet-5", "--scale", "smoke", "--epochs", "1", "--data", data, "--threads", "1")
+    for words in (("none", "--out", "dense"), ("sbp", "--out", "gates", "--init", "dense", "--lr", "1e-9")):
+        code, text = run(*common, "--method", *words)
+        assert code == 0, text
+    dense, gates = (load_checkpoint(Path(name))["model"]["0.weight"] for name in ("dense", "gates"))
+    torch.testing.assert_close(gates, dense, atol=1e-6, rtol=0)
+    code, text = run(*common, "--out", "other", "--init", "nowhere")
+    assert code == 2 and "nowhere: no checkpoint there" in text
+    assert not Path("other").exists()
+
+
+# -- settings
+
+
+def test_lenet_5_follows_the_published_schedule_epoch_by_epoch() -> None:
+    """Adam 1e-3 (200 - e) / 200; KL weight 0 below epoch 5, (e - 5) / 15, 1 from 20."""
+    settings = RECIPES["lenet-5"].default_config(60_000)
+    schedule = Schedule(settings, 200 * 600)
+    for epoch in range(200):
+        position = schedule.position(epoch * 600)
+        assert settings.lr * schedule.lr_factor(position) == pytest.approx(1e-3 * (200 - epoch) / 200)
+        assert schedule.kl_weight(position) == pytest.approx(min(max((epoch - 5) / 15, 0), 1))
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_the_kl_of_cifar_dropout_warms_up_unless_told_otherwise(original: bool) -> None:
+    settings = RECIPES["cifar-dropout"].default_config(50_000)
+    if original:
+        settings = dataclasses.replace(settings, kl_start=0.0, kl_end=0.0)
+    schedule = Schedule(settings, 100 * 50)
+    for epoch in range(100):
+        weight = 1 if original else min(max((epoch - 5) / 15, 0), 1)
+        assert schedule.kl_weight(schedule.position(epoch * 50)) == pytest.approx(weight)
+
+
+@pytest.mark.parametrize("name", sorted({row.recipe for row in PUBLISHED if row.match} & set(RECIPES)))
+def test_the_published_grid_repeats_the_published_rows_and_nothing_else(name: str) -> None:
+    default = RECIPES[name].default_config(60_000)
+    cells = [
+        dataclasses.replace(default, **cli_settings.parse(RECIPES[name], flags(cell.settings))).as_dict()
+        for cell in parse_grid(name, GRIDS[name], []).cells()
+    ]
+    rows = [row for row in PUBLISHED if row.recipe == name and row.match]
+    assert all(any(row.fits(name, cell) for cell in cells) for row in rows)
+    assert all(any(row.fits(name, cell) for row in rows) for cell in cells)
 
 
 def test_augmentation_moves_and_mirrors() -> None:

@@ -1,8 +1,9 @@
 """LeNet-5 (20-50 convolutions, 500 hidden units) on digits: Molchanov et al. 2017, section 5.1, and others.
 
 Of Molchanov et al. 2017 (arXiv 1701.05369): the net and its schedule, 200 epochs of Adam at 1e-3 that falls
-linearly to 0, KL weight 0 up to epoch 5 and 1 from epoch 20. SBP (Neklyudov et al. 2017) starts from trained
-weights: ``--method sbp --beta1 0.95 --init RUN``.
+linearly to 0, KL weight 0 up to epoch 5 and 1 from epoch 20; ``--init RUN`` starts from the weights of a run
+with ``--method none``. SBP (Neklyudov et al. 2017, arXiv 1705.07283) always does, and its rates fall from
+epoch 100 on: ``--method sbp --beta1 0.95 --lr-decay-start 0.5 --init RUN``.
 """
 
 from __future__ import annotations
