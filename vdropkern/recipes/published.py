@@ -38,6 +38,7 @@ class Published:
         best: the least of all epochs, None where not given.
         sparsity: of each layer, percent.
         match: the settings of a run that repeats it; empty: nothing here does.
+        measured: which of a run's errors compare: ``test``, or ``sample``, that of one noisy sample.
     """
 
     recipe: str
@@ -49,6 +50,7 @@ class Published:
     sparsity: tuple[float, ...] = ()
     compression: float | None = None
     match: Mapping[str, Any] = field(default_factory=dict)
+    measured: str = "test"
 
     def fits(self, recipe: str, config: Mapping[str, Any]) -> bool:
         """Whether a run of these settings repeats this row."""
@@ -192,6 +194,7 @@ def _cifar() -> list[Published]:
                 Published(
                     "cifar-dropout", f"{label}, scale {scale:g}", f"{SERIES}, {table}", CIFAR, last, best,
                     match={**match, "scale_width": scale},
+                    measured="test" if match["method"] in ("none", "bernoulli") else "sample",
                 )
             )  # fmt: skip
     return rows
