@@ -26,6 +26,7 @@ from vdropkern.recipes.images import load_images
 from vdropkern.recipes.published import GRIDS, PUBLISHED
 from vdropkern.recipes.train import Trainer
 
+from . import smoke_recipes
 from .digit_files import make_files, write_folder
 from .test_cli import run
 from .test_recipe import StopAfter, without_times
@@ -283,3 +284,32 @@ def test_arrays_of_other_shapes_are_refused(tmp_path: Path) -> None:
     np.savez("bad.npz", x_train=pixels(3, 0))
     with pytest.raises(DataError, match="no arrays"):
         load_images("bad.npz")
+
+
+# -- make smoke-recipes
+
+
+@pytest.mark.parametrize("images", [None, "images.npz"])
+def test_smoke_recipes_runs_all_it_has_data_for(
+    images: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[str, ...]] = []
+
+    def command(*words: str) -> int:
+        calls.append(words)
+        return int(words[1] == "lenet-5")
+
+    monkeypatch.setattr(smoke_recipes, "vdropkern", command)
+    monkeypatch.setattr("sys.argv", ["smoke", *(["--data", images] if images else [])])
+    assert smoke_recipes.main() == 1  # one failed
+    text = capsys.readouterr().out
+    assert "lenet-5: failed (exit code 1)" in text
+    assert "lenet-300-100: finished" in text and "estimator-study: finished" in text
+    trained = [words[1] for words in calls if words[0] == "train"]
+    on_images = [name for name in RECIPES if RECIPES[name].data == "images"]
+    assert set(on_images) <= set(trained) if images else not set(on_images) & set(trained)
+    assert text.count("skipped: it trains on images; set --data") == (0 if images else len(on_images))
+    for words in calls:
+        assert ("--data" in words) == (words[0] == "train" and words[1] in on_images)
+    assert calls[-1][:2] == ("report", "runs/smoke/lenet-300-100")
+    assert "runs/smoke/lenet-5" not in calls[-1] and "runs/smoke/estimator-study" not in calls[-1]

@@ -72,8 +72,8 @@ def parse_grid(recipe: str, over: Iterable[str], fixed: Iterable[str]) -> Grid:
             raise GridError(f"--set: {name} is given twice; one value, or one --over, accepted")
         shared[name] = value.strip()
     taken = {*axes, *shared, *RESERVED}
-    for values in axes.values():
-        brought = {part.partition("=")[0] for value in values for part in _BROUGHT.split(value)[1:]}
+    for axis in axes.values():
+        brought = {part.partition("=")[0] for value in axis for part in _BROUGHT.split(value)[1:]}
         if twice := sorted(brought & taken):
             raise GridError(f"--over: +{twice[0]}= given; a setting that stands nowhere else accepted")
         taken |= brought
