@@ -50,10 +50,16 @@ def arrays(folder: Path) -> Path:
     return path
 
 
-def tiny(folder: Path, name: str) -> Images:
-    if RECIPES[name].data == "digits":
-        return load_digits(write_folder(folder, make_files()))
-    return load_images(arrays(folder))
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where tiny digits and images lie."""
+    folder = tmp_path_factory.mktemp("sets")
+    return {"digits": write_folder(folder / "digits", make_files()), "images": arrays(folder)}
+
+
+def tiny(sets: dict[str, Path], name: str) -> Images:
+    load = load_digits if RECIPES[name].data == "digits" else load_images
+    return load(sets[RECIPES[name].data])
 
 
 def config(name: str, data: Images, **changes: Any) -> Any:
@@ -72,12 +78,9 @@ def _one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: None) -
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_smoke(name: str, tmp_path: Path) -> None:
+def test_smoke(name: str, sets: dict[str, Path]) -> None:
     """From the command line to every file of the run's folder."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    digits = RECIPES[name].data == "digits"
-    data = write_folder(folder, make_files()) if digits else arrays(folder)
+    data = sets[RECIPES[name].data]
     smaller = [
         word
         for key, value in SMALLER.get(name, {}).items()
@@ -97,8 +100,8 @@ def test_smoke(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_every_method_takes_a_step(name: str, tmp_path: Path) -> None:
-    data = tiny(tmp_path, name)
+def test_every_method_takes_a_step(name: str, sets: dict[str, Path]) -> None:
+    data = tiny(sets, name)
     for method in RECIPES[name].config.methods:
         trainer = Trainer(RECIPES[name], config(name, data, method=method), data)
         trainer._step(torch.arange(8))
@@ -108,8 +111,10 @@ def test_every_method_takes_a_step(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
-def test_an_augmented_run_resumes_to_the_same_bits(stop_after: int, tmp_path: Path) -> None:
-    data, recipe = tiny(tmp_path, "cifar-dropout"), RECIPES["cifar-dropout"]
+def test_an_augmented_run_resumes_to_the_same_bits(
+    stop_after: int, sets: dict[str, Path], tmp_path: Path
+) -> None:
+    data, recipe = tiny(sets, "cifar-dropout"), RECIPES["cifar-dropout"]
     settings = config("cifar-dropout", data, augment="pad-crop-flip", method="sparse-vd")
     whole = Trainer(recipe, settings, data)
     assert whole.run()
@@ -123,8 +128,8 @@ def test_an_augmented_run_resumes_to_the_same_bits(stop_after: int, tmp_path: Pa
         assert torch.equal(second.model.state_dict()[name], value), name
 
 
-def test_a_run_starts_from_another(tmp_path: Path) -> None:
-    data, recipe = tiny(tmp_path, "lenet-5"), RECIPES["lenet-5"]
+def test_a_run_starts_from_another(sets: dict[str, Path], tmp_path: Path) -> None:
+    data, recipe = tiny(sets, "lenet-5"), RECIPES["lenet-5"]
     first = Trainer(recipe, config("lenet-5", data, method="none"), data)
     first.run(tmp_path / "checkpoint.pt")
     for method in ("sparse-vd", "sbp"):
@@ -134,10 +139,10 @@ def test_a_run_starts_from_another(tmp_path: Path) -> None:
 
 
 def test_a_run_starts_from_another_on_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdropkern.cli.train.write_report", lambda out, *rest: out)  # the slow pictures
-    data = str(write_folder(tmp_path / "data", make_files()))
+    data = str(sets["digits"])
     common = ("train", "lenet-5", "--scale", "smoke", "--epochs", "1", "--data", data, "--threads", "1")
     for words in (("none", "--out", "dense"), ("sbp", "--out", "gates", "--init", "dense", "--lr", "1e-9")):
         code, text = run(*common, "--method", *words)
