@@ -28,7 +28,7 @@ CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0 bnn-lab==1.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo estimator-study test bench bench-quick bench-methods bench-binary bench-sparse lint format typecheck
+.PHONY: help demo estimator-study smoke-recipes test bench bench-quick bench-methods bench-binary bench-sparse lint format typecheck
 .PHONY: docs-methods results wheel kernels clean distclean
 .PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels ladder sanitize
 
@@ -55,6 +55,9 @@ bench-quick: $(PREFIX)-bench $(KERNELS) ## the same with few rounds, to see that
 
 estimator-study: $(PREFIX)-demo $(KERNELS) ## one step of NES, CDG and straight-through estimators; ends with a report (minutes)
 	$(PY) -m vdropkern train estimator-study --out runs/estimator-study --overwrite $(ARGS)
+
+smoke-recipes: $(PREFIX)-demo $(KERNELS) ## every recipe for seconds on real data; ARGS="--data IMAGES" for those on images (minutes)
+	$(PY) -m tests.smoke_recipes $(ARGS)
 
 bench-methods: $(PREFIX)-bench $(KERNELS) ## noise, heads, convolutions, and every method's step against the dense layer's
 	$(PY) -m bench --page methods $(ARGS)

@@ -82,6 +82,13 @@ def test_shorter_and_longer_runs_squeeze_or_stretch_the_same_curve(epochs: int) 
     assert lengths == [epochs * 3] * 3
 
 
+def test_no_warm_up_is_full_weight_from_the_first_step() -> None:
+    schedule = Schedule(config(kl_start=0.0, kl_end=0.0, kl_scale=0.5), total_steps=600)
+    assert [schedule.kl_weight(position) for position in (0, 1, SCHEDULE_STEPS - 1)] == [0.5] * 3
+    late = Schedule(config(kl_start=0.5, kl_end=0.5), total_steps=600)
+    assert [late.kl_weight(position) for position in (0, 99, 100)] == [0, 0, 1]
+
+
 def test_fewer_steps_than_stairs() -> None:
     schedule = Schedule(config(epochs=1), total_steps=4)
     assert [schedule.position(step) for step in range(4)] == [0, 50, 100, 150]

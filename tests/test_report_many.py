@@ -148,6 +148,27 @@ def test_every_published_row_is_shown_once_repeated_or_not() -> None:
     assert published_table("no such recipe", groups) is None
 
 
+def test_rows_measured_on_a_noisy_sample_compare_to_a_noisy_sample() -> None:
+    rows = published_for("cifar-dropout")
+    (published,) = [p for p in rows if p.label == "SparseB, on W, scale 1.5"]
+    assert (published.error, published.best, published.measured) == (45.09, 44.62, "sample")
+    settings = {"recipe": "cifar-dropout", "epochs": 100, **published.match}
+    accuracy = {"test": {"last": 60.0, "best": 61.0}, "sample": {"last": 54.0, "best": 54.38}}
+    whole = run(recipe="cifar-dropout", error=40.0, config=settings, accuracy=accuracy)
+    whole["data"] |= {"train_size": 50_000, "note": ""}
+    groups = group(records(whole))["cifar-dropout"]
+    compared = compare(groups[0], published)
+    assert compared.error == pytest.approx(46.0)
+    assert compared.difference == pytest.approx(0.91)
+    assert compared.best_difference == pytest.approx(1.0)
+    assert compared.verdict == "within"  # 1.41 points
+    shown = published_table("cifar-dropout", groups)
+    assert shown is not None
+    assert "46.00 (sample)" in [cell for line in shown.rows for cell in line.cells]
+    bare = {name: value for name, value in whole.items() if name != "accuracy"}
+    assert "noisy sample not measured" in compare(group(records(bare))["cifar-dropout"][0], published).verdict
+
+
 def test_published_numbers_are_whole() -> None:
     for published in PUBLISHED:
         assert 0 < published.error < 100
@@ -268,11 +289,13 @@ def test_reports_of_everything_that_folders_can_be(tmp_path: Path) -> None:
 
 def test_wrong_folders_are_told_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    whole = write(tmp_path / "whole", run())
     broken = write(tmp_path / "broken", {"format": 1, "recipe": "estimator-study"})
     out = tmp_path / "out"
     for args, said in (
         (["not-there"], "not-there: no such folder"),
-        ([str(tmp_path / "empty")], "--out: a folder"),
+        ([str(tmp_path / "empty")], "has the run finished?"),
+        ([str(whole), str(whole)], "--out: a folder"),
         ([str(tmp_path / "empty"), "--out", str(out)], "no finished run or sweep there"),
         ([str(broken), str(broken), "--out", str(out)], "results without config, data, test, seconds"),
         ([str(broken), str(broken), "--out", str(broken)], "holds a run with a report of its own"),

@@ -126,6 +126,17 @@ def test_cells_are_all_combinations() -> None:
     assert grid.cells()[1].settings == {"noise_lr": "1e-2", "method": "ard", "kl_start": "0.2"}
 
 
+def test_a_value_brings_further_settings() -> None:
+    grid = parse_grid(RECIPE, ["method=ard,ard+kl_start=0+kl_end=0.5", "lr=1e+3"], [])
+    assert [(cell.name, cell.settings) for cell in grid.cells()] == [
+        ("method=ard_lr=1e+3", {"method": "ard", "lr": "1e+3"}),
+        (
+            "method=ard+kl_start=0+kl_end=0.5_lr=1e+3",
+            {"method": "ard", "kl_start": "0", "kl_end": "0.5", "lr": "1e+3"},
+        ),
+    ]
+
+
 @pytest.mark.parametrize(
     "over, fixed, said",
     [
@@ -134,6 +145,8 @@ def test_cells_are_all_combinations() -> None:
         (["seed=0"], ["seed=1"], "seed is given twice"), (["out=a,b"], [], "flag of the sweep itself"),
         (["seed=a/b,a:b"], [], "share a folder"), ([], ["epochs="], "NAME=VALUE accepted"),
         ([], ["a b=1"], "NAME=VALUE accepted"),
+        (["method=ard+seed=1"], ["seed=2"], r"\+seed= given"), (["seed=1+out=a"], [], r"\+out= given"),
+        (["method=ard+lr=1", "seed=1+lr=2"], [], r"\+lr= given"),
     ],
 )  # fmt: skip
 def test_bad_grids_are_told(over: list[str], fixed: list[str], said: str) -> None:
@@ -163,7 +176,7 @@ def test_wrong_use_is_told_and_nothing_written(args: list[str], said: str, tmp_p
 def test_published_grids_are_runnable(recipe: str, tmp_path: Path) -> None:
     code, text = cli("sweep", recipe, "--dry-run")
     assert code == 0, text
-    assert text.count(": pending") >= 3
+    assert text.count(": pending") >= 2
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,12 +19,12 @@ def run_report(folders: Sequence[Path], out: Path | None) -> None:
             raise UsageError('the report needs matplotlib: pip install "vdropkern[recipes]"')
         if absent := [folder for folder in folders if not folder.exists()]:
             raise UsageError(f"{absent[0]}: no such folder")
+        if out is not None and (out / "results.json").exists():
+            raise UsageError(f"--out: {out} holds a run with a report of its own; another folder accepted")
+        records, missing = collect(folders)
         if out is None:
             if len(folders) > 1 or not (folders[0] / SWEEP_NAME).exists():
                 raise UsageError("--out: a folder for the report of these accepted")
             out = folders[0]
-        elif (out / "results.json").exists():
-            raise UsageError(f"--out: {out} holds a run with a report of its own; another folder accepted")
-        records, missing = collect(folders)
         page = write_comparison(out, group(records), missing)
     console.print(f"report: {page} and {page.with_suffix('.md').name}", highlight=False, soft_wrap=True)

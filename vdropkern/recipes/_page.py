@@ -103,7 +103,7 @@ forward passes called from Python; {{ r.machine.processor }},
 <figcaption>Test numbers are of the mean weights without noise, pruned ones at zero, after each epoch. The net
 reported is that of the last epoch: none was chosen by its test error. N is the number of training images.
 </figcaption></figure></section>
-{% if pictures.receptive_fields %}<section><h2>What the first layer looks at</h2>
+{% if "receptive_fields" in pictures %}<section><h2>What the first layer looks at</h2>
 <figure>{{ picture(pictures.receptive_fields, "receptive fields of the first layer") }}
 <figcaption>Each tile holds the weights of one unit, laid out as the image it sees, all on one colour scale.
 On the right: how many units still read each pixel.</figcaption></figure></section>{% endif %}

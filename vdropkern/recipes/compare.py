@@ -49,6 +49,13 @@ class RunRecord:
         errors = [record["test_error"] for record in self.history if "test_error" in record]
         return min(errors) if errors else None
 
+    def errors(self, measured: str) -> tuple[float, float | None] | None:
+        """Last and best error as `Published.measured` has it; None if the run has none such."""
+        if measured == "test":
+            return self.error, self.best_error
+        found = (self.results.get("accuracy") or {}).get(measured)
+        return (100 - found["last"], 100 - found["best"]) if found else None
+
     @property
     def compression(self) -> float | None:
         """All weights over nonzero ones; None where none is left, or they are not counted."""
@@ -129,7 +136,7 @@ def collect(paths: Iterable[Path]) -> tuple[list[RunRecord], list[str]]:
             continue
         found = [path] if (path / RESULTS_NAME).exists() else _inside(path, missing)
         if not found:
-            raise CheckpointError(f"{path}: no finished run or sweep there")
+            raise CheckpointError(f"{path}: no finished run or sweep there; has the run finished?")
         for folder in found:
             records[str(folder.resolve())] = RunRecord(_check(folder, read_results(folder)), folder)
     return list(records.values()), missing
@@ -198,6 +205,7 @@ def _word(value: object) -> str:
 class Comparison:
     """A group beside a published row. Differences are ours less theirs, in points of percent.
 
+    error: ours, measured as theirs was, if it is not that of the mean weights; else None.
     verdict: better, within or worse by the error; "not comparable: ..." where the run is of another scale.
     """
 
@@ -206,6 +214,7 @@ class Comparison:
     difference: float
     best_difference: float | None
     verdict: str
+    error: float | None = None
 
     @property
     def compression_ratio(self) -> float | None:
@@ -222,10 +231,15 @@ def margin(error: float, test_size: int) -> float:
 
 def compare(own: Group, published: Published) -> Comparison:
     """Judge a group by a published row."""
-    error, best = own.mean("error"), own.mean("best_error")
-    assert error is not None
-    difference = error - published.error
     reasons = _other_scale(own.first, published)
+    pairs = [pair for run in own.runs if (pair := run.errors(published.measured))]
+    if not pairs:
+        reasons.append(f"error of one noisy {published.measured} not measured")
+        pairs = [(run.error, run.best_error) for run in own.runs]
+    error = statistics.fmean(last for last, _ in pairs)
+    bests = [best for _, best in pairs if best is not None]
+    best = statistics.fmean(bests) if bests else None
+    difference = error - published.error
     within = margin(published.error, published.protocol.test_size)
     if reasons:
         verdict = f"not comparable: {', '.join(reasons)}"
@@ -234,7 +248,8 @@ def compare(own: Group, published: Published) -> Comparison:
     else:
         verdict = "better" if difference < 0 else "worse"
     best_difference = best - published.best if best is not None and published.best is not None else None
-    return Comparison(own, published, difference, best_difference, verdict)
+    otherwise = error if published.measured != "test" else None
+    return Comparison(own, published, difference, best_difference, verdict, otherwise)
 
 
 def _other_scale(record: RunRecord, published: Published) -> list[str]:

@@ -112,6 +112,8 @@ def _compared(found: Comparison) -> Row:
     kind = verdict if verdict in ("better", "within", "worse") else "other"
     best_difference = "" if found.best_difference is None else f"{found.best_difference:+.2f}"
     ours = _with_spread(found.group, "error")
+    if found.error is not None:
+        ours = f"{found.error:.2f} ({found.published.measured})"
     return Row(
         (found.published.label, error, best, compression, found.group.label, ours, f"{found.difference:+.2f}",
          best_difference, verdict), kind,

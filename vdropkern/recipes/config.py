@@ -62,7 +62,8 @@ class TrainConfig:
         noise_lr: the same of the noise parameters (log_sigma2 or log_alpha), > 0.
         lr_decay_start: part of the run in [0, 1] after which both fall linearly to zero.
         lr_steps: parts of the run at which both are multiplied by `lr_gamma`.
-        kl_start, kl_end: parts of the run between which the KL weight rises linearly from 0 to kl_scale.
+        kl_start, kl_end: parts of the run between which the KL weight rises linearly from 0 to kl_scale; both
+            0: no warm-up.
         kl_scale: last KL weight, >= 0; 1 is the variational bound.
         log_sigma2: where log_sigma2 starts (methods that have one).
         threshold: weights with log_alpha at or above it are pruned.
@@ -124,8 +125,10 @@ class TrainConfig:
                 raise ConfigError(f"{name}: {getattr(self, name)} given, 0 to 1 (parts of the run) accepted")
         if not all(0 < part < 1 for part in self.lr_steps):
             raise ConfigError(f"lr_steps: {self.lr_steps} given, parts between 0 and 1 accepted")
-        if self.kl_start >= self.kl_end:
-            raise ConfigError(f"kl_start: {self.kl_start} given, less than kl_end = {self.kl_end} accepted")
+        if self.kl_start > self.kl_end:
+            raise ConfigError(
+                f"kl_start: {self.kl_start} given, less than kl_end = {self.kl_end}, or as much, accepted"
+            )
         for name in ("beta1", "momentum"):
             self.check_range(name, 0, 0.9999)
         for name in ("kl_scale", "weight_decay", "clip_norm"):
@@ -220,4 +223,6 @@ class Schedule:
     def kl_weight(self, position: int) -> float:
         """0 up to `kl_start`, kl_scale from `kl_end` on, a straight line between."""
         start, end = self.config.kl_start * SCHEDULE_STEPS, self.config.kl_end * SCHEDULE_STEPS
+        if start == end:
+            return self.config.kl_scale if position >= end else 0.0
         return LinearWarmup(start, end, self.config.kl_scale)(position)

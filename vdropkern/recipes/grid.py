@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 # what decides where and how a cell runs, not what it computes
 RESERVED = ("recipe", "data", "out", "resume", "overwrite", "threads", "device")
+# between a value and a further setting that it brings: sparse-vd+parameter=unit
+_BROUGHT = re.compile(r"\+(?=[A-Za-z_]\w*=)")
 
 
 class GridError(ValueError):
@@ -35,8 +37,9 @@ class Grid:
         """All combinations; the setting named last changes fastest."""
         cells = []
         for values in itertools.product(*self.over.values()):
-            varied = dict(zip(self.over, values, strict=True))
-            name = "_".join(f"{key}={value}" for key, value in varied.items()) or "only"
+            words = [f"{key}={value}" for key, value in zip(self.over, values, strict=True)]
+            varied = dict(part.split("=", 1) for word in words for part in _BROUGHT.split(word))
+            name = "_".join(words) or "only"
             cells.append(Cell(re.sub(r"[^\w.+=-]", "-", name), {**self.fixed, **varied}))
         return cells
 
@@ -48,6 +51,8 @@ def flags(settings: Mapping[str, str]) -> list[str]:
 
 def parse_grid(recipe: str, over: Iterable[str], fixed: Iterable[str]) -> Grid:
     """A grid from ``name=value,value`` and ``name=value``; dashes and underscores in names are the same.
+
+    A value may bring further settings, as ``method=sparse-vd,sparse-vd+parameter=unit``.
 
     Raises:
         GridError: something else was written, or a setting or a value stands there twice.
@@ -66,6 +71,12 @@ def parse_grid(recipe: str, over: Iterable[str], fixed: Iterable[str]) -> Grid:
         if name in shared or name in axes:
             raise GridError(f"--set: {name} is given twice; one value, or one --over, accepted")
         shared[name] = value.strip()
+    taken = {*axes, *shared, *RESERVED}
+    for axis in axes.values():
+        brought = {part.partition("=")[0] for value in axis for part in _BROUGHT.split(value)[1:]}
+        if twice := sorted(brought & taken):
+            raise GridError(f"--over: +{twice[0]}= given; a setting that stands nowhere else accepted")
+        taken |= brought
     grid = Grid(recipe, axes, shared)
     names = [cell.name for cell in grid.cells()]
     if len(set(names)) < len(names):

@@ -38,6 +38,7 @@ class Published:
         best: the least of all epochs, None where not given.
         sparsity: of each layer, percent.
         match: the settings of a run that repeats it; empty: nothing here does.
+        measured: which of a run's errors compare: ``test``, or ``sample``, that of one noisy sample.
     """
 
     recipe: str
@@ -49,6 +50,7 @@ class Published:
     sparsity: tuple[float, ...] = ()
     compression: float | None = None
     match: Mapping[str, Any] = field(default_factory=dict)
+    measured: str = "test"
 
     def fits(self, recipe: str, config: Mapping[str, Any]) -> bool:
         """Whether a run of these settings repeats this row."""
@@ -116,7 +118,42 @@ e SparseA, after conv           | 60.17/60.12 59.60/59.23 60.24/58.51
 e SparseB, on B                 | 62.38/61.34 62.56/62.29 63.28/62.38
 """
 _TABLES = {"1": "table 1", "2": "table 2", "e": "state of 2020-06-27"}
-CIFAR_MATCH: dict[str, Mapping[str, Any]] = {}
+
+
+def _noise(method: str, where: str = "fc", **further: Any) -> dict[str, Any]:
+    return {"method": method, "drop_where": where, "activation": "none", **further}
+
+
+def _learned(method: str, where: str = "fc", **further: Any) -> dict[str, Any]:
+    """With a KL, which had no warm-up there."""
+    return {**_noise(method, where, **further), "kl_start": 0.0, "kl_end": 0.0}
+
+
+_ON_W, _ON_B = {"parameter": "log_alpha"}, {"parameter": "unit"}  # of each weight, of each output
+# rows of _CIFAR -> settings
+CIFAR_MATCH: dict[str, Mapping[str, Any]] = {
+    "1 Bernoulli, before fc": _noise("bernoulli"),
+    "1 Bernoulli, after conv": _noise("bernoulli", "conv"),
+    "1 GaussianS": _noise("gaussian-s"),
+    "1 GaussianW": _noise("gaussian-w", **_ON_W),
+    "1 NoDropout": _noise("none"),
+    "1 VariationalA": _learned("variational-a"),
+    "1 VariationalB": _learned("variational-b", **_ON_W),
+    "1 HierarchicalB, on W": _learned("hierarchical-vd", **_ON_W),
+    "1 HierarchicalB, on B": _learned("hierarchical-vd", **_ON_B),
+    "1 HierarchicalA, before fc": _learned("hierarchical-vd-a"),
+    "2 GaussianW": _noise("gaussian-w", **_ON_B),
+    "2 VariationalA, before fc": _learned("variational-a"),
+    "2 VariationalA, after conv": _learned("variational-a", "conv"),
+    "2 VariationalB, on B": _learned("variational-b", **_ON_B),
+    "2 HierarchicalA, before fc": _learned("hierarchical-vd-a"),
+    "2 HierarchicalA, after conv": _learned("hierarchical-vd-a", "conv"),
+    "2 HierarchicalB, on B": _learned("hierarchical-vd", **_ON_B),
+    "e SparseB, on W": _learned("sparse-vd", **_ON_W),
+    "e SparseA, before fc": _learned("sparse-vd-a"),
+    "e SparseA, after conv": _learned("sparse-vd-a", "conv"),
+    "e SparseB, on B": _learned("sparse-vd", **_ON_B),
+}
 
 # width, weight decay, test accuracy
 _XNOR = [
@@ -152,11 +189,12 @@ def _cifar() -> list[Published]:
         table, label = _TABLES[name[0]], name[1:].strip()
         for scale, pair in zip(SCALES, numbers.split(), strict=True):
             best, last = (_accuracy(float(number)) for number in pair.split("/"))
-            match = CIFAR_MATCH.get(name.strip(), {})
+            match = CIFAR_MATCH[name.strip()]
             rows.append(
                 Published(
                     "cifar-dropout", f"{label}, scale {scale:g}", f"{SERIES}, {table}", CIFAR, last, best,
-                    match={**match, "scale": scale} if match else {},
+                    match={**match, "scale_width": scale},
+                    measured="test" if match["method"] in ("none", "bernoulli") else "sample",
                 )
             )  # fmt: skip
     return rows
@@ -189,9 +227,20 @@ _TARGETED = [
 
 PUBLISHED: tuple[Published, ...] = (*_lenets(), *_cifar(), *_TARGETED, *_xnor())
 
-# `vdropkern sweep RECIPE` without --over runs these
+# `vdropkern sweep RECIPE` without --over runs these: what the source compared
 GRIDS: dict[str, list[str]] = {
     "lenet-300-100": ["method=none,sparse-vd,hierarchical-vd"],
+    "lenet-5": ["method=none,sparse-vd"],
+    "cifar-dropout": [
+        "method=none,bernoulli,bernoulli+drop_where=conv,gaussian-s,gaussian-w,gaussian-w+parameter=unit,"
+        "variational-a,variational-a+drop_where=conv,variational-b,variational-b+parameter=unit,"
+        "hierarchical-vd-a,hierarchical-vd-a+drop_where=conv,hierarchical-vd,hierarchical-vd+parameter=unit,"
+        "sparse-vd-a,sparse-vd-a+drop_where=conv,sparse-vd,sparse-vd+parameter=unit",
+        "scale_width=1,1.5,2",
+        "kl_end=0+kl_start=0",
+    ],
+    "multi-sample-dropout": ["samples=0,1,8"],
+    "allconv6": ["drop=0,0.5,0.9", "batch_norm=false,true", "head=gap,fc"],
 }
 
 
