@@ -192,6 +192,12 @@ PUBLISHED: tuple[Published, ...] = (*_lenets(), *_cifar(), *_TARGETED, *_xnor())
 # `vdropkern sweep RECIPE` without --over runs these
 GRIDS: dict[str, list[str]] = {
     "lenet-300-100": ["method=none,sparse-vd,hierarchical-vd"],
+    "targeted-dropout": [
+        "method=none,bernoulli,drop-connect,targeted-weight,targeted-unit,ramping-targeted-weight,"
+        "ramping-targeted-unit,magnitude-weight,magnitude-unit,smallify,sparse-vd",
+    ],
+    # the weight decays; the widths are `--over weight_decay=0 --over width=64,72,80,96,128,192`
+    "xnor-resnet18": ["weight_decay=0,1e-6,3e-6,5e-6,1e-5,5e-5,1e-4,5e-4", "width=192"],
 }
 
 

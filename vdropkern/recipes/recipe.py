@@ -63,7 +63,8 @@ class Recipe:
             engine adds KL and penalty.
         groups: the optimiser's parameter groups.
         measure: further numbers of an epoch, by name, for its row in metrics.csv.
-        finish: further results of the run, for results.json; called on the trained net in eval mode.
+        finish: further tables of the run by title, each a list of rows, values by column, for results.json
+            and the report; called on the trained net in eval mode.
         small: what ``--scale small`` does: minutes on two cores.
     """
 

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 
+def cell(value: object) -> str:
+    """A value in a table: counts whole, other numbers with four figures."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def clock(seconds: float) -> str:
     """1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
