@@ -66,6 +66,7 @@ class Recipe:
         finish: further tables of the run by title, each a list of rows, values by column, for results.json
             and the report; called on the trained net in eval mode.
         small: what ``--scale small`` does: minutes on two cores.
+        smoke: what ``--scale smoke`` does: seconds, to see that it runs.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Recipe:
     measure: Callable[[Trainer], dict[str, float]] = no_numbers
     finish: Callable[[Trainer], dict[str, Any]] = no_numbers
     small: Scale = Scale(train=10_000, test=2_000, epochs=10)
+    smoke: Scale = SMOKE
 
     def scale(self, name: str) -> Scale:
-        return {"full": FULL, "small": self.small, "smoke": SMOKE}[name]
+        return {"full": FULL, "small": self.small, "smoke": self.smoke}[name]

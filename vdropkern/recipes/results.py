@@ -26,6 +26,7 @@ FORMAT = 1
 RESULTS_NAME = "results.json"
 MODEL_NAME = "pruned.safetensors"
 TIMED_BATCHES = (1, 100)
+TIMED_ROUNDS, SMOKE_ROUNDS = 50, 5
 
 
 def dense_twin(model: torch.nn.Module) -> torch.nn.Module:
@@ -105,6 +106,7 @@ def gather(trainer: Trainer, recipe: Recipe, out: Path, command: str) -> dict[st
     nll, error = trainer.test()
     pruned_nll, pruned_error = trainer.test(pruned)
     data = trainer.data
+    rounds = SMOKE_ROUNDS if trainer.config.scale == "smoke" else TIMED_ROUNDS
     return {
         "format": FORMAT,
         "recipe": recipe.name,
@@ -125,7 +127,7 @@ def gather(trainer: Trainer, recipe: Recipe, out: Path, command: str) -> dict[st
         "accuracy": accuracies(trainer.history),
         **layer_numbers(model),
         "further": recipe.finish(trainer),
-        "inference": compare(dense_twin(model), pruned, trainer.test_x, TIMED_BATCHES),
+        "inference": compare(dense_twin(model), pruned, trainer.test_x, TIMED_BATCHES, rounds),
         "model": MODEL_NAME,
         "history": trainer.history,
     }

@@ -183,4 +183,5 @@ RECIPE = Recipe(
     groups=groups,
     finish=finish,
     small=Scale(train=5_000, test=2_000, epochs=10),
+    smoke=Scale(train=128, test=32, epochs=2),
 )

@@ -130,4 +130,5 @@ RECIPE = Recipe(
     measure=measure,
     finish=finish,
     small=Scale(train=2_000, test=1_000, epochs=5),
+    smoke=Scale(train=128, test=32, epochs=2),
 )
