@@ -22,6 +22,9 @@ from .machine_code import ROOT, Result
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 LIBRARY = ROOT / "vdropkern" / "_C.abi3.so"
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+# a process for each CPU, of one thread: emulated and interpreted kernels are Python and fibers
+SPREAD = (*PYTEST, "-n", "auto", "--dist", "worksteal")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @dataclass
@@ -40,14 +43,15 @@ RUNGS = (
     Rung(
         "2",
         "CUDA kernels emulated: values on odd shapes, several schedules; the emulator's own tests",
-        ((*PYTEST, "tests/emulator", *sorted(map(str, (ROOT / "tests/ops").glob("test_*_cuda.py")))),),
+        ((*SPREAD, "tests/emulator", *sorted(map(str, (ROOT / "tests/ops").glob("test_*_cuda.py")))),),
+        ONE_THREAD,
     ),
     Rung("2s", "CUDA kernels emulated under sanitizers", ((sys.executable, "-m", "tests.emulator.run"),)),
     Rung(
         "3",
         "Triton kernels interpreted: bf16 and tf32 modelled, bounds, races",
-        ((*PYTEST, "tests/triton", "--ignore=tests/triton/test_parity.py"),),
-        {"TRITON_INTERPRET": "1"},
+        ((*SPREAD, "tests/triton", "--ignore=tests/triton/test_parity.py"),),
+        {"TRITON_INTERPRET": "1", **ONE_THREAD},
         needs_triton=True,
     ),
     Rung(
