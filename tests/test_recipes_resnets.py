@@ -16,6 +16,7 @@ from vdropkern import methods, nn
 from vdropkern.recipes import RECIPES
 from vdropkern.recipes.images import load_images
 from vdropkern.recipes.targeted_dropout import SHARES, pruned
+from vdropkern.recipes.text import cell
 from vdropkern.recipes.train import Trainer
 
 from .test_cli import run
@@ -179,6 +180,11 @@ def test_the_prior_takes_the_place_of_weight_decay() -> None:
     for method, decays in (("sparse-vd", {0.0}), ("targeted-weight", {2e-4})):
         settings = config("targeted-dropout", method=method)
         assert {group["weight_decay"] for group in recipe.groups(recipe.build(settings), settings)} == decays
+
+
+def test_values_in_tables() -> None:
+    values = (True, False, 1852976, 63428.4, 0.95, 91.234, "a")
+    assert [cell(v) for v in values] == ["yes", "no", "1,852,976", "63,428", "0.95", "91.23", "a"]
 
 
 def test_images_are_standardised() -> None:
