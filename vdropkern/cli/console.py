@@ -14,7 +14,7 @@ from rich.table import Table
 from ..recipes.checkpoint import CheckpointError
 from ..recipes.config import ConfigError
 from ..recipes.idx import DataError
-from ..recipes.text import compression
+from ..recipes.text import cell, compression
 from ..sparse import ModelFileError, ShrinkReport, SizeReport
 
 console = Console()
@@ -104,6 +104,16 @@ def size_table(report: SizeReport) -> Table:
             table.add_section()
         numbers = (row.dense, row.memory, row.stored, math.ceil(row.entropy))
         table.add_row(row.name, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def further_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """One of a recipe's own tables."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in rows[0]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*map(cell, row.values()))
     return table
 
 

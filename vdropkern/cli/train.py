@@ -37,7 +37,16 @@ from ..recipes.stop import StopRequest
 from ..recipes.text import clock, compression
 from ..recipes.train import Trainer, TrainingError
 from . import settings
-from .console import UsageError, console, errors, exit_codes, inference_table, layer_table, set_threads
+from .console import (
+    UsageError,
+    console,
+    errors,
+    exit_codes,
+    further_table,
+    inference_table,
+    layer_table,
+    set_threads,
+)
 
 WRITTEN = (
     FILE_NAME, CONFIG_NAME, ENVIRONMENT_NAME, METRICS_NAME, RESULTS_NAME, MODEL_NAME, REPORT_NAME,
@@ -256,6 +265,8 @@ def _show(results: dict[str, Any]) -> None:
     console.print()
     console.print(layer_table(results["layers"], total))
     console.print(inference_table(results["inference"], results["machine"]["threads"]))
+    for title, rows in results["further"].items():
+        console.print(further_table(title, rows))
     smaller = compression(total["weights"], total["nonzero"])
     console.print(
         f"[bold]test error {test['pruned_error']:.2f} %, compression {smaller}[/bold] "

@@ -5,7 +5,16 @@
 
 from __future__ import annotations
 
-from . import allconv6, cifar_dropout, lenet_5, lenet_300_100, multi_sample_dropout, vgg_sparse_vd
+from . import (
+    allconv6,
+    cifar_dropout,
+    lenet_5,
+    lenet_300_100,
+    multi_sample_dropout,
+    targeted_dropout,
+    vgg_sparse_vd,
+    xnor_resnet18,
+)
 from .config import TrainConfig
 from .recipe import Recipe
 
@@ -20,6 +29,8 @@ RECIPES: dict[str, Recipe] = {
         vgg_sparse_vd,
         cifar_dropout,
         multi_sample_dropout,
+        targeted_dropout,
         allconv6,
+        xnor_resnet18,
     )
 }

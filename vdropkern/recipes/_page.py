@@ -99,7 +99,12 @@ instead of {{ "%.1f" | format(row.dense.median_us) }}</span></div>
 forward passes called from Python; {{ r.machine.processor }},
 {{ plural(r.machine.threads, "thread") }},
 {{ r.machine.device }}. Dense is the same net on torch.nn.Linear.</p></section>
-<section><h2>Training</h2><figure>{{ picture(pictures.curves, "training curves") }}
+{% for title, table in r.get("further", {}).items() %}<section><h2>{{ title }}</h2>
+<div class="scroll"><table>
+<tr>{% for column in table[0] %}<th>{{ column }}</th>{% endfor %}</tr>
+{% for row in table %}<tr>{% for value in row.values() %}<td>{{ cell(value) }}</td>{% endfor %}</tr>
+{% endfor %}</table></div></section>
+{% endfor %}<section><h2>Training</h2><figure>{{ picture(pictures.curves, "training curves") }}
 <figcaption>Test numbers are of the mean weights without noise, pruned ones at zero, after each epoch. The net
 reported is that of the last epoch: none was chosen by its test error. N is the number of training images.
 </figcaption></figure></section>

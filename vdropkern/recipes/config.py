@@ -194,7 +194,7 @@ class ImageConfig(TrainConfig):
         return dataclasses.replace(self, image=tuple(image), classes=classes)
 
 
-FROM_DATA = ("image", "classes")  # settings that no flag gives
+FROM_DATA = ("image", "classes", "train_size")  # settings that no flag gives
 
 
 @dataclass(frozen=True)

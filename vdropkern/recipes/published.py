@@ -241,6 +241,12 @@ GRIDS: dict[str, list[str]] = {
     ],
     "multi-sample-dropout": ["samples=0,1,8"],
     "allconv6": ["drop=0,0.5,0.9", "batch_norm=false,true", "head=gap,fc"],
+    "targeted-dropout": [
+        "method=none,bernoulli,drop-connect,targeted-weight,targeted-unit,ramping-targeted-weight,"
+        "ramping-targeted-unit,magnitude-weight,magnitude-unit,smallify,sparse-vd",
+    ],
+    # the weight decays; the widths are `--over weight_decay=0 --over width=64,72,80,96,128,192`
+    "xnor-resnet18": ["weight_decay=0,1e-6,3e-6,5e-6,1e-5,5e-5,1e-4,5e-4", "width=192"],
 }
 
 

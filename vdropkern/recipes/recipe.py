@@ -63,8 +63,10 @@ class Recipe:
             engine adds KL and penalty.
         groups: the optimiser's parameter groups.
         measure: further numbers of an epoch, by name, for its row in metrics.csv.
-        finish: further results of the run, for results.json; called on the trained net in eval mode.
+        finish: further tables of the run by title, each a list of rows, values by column, for results.json
+            and the report; called on the trained net in eval mode.
         small: what ``--scale small`` does: minutes on two cores.
+        smoke: what ``--scale smoke`` does: seconds, to see that it runs.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Recipe:
     measure: Callable[[Trainer], dict[str, float]] = no_numbers
     finish: Callable[[Trainer], dict[str, Any]] = no_numbers
     small: Scale = Scale(train=10_000, test=2_000, epochs=10)
+    smoke: Scale = SMOKE
 
     def scale(self, name: str) -> Scale:
-        return {"full": FULL, "small": self.small, "smoke": SMOKE}[name]
+        return {"full": FULL, "small": self.small, "smoke": self.smoke}[name]

@@ -11,7 +11,7 @@ from .._files import write_whole
 from ._page import CSS, TEMPLATE
 from .figures import DARK, LIGHT, LayerState, Theme, curves, histograms, receptive_fields
 from .recipe import Recipe
-from .text import clock, compression, plural
+from .text import cell, clock, compression, plural
 
 REPORT_NAME = "report.html"
 PICTURE_NAMES = ("curves.png", "receptive_fields.png", "histograms.png")
@@ -47,6 +47,7 @@ def render(results: dict[str, Any], pictures: Mapping[str, tuple[bytes, bytes]])
         r=results,
         css=Markup(CSS),
         rows=[*results["layers"], {"name": "total", "runs_as": "", **results["total"]}],
+        cell=cell,
         clock=clock,
         compression=compression,
         plural=plural,

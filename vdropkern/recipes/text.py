@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 
+def cell(value: object) -> str:
+    """A value in a table: counts and what is large whole, other numbers with four figures."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
 def clock(seconds: float) -> str:
     """1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
