@@ -34,6 +34,8 @@ from .test_recipe import StopAfter, without_times
 SMALLER: dict[str, dict[str, Any]] = {
     "vgg-sparse-vd": {"width": 0.0625},
     "cifar-dropout": {"scale_width": 0.25},
+    "targeted-dropout": {"width": 0.125, "blocks": 1},
+    "xnor-resnet18": {"width": 4},
 }
 OTHERS = [name for name in RECIPES if name != "lenet-300-100"]
 

@@ -245,8 +245,10 @@ GRIDS: dict[str, list[str]] = {
         "method=none,bernoulli,drop-connect,targeted-weight,targeted-unit,ramping-targeted-weight,"
         "ramping-targeted-unit,magnitude-weight,magnitude-unit,smallify,sparse-vd",
     ],
-    # the weight decays; the widths are `--over weight_decay=0 --over width=64,72,80,96,128,192`
-    "xnor-resnet18": ["weight_decay=0,1e-6,3e-6,5e-6,1e-5,5e-5,1e-4,5e-4", "width=192"],
+    "xnor-resnet18": [
+        "width=64,72,80,96,128,192,192+weight_decay=1e-6,192+weight_decay=3e-6,192+weight_decay=5e-6,"
+        "192+weight_decay=1e-5,192+weight_decay=5e-5,192+weight_decay=1e-4,192+weight_decay=5e-4",
+    ],
 }
 
 
