@@ -43,6 +43,14 @@ def run(*args: str) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.split())
 
 
+def train_refuses(args: tuple[str, ...], message: str, folder: Path) -> None:
+    """`vdropkern train` in the empty `folder` exits with 2 and a message, and writes nothing."""
+    code, text = run("train", *args)
+    assert code == 2, text
+    assert message in text
+    assert os.listdir(folder) == []
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_folder(tmp_path_factory.mktemp("digits"), make_files()))
@@ -239,10 +247,7 @@ def test_the_recorded_command_makes_the_same_run(finished: tuple[Path, str], tmp
 def test_wrong_use_exits_with_2_and_writes_nothing(
     args: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
-    code, text = run("train", *args)
-    assert code == 2, text
-    assert message in text
-    assert os.listdir(tmp_path) == []
+    train_refuses(args, message, tmp_path)
 
 
 def test_corrupt_data_exit_with_2_and_write_nothing(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from vdropkern.recipes.train import Trainer
 
 from . import smoke_recipes
 from .digit_files import make_files, write_folder
-from .test_cli import run
+from .test_cli import run, train_refuses
 from .test_recipe import StopAfter, without_times
 
 SMALLER: dict[str, dict[str, Any]] = {
@@ -278,10 +278,7 @@ def test_unreadable_images_exit_with_2_and_write_nothing(
 def test_wrong_flags_exit_with_2_and_write_nothing(
     args: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
-    code, text = run("train", *args)
-    assert code == 2, text
-    assert message in text
-    assert os.listdir(tmp_path) == []
+    train_refuses(args, message, tmp_path)
 
 
 def test_arrays_of_other_shapes_are_refused(tmp_path: Path) -> None:

@@ -14,28 +14,20 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 import vdropkern
 from vdropkern.cli import cell
 from vdropkern.cli import sweep as cli_sweep
-from vdropkern.cli.app import app
 from vdropkern.recipes import sweep as sweeps
 from vdropkern.recipes.grid import GridError, parse_grid
 from vdropkern.recipes.published import GRIDS
 from vdropkern.recipes.sweep import LOG_NAME, STAMP_NAME, SWEEP_NAME, Run, Sweep, start_locally
 
 from .digit_files import make_files, write_folder
+from .test_cli import run as cli
 from .test_report import results
 
 RECIPE = "lenet-300-100"
-
-
-def cli(*args: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, list(args))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join(result.output.split())
 
 
 @pytest.fixture(scope="module")
