@@ -46,6 +46,14 @@ class _Means:
         return {"name": name, "text": text, "rows": rows}
 
 
+def _judged(config: StudyConfig, loss: Loss, params: Params, g: Params, exact: Params) -> dict[str, float]:
+    """What a gradient is worth: its cosine to the exact one, and the best decrease in one step."""
+    return {
+        "cosine": estimators.cosines(g, exact)["total"],
+        "decrease": _fall(config, loss, params, g),
+    }
+
+
 def _nes(config: StudyConfig, loss: Loss, params: Params, seed: int, **given: Any) -> Params:
     settings = {"samples": config.draws, "sigma": config.sigma, "fitness": "baseline", **given}
     return estimators.nes_gradient(loss, params, seed=seed, **settings).gradient
@@ -115,8 +123,7 @@ def fitness(config: StudyConfig) -> dict[str, Any]:
                 g = _nes(config, loss, student, seed, fitness=kind, antithetic=antithetic)
                 means.add(
                     f"{kind}, {'antithetic' if antithetic else 'independent'}",
-                    cosine=estimators.cosines(g, exact)["total"],
-                    decrease=_fall(config, loss, student, g),
+                    **_judged(config, loss, student, g, exact),
                 )
     return means.answer(
         "the loss or a shaped reward as fitness", "NES: cosine to CDG, best decrease in one step"
@@ -146,11 +153,7 @@ def jointly(config: StudyConfig) -> dict[str, Any]:
             "one by one": _one_by_one(config, loss, student, seed),
         }
         for label, g in found.items():
-            means.add(
-                label,
-                cosine=estimators.cosines(g, exact)["total"],
-                decrease=_fall(config, loss, student, g),
-            )
+            means.add(label, **_judged(config, loss, student, g, exact))
     return means.answer(
         "weights sampled jointly or one by one", "equal samples in all: cosine to CDG, best decrease"
     )
@@ -183,11 +186,7 @@ def sigmas(config: StudyConfig) -> dict[str, Any]:
         exact = estimators.cdg(loss, student, config.eps)
         for sigma in (0.01, 0.03, 0.1, 0.3, 1.0):
             g = _nes(config, loss, student, seed, sigma=sigma)
-            means.add(
-                f"sigma {sigma}",
-                cosine=estimators.cosines(g, exact)["total"],
-                decrease=_fall(config, loss, student, g),
-            )
+            means.add(f"sigma {sigma}", **_judged(config, loss, student, g, exact))
     return means.answer("sigma", "NES: cosine to CDG, best decrease in one step")
 
 
@@ -203,8 +202,7 @@ def after_convergence(config: StudyConfig) -> dict[str, Any]:
         for label, g in found.items():
             means.add(
                 label,
-                cosine=estimators.cosines(g, exact)["total"],
-                decrease=_fall(config, loss, rest, g),
+                **_judged(config, loss, rest, g, exact),
                 loss=float(loss(rest)),
             )
     return means.answer("estimators after convergence", f"at the smallest loss of training by {STE}")
