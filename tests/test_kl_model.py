@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import threading
 from itertools import pairwise
 
@@ -178,6 +179,32 @@ def test_another_thread_does_not_report() -> None:
         assert collected.reported == 0
         model(torch.randn(2, 6))
         assert collected.reported == 1
+
+
+def test_blocks_of_many_threads_over_one_model() -> None:
+    model = torch.nn.Sequential(*[vnn.Linear(2, 2) for _ in range(20)])
+    failed: list[str] = []
+
+    def collect() -> None:
+        try:
+            for _ in range(100):
+                with vdk.collect_kl(model) as collected:
+                    if any(collected not in layer._collectors for layer in model):
+                        failed.append("a collector is lost")
+        except KeyError as err:
+            failed.append(repr(err))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=collect) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failed and not any(layer._collectors for layer in model)
 
 
 @COMPILES

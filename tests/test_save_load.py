@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import stat
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 import vdropkern as vdk
 from vdropkern import nn as vnn
+from vdropkern._files import write_whole
 from vdropkern.methods import MC, METHODS, HierarchicalVD, Method, SparseVD, VariationalB
 from vdropkern.sparse import ModelFileError, SparseLinear, register_module
 from vdropkern.sparse.format import Content, decode, encode
@@ -316,6 +318,23 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(FileNotFoundError):
         vdk.save(pruned_mlp(), tmp_path / "no" / "m")
     assert stat.S_IMODE(path.stat().st_mode) & stat.S_IRUSR
+
+
+def test_two_threads_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, first, second = tmp_path / "m", b"1" * 100, b"2" * 50
+    replace = os.replace
+
+    def interrupted(*names: Path) -> None:  # the second is whole before the first is put in its place
+        monkeypatch.setattr(os, "replace", replace)
+        thread = threading.Thread(target=write_whole, args=(path, second))
+        thread.start()
+        thread.join()
+        assert path.read_bytes() == second
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    write_whole(path, first)
+    assert path.read_bytes() == first and os.listdir(tmp_path) == ["m"]
 
 
 def test_what_cannot_be_saved_says_so(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 
 import vdropkern as vdk
 from tests.tolerance import tolerance
-from vdropkern.sparse import SparseLinear
+from vdropkern.sparse import SparseConv2d, SparseLinear
+from vdropkern.sparse._layer import SparseLayer
 
 
 def layer(activation: str = "none") -> SparseLinear:
@@ -62,6 +64,68 @@ def test_changed_parameters_are_seen() -> None:
         change()
         with torch.inference_mode():
             torch.testing.assert_close(sparse(x), dense(sparse, x))
+
+
+def doubled(sparse: SparseLinear) -> None:
+    numbers = torch.nn.utils.parameters_to_vector(sparse.parameters())
+    torch.nn.utils.vector_to_parameters(2 * numbers, sparse.parameters())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [doubled, lambda sparse: sparse.to(torch.bfloat16).float(), lambda sparse: sparse.half().float()],
+    ids=["vector_to_parameters", "bfloat16 and back", "float16 and back"],
+)
+def test_replaced_data_is_seen(change: Callable[[SparseLinear], object]) -> None:
+    # a new `.data` leaves the parameter and its version as they were, and may lie where the old one lay
+    sparse, x = layer(), torch.randn(3, 70)
+    with torch.no_grad():
+        before = sparse(x)
+        change(sparse)
+        torch.testing.assert_close(sparse(x), dense(sparse, x))
+        assert not torch.equal(sparse(x), before)
+
+
+def test_integers_are_refused() -> None:
+    sparse = layer()
+    for guard in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        for _ in range(2):  # without and with a packed form
+            with guard(), pytest.raises(ValueError, match="x and values floating, got x torch.int64"):
+                sparse(torch.ones(3, 70, dtype=torch.int64))
+        with torch.no_grad():
+            sparse(torch.ones(3, 70))
+
+
+def test_part_of_a_state_dict_is_checked_too() -> None:
+    sparse, x = layer(), torch.randn(3, 70)
+    before = sparse(x)
+    beyond = sparse.col_indices.clone()
+    beyond[-1] = 10**6
+    for name, bad in (("col_indices", beyond), ("row_offsets", sparse.row_offsets.flip(0))):
+        with pytest.raises(RuntimeError, match=name):
+            sparse.load_state_dict({name: bad}, strict=False)
+    assert torch.equal(sparse(x), before)
+    sparse.load_state_dict({"values": 2 * sparse.values.detach()}, strict=False)
+    torch.testing.assert_close(sparse(x), dense(sparse, x))
+
+
+def test_threads_with_images_of_two_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = torch.nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False)
+    sparse = SparseConv2d.from_dense(conv)
+    small, large = torch.randn(1, 3, 5, 5), torch.randn(1, 3, 9, 9)
+    held = SparseLayer._held
+
+    def interrupted(self: SparseLayer) -> object:
+        made = held(self)
+        monkeypatch.setattr(SparseLayer, "_held", held)
+        sparse(large)  # what another thread does meanwhile
+        return made
+
+    with torch.no_grad():
+        sparse(small)
+        monkeypatch.setattr(SparseLayer, "_held", interrupted)
+        torch.testing.assert_close(sparse(large), conv(large))
+        torch.testing.assert_close(sparse(small), conv(small))
 
 
 def test_layers_made_in_inference_mode() -> None:

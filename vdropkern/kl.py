@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+_entering = threading.Lock()  # blocks of several threads over one model begin and end one at a time
+
+
 class KLModule(torch.nn.Module):
     """Base of every module that has a KL: subclass it and define `kl`, and the functions here find it."""
 
@@ -153,18 +156,20 @@ def collect_kl(model: torch.nn.Module) -> Iterator[KLCollector]:
         a `KLCollector`; its `total()` may be called inside or after the block.
     """
     collector = KLCollector(model)
-    for module in collector._modules:
-        # past Module.__setattr__, which takes 5 us to find that this is no parameter
-        module.__dict__["_collectors"] = (*module._collectors, collector)
+    with _entering:
+        for module in collector._modules:
+            # past Module.__setattr__, which takes 5 us to find that this is no parameter
+            module.__dict__["_collectors"] = (*module._collectors, collector)
     try:
         yield collector
     finally:
-        for module in collector._modules:
-            left = tuple(c for c in module._collectors if c is not collector)
-            if left:
-                module.__dict__["_collectors"] = left
-            else:
-                del module.__dict__["_collectors"]
+        with _entering:
+            for module in collector._modules:
+                left = tuple(c for c in module._collectors if c is not collector)
+                if left:
+                    module.__dict__["_collectors"] = left
+                else:
+                    module.__dict__.pop("_collectors", None)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Packed(NamedTuple):
     values: Tensor
     bias: Tensor | None
     versions: tuple[int, int]
+    memory: tuple[Tensor, Tensor | None]  # theirs, kept alive so that no other tensor can come to lie there
     columns: Any
     packed: Tensor
 
@@ -36,6 +37,7 @@ def may_pack(x: Tensor) -> bool:
         native_on_cpu()
         and x.is_cpu
         and x.dtype is not float64
+        and x.is_floating_point()
         and not (is_grad_enabled() and x.requires_grad)
         and not is_compiling()
         and not is_autocast_enabled("cpu")
@@ -47,8 +49,9 @@ class SparseLayer(torch.nn.Module):
     """A layer whose weight, a matrix of `rows` x `columns`, is held in compressed rows (CSR).
 
     CSR is what is trained, saved and checked. Without gradients on the CPU a packed form is read instead,
-    which is made at the first call, and again once a parameter was changed in place; it is in no state dict.
-    A change that hides from torch (through ``.data``) must be followed by `repack`.
+    which is made at the first call, and again once a parameter was replaced or changed in place, or its
+    ``.data`` replaced; it is in no state dict. A change that hides from torch (``.data.mul_(2)``) must be
+    followed by `repack`.
     """
 
     values: torch.nn.Parameter
@@ -163,8 +166,8 @@ class SparseLayer(torch.nn.Module):
         assert values is not None
         return may_pack(x) and values.is_cpu and values.dtype != torch.float64
 
-    def held_pack(self) -> Tensor | None:
-        """The packed form, or None where there is none or a parameter changed since it was made."""
+    def _held(self) -> Packed | None:
+        """`_pack`, read once as other threads may replace it; None where a parameter changed since then."""
         made = self._pack
         if made is None:
             return None
@@ -174,24 +177,37 @@ class SparseLayer(torch.nn.Module):
         # what was made under inference_mode has no version, and no in-place change outside of it
         if made.versions[0] >= 0 and values._version != made.versions[0]:
             return None
-        if bias is not None and made.versions[1] >= 0 and bias._version != made.versions[1]:
+        # a new `.data`, as `Module.to` and `vector_to_parameters` set it, leaves the version as it was
+        if values.data_ptr() != made.memory[0].data_ptr():
             return None
-        return made.packed
+        if bias is not None and made.memory[1] is not None:
+            if made.versions[1] >= 0 and bias._version != made.versions[1]:
+                return None
+            if bias.data_ptr() != made.memory[1].data_ptr():
+                return None
+        return made
+
+    def held_pack(self) -> Tensor | None:
+        """The packed form, or None where there is none or a parameter changed since it was made."""
+        made = self._held()
+        return None if made is None else made.packed
 
     def packed(self, columns: Any = None) -> Tensor:
         """The packed form, made where `held_pack` has none, or one for other `columns`."""
-        packed = self.held_pack()
-        if packed is None or self._pack is None or self._pack.columns != columns:
+        made = self._held()
+        if made is None or made.columns != columns:
             values, bias = self.values, self.bias
             versions = (_version(values), _version(bias))
-            packed = self._packed_now(columns)
-            self._pack = Packed(values, bias, versions, columns, packed)
-        return packed
+            memory = (values.data, None if bias is None else bias.data)
+            made = Packed(values, bias, versions, memory, columns, self._packed_now(columns))
+            self._pack = made
+        return made.packed
 
-    def share_pack(self, packed: Tensor) -> None:
-        """Hold `packed`, equal bytes in a larger tensor, in place of the packed form."""
-        assert self._pack is not None
-        self._pack = self._pack._replace(packed=packed)
+    def share_pack(self, packed: Tensor, within: Tensor) -> None:
+        """Hold `within`, equal bytes in a larger tensor, in place of `packed`, if that is still held."""
+        made = self._pack
+        if made is not None and made.packed is packed:
+            self._pack = made._replace(packed=within)
 
     def _columns(self, columns: Any) -> Columns:
         raise NotImplementedError
@@ -217,11 +233,15 @@ class SparseLayer(torch.nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *rest: Any
     ) -> None:
-        """Refuse indices that are not a CSR matrix of this size: the kernels trust them."""
+        """Refuse indices that are not a CSR matrix of this size: the kernels trust them.
+
+        Of a part of a state dict, together with what the layer keeps of its own.
+        """
         errors: list[str] = rest[-1]
-        csr = [state_dict.get(f"{prefix}{name}") for name in ("values", "col_indices", "row_offsets")]
-        tensors = [t for t in csr if isinstance(t, Tensor)]
-        if len(tensors) == len(csr):
+        own = {"values": self.values, "col_indices": self.col_indices, "row_offsets": self.row_offsets}
+        tensors = [state_dict.get(f"{prefix}{name}", t) for name, t in own.items()]
+        given = any(f"{prefix}{name}" in state_dict for name in own)
+        if given and all(isinstance(t, Tensor) and not t.is_meta for t in tensors):
             try:
                 check_csr(tensors[0], tensors[1], tensors[2], self.matrix_shape[1])
             except ValueError as err:

@@ -111,10 +111,11 @@ def _made(modules: list[torch.nn.Module], begin: int) -> Stretch | None:
         end += 1
     if not layers:
         return None
-    joined = chain([layer.packed() for layer in layers], relus)
+    single = [layer.packed() for layer in layers]
+    joined = chain(single, relus)
     packs = tuple(packed for packed, _ in chain_parts(joined))
-    for layer, packed in zip(layers, packs, strict=True):
-        layer.share_pack(packed)  # held once, not twice
+    for layer, packed, within in zip(layers, single, packs, strict=True):
+        layer.share_pack(packed, within)  # held once, not twice
     own = tuple(modules[begin:end])
     return Stretch(end, own, tuple(layers), packs, joined, layers[-1].out_features)
 
