@@ -21,7 +21,7 @@ from torch import Tensor
 import vdropkern as vdk
 from vdropkern import nn as vnn
 from vdropkern._files import write_whole
-from vdropkern.methods import MC, METHODS, HierarchicalVD, Method, SparseVD, VariationalB
+from vdropkern.methods import MC, METHODS, HierarchicalVD, MagnitudePruning, Method, SparseVD, VariationalB
 from vdropkern.sparse import ModelFileError, SparseLinear, register_module
 from vdropkern.sparse.format import Content, decode, encode
 
@@ -235,6 +235,38 @@ def test_into_keeps_parameters_where_nothing_changes(tmp_path: Path) -> None:
     vdk.load(tmp_path / "m", into=own)
     assert all(own.get_parameter(name) is p for name, p in parameters.items())
     assert torch.equal(own.fc1.weight, saved.fc1.weight)
+
+
+class Tied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(20, 8)
+        self.out = torch.nn.Linear(8, 20)
+        self.out.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.embed(x))
+        return y
+
+
+def test_into_tied_weights_that_pruning_took_apart(tmp_path: Path) -> None:
+    saved = Tied()
+    saved.out = vdk.convert(saved.out, MagnitudePruning(0.5)).eval().to_dense()
+    vdk.save(saved, tmp_path / "m")
+    own, x = Tied(), torch.arange(20)
+    vdk.load(tmp_path / "m", into=own)
+    assert torch.equal(own(x), saved(x)) and own.out.weight is not own.embed.weight
+    vdk.save(Tied(), tmp_path / "m")
+    tied = vdk.load(tmp_path / "m", into=Tied())
+    assert tied.out.weight is tied.embed.weight
+
+    shared = torch.nn.Embedding(3, 2)
+    two = torch.nn.ModuleList([shared, shared])
+    vdk.save(torch.nn.ModuleList([torch.nn.Embedding(3, 2), torch.nn.Embedding(3, 2)]), tmp_path / "m")
+    before = shared.weight.clone()
+    with pytest.raises(ModelFileError, match=r"1\.weight is 0\.weight in the model, but not in the file"):
+        vdk.load(tmp_path / "m", into=two)
+    assert torch.equal(shared.weight, before)
 
 
 def test_into_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:

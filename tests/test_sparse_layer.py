@@ -90,7 +90,7 @@ def test_integers_are_refused() -> None:
     sparse = layer()
     for guard in (torch.no_grad, torch.inference_mode, torch.enable_grad):
         for _ in range(2):  # without and with a packed form
-            with guard(), pytest.raises(ValueError, match="x and values floating, got x torch.int64"):
+            with guard(), pytest.raises(ValueError, match=r"x and values floating, got x torch\.int64"):
                 sparse(torch.ones(3, 70, dtype=torch.int64))
         with torch.no_grad():
             sparse(torch.ones(3, 70))

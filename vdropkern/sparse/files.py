@@ -65,8 +65,9 @@ def load(path: str | os.PathLike[str], into: torch.nn.Module | None = None) -> t
     Args:
         path: the file.
         into: a model of the saved one's architecture, built by you: plain, variational or sparse layers in
-            it become what was saved (smaller ones where it was shrunk), its parameters are overwritten, and
-            device and dtype stay its own. On an error it is left as it was. None: build the model from the
+            it become what was saved (smaller ones where it was shrunk), its parameters are overwritten, tied
+            ones that pruning made differ come apart, and device and dtype stay its own. On an error it is
+            left as it was. None: build the model from the
             file, on the CPU.
 
     Returns:
@@ -203,6 +204,7 @@ def _fill(into: torch.nn.Module, content: Content) -> None:
     _check_fits(own, content.tensors, f"a {type(into).__name__}")
     new = {f"{name}.{inner}".strip("."): m for name, l in replaced.items() for inner, m in l.named_modules()}
     _check_indices({n: m for n, m in names.items() if not is_replaced(n)} | new, content.tensors)
+    apart = _to_untie(into, {k: v for k, v in content.tensors.items() if not is_replaced(k)})
 
     for name, module in names.items():
         if module in replacements:
@@ -217,10 +219,31 @@ def _fill(into: torch.nn.Module, content: Content) -> None:
             }
             layer.load_state_dict(state, assign=True)
             layer.train(module.training)
+    for parameters, name in apart:
+        old = parameters[name]
+        parameters[name] = torch.nn.Parameter(old.detach().clone(), old.requires_grad)
     replace_(into, replacements)
     mark_shrunk(into, shrunk)
     fuse(into)
     into.load_state_dict({k: v for k, v in content.tensors.items() if not is_replaced(k)}, strict=False)
+
+
+def _to_untie(into: torch.nn.Module, tensors: dict[str, Tensor]) -> list[tuple[dict[str, Any], str]]:
+    """The places of parameters that are tied to another in the model, and hold something else in the file."""
+    first: dict[Tensor, tuple[str, torch.nn.Module]] = {}
+    places = []
+    for prefix, module in into.named_modules(remove_duplicate=False):
+        for attribute, parameter in module._parameters.items():
+            name = f"{prefix}.{attribute}".removeprefix(".")
+            if parameter is None or name not in tensors:
+                continue
+            other, owner = first.setdefault(parameter, (name, module))
+            if tensors[name] is tensors[other] or torch.equal(tensors[name], tensors[other]):
+                continue
+            if module is owner:
+                raise StructureError(f"{name[:80]} is {other[:80]} in the model, but not in the file")
+            places.append((module._parameters, attribute))
+    return places
 
 
 def _place(layer: torch.nn.Module, model: torch.nn.Module) -> tuple[torch.device, torch.dtype]:
