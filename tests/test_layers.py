@@ -217,6 +217,10 @@ def test_mc_predict_averages_networks() -> None:
     torch.testing.assert_close(p.sum(-1), torch.ones(4))
     with pytest.raises(ValueError, match="samples must be >= 1, got 0"):
         vdk.mc_predict(model, x, samples=0)
+    with pytest.raises(
+        TypeError, match=r"mc_predict: the model must give one tensor, got a tuple; .*transform"
+    ):
+        vdk.mc_predict(torch.nn.LSTM(2, 2), torch.ones(1, 1, 2), samples=1)
 
 
 @each(LEARNED)

@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.utils import prune
 
 import vdropkern as vdk
 from vdropkern import nn as vnn
@@ -375,6 +376,20 @@ def test_what_cannot_be_saved_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"save: phase is torch\.complex64"):
         vdk.save(model, tmp_path / "m")
     assert os.listdir(tmp_path) == []
+
+
+def test_weights_that_hooks_compute(tmp_path: Path) -> None:
+    def model() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(prune.l1_unstructured(torch.nn.Linear(4, 3), "weight", 0.5))
+
+    vdk.save(model(), tmp_path / "m")
+    with pytest.raises(ModelFileError, match="only its own code can build"):
+        vdk.load(tmp_path / "m")
+    own = model()
+    torch.nn.init.zeros_(own[0].weight_orig)
+    x = torch.randn(2, 4)
+    assert torch.equal(vdk.load(tmp_path / "m", into=own)(x), model()(x))
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -113,6 +113,23 @@ def test_report_prints_and_serialises() -> None:
     assert data["compression"] == pytest.approx(2080 / 280)
 
 
+def test_weights_that_hooks_and_parametrizations_compute() -> None:
+    half = prune.l1_unstructured(torch.nn.Linear(8, 6), "weight", 0.5)
+    both = prune.l1_unstructured(prune_to(vnn.Linear(6, 8), 0.5), "weight", 0.25)
+    normed = parametrizations.weight_norm(prune_to(vnn.Linear(8, 5), 0.5))
+    model = torch.nn.Sequential(half, both, normed)
+    report = vdk.sparsity(model)
+    assert [(row.name, row.kind) for row in report.rows] == [
+        ("0", "Linear"),
+        ("1", "sparse-vd"),
+        ("2", "sparse-vd"),
+    ]
+    assert report.rows[0].weights == 48 and report.rows[0].nonzero == 24
+    for row, layer in zip(report.rows[1:], (both, normed), strict=True):
+        left = int(torch.count_nonzero(layer.pruned_weight()))
+        assert (row.weights, row.nonzero) == (layer.weight.numel(), left) and 0 < left < row.weights
+
+
 def test_a_variational_layer_that_prunes_nothing() -> None:
     for method in (Bernoulli(), GaussianW(), VariationalB()):
         assert vdk.sparsity(vnn.Linear(4, 3, method=method)).nonzero == 12
@@ -248,6 +265,14 @@ def test_plain_layers_with_zeros_become_sparse() -> None:
     assert pruned[1].weight is not model[1].weight
     x = torch.randn(3, 40, dtype=torch.float64)
     torch.testing.assert_close(pruned(x), model(x))
+
+
+def test_a_variational_layer_whose_weight_a_hook_computes_is_left_alone() -> None:
+    masked = prune.random_unstructured(vnn.Linear(8, 6), "weight", 0.5)
+    model, x = torch.nn.Sequential(masked, torch.nn.ReLU(), torch.nn.Linear(6, 3)).eval(), torch.randn(4, 8)
+    pruned = vdk.sparsify(model, max_density=1, min_weights=0)
+    torch.testing.assert_close(pruned(x), model(x))
+    assert "torch.nn.utils.prune.remove" in vdk.plan_sparsification(model).rows[0].reason
 
 
 class MyLinear(torch.nn.Linear):

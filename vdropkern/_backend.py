@@ -261,7 +261,7 @@ def explain(op: str, *args: Tensor) -> str:
 
     Args:
         op: an op's name, as ``linear_lrt``.
-        *args: tensors the op would get; only device and dtype matter. None: a CPU tensor.
+        *args: tensors the op would get; only device and dtype matter. Without any: a CPU tensor.
 
     Returns:
         one line a backend, the chosen one first.

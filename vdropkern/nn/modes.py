@@ -44,7 +44,7 @@ def mc_predict(
     model: torch.nn.Module,
     *inputs: Any,
     samples: int,
-    transform: Callable[[Tensor], Tensor] | None = None,
+    transform: Callable[[Any], Tensor] | None = None,
 ) -> Tensor:
     """Mean prediction of `samples` networks drawn from the posterior.
 
@@ -52,7 +52,7 @@ def mc_predict(
     normalisation, dropout) are as in eval mode. Seeds come from torch's generator.
 
     Args:
-        model: any module with one tensor as its output; its training flags are restored.
+        model: any module; its training flags are restored.
         *inputs: what the model takes.
         samples: K >= 1.
         transform: applied to each output before the mean, such as ``lambda y: y.softmax(-1)``; the mean of
@@ -63,6 +63,7 @@ def mc_predict(
 
     Raises:
         ValueError: `samples` < 1.
+        TypeError: the model, or the transform, gives something else than a tensor.
     """
     if samples < 1:
         raise ValueError(f"mc_predict: samples must be >= 1, got {samples}")
@@ -79,5 +80,11 @@ def mc_predict(
     return total / samples
 
 
-def _transformed(output: Tensor, transform: Callable[[Tensor], Tensor] | None) -> Tensor:
-    return output if transform is None else transform(output)
+def _transformed(output: Any, transform: Callable[[Any], Tensor] | None) -> Tensor:
+    result = output if transform is None else transform(output)
+    if not isinstance(result, Tensor):
+        raise TypeError(
+            f"mc_predict: the model must give one tensor, got a {type(result).__name__}; "
+            "a transform can take it from there"
+        )
+    return result

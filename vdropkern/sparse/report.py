@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils import parametrize
 
-from .._surgery import table
+from .._surgery import PLAIN, plain_class, table
 from ..nn import Variational
 from ._layer import SparseLayer
 
@@ -87,7 +88,8 @@ def sparsity(model: torch.nn.Module) -> SparsityReport:
 
     Weights are parameters of two or more dimensions: biases, normalisation and noise parameters do not
     count. Of a variational layer the pruned mean weights are counted, those that eval mode computes with; of
-    a sparse layer the dense matrix it stands for. Every parameter counts once, however often it is used;
+    a sparse layer the dense matrix it stands for; of a weight that a hook (torch.nn.utils.prune) or a
+    parametrization computes, its result. Every parameter counts once, however often it is used;
     layers without a method count too, as a net is only as small as all of its weights.
 
     Args:
@@ -104,14 +106,40 @@ def sparsity(model: torch.nn.Module) -> SparsityReport:
             nonzero = int(torch.count_nonzero(module.values))
             rows.append(SparsityRow(label, type(module).__name__, math.prod(module.matrix_shape), nonzero))
             continue
+        if isinstance(module, PLAIN) and "weight" not in module._parameters:
+            if not seen.issuperset(made_of := _made_of(module)):
+                rows.append(_row(label, _kind(module), _weight(module)))
+            seen.update(made_of)
         noise = {id(p) for p in module.noise_parameters()} if isinstance(module, Variational) else set()
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if parameter.ndim < 2 or id(parameter) in noise or parameter in seen:
                 continue
             seen.add(parameter)
             is_mean = isinstance(module, Variational) and parameter is module.weight
-            weight = module.pruned_weight() if isinstance(module, Variational) and is_mean else parameter
-            kind = module.method.name if isinstance(module, Variational) else type(module).__name__
             own = label if parameter_name == "weight" else f"{label}.{parameter_name}"
-            rows.append(SparsityRow(own, kind, weight.numel(), int(torch.count_nonzero(weight))))
+            rows.append(_row(own, _kind(module), _weight(module) if is_mean else parameter))
     return SparsityReport(tuple(rows))
+
+
+def _row(name: str, kind: str, weight: torch.Tensor) -> SparsityRow:
+    return SparsityRow(name, kind, weight.numel(), int(torch.count_nonzero(weight)))
+
+
+def _kind(module: torch.nn.Module) -> str:
+    if isinstance(module, Variational):
+        return module.method.name
+    if isinstance(module, PLAIN) and parametrize.is_parametrized(module):
+        return plain_class(module).__name__
+    return type(module).__name__
+
+
+def _weight(layer: Any) -> torch.Tensor:
+    weight: torch.Tensor = layer.pruned_weight() if isinstance(layer, Variational) else layer.weight
+    return weight
+
+
+def _made_of(layer: torch.nn.Module) -> set[torch.Tensor]:
+    """The parameters from which a hook or a parametrization computes the layer's weight."""
+    if parametrize.is_parametrized(layer, "weight"):
+        return set(layer.get_submodule("parametrizations.weight").parameters())
+    return {p for name, p in layer._parameters.items() if p is not None and name.startswith("weight_")}

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from .._surgery import (
     ChangeReport,
@@ -145,7 +146,8 @@ def _plan(model: torch.nn.Module, limits: Limits) -> dict[WeightLayer, LayerChan
     plan = {}
     for layer, names in weight_layers(model).items():
         kind = str(layer.method) if isinstance(layer, Variational) else type(layer).__name__
-        if isinstance(layer, Variational):
+        hooked = "weight" not in layer._parameters and not parametrize.is_parametrized(layer)
+        if isinstance(layer, Variational) and not hooked:
             after, reason = _choose(layer, limits)
         elif (why := why_not_plain(layer)) is not None:
             after, reason = kind, why

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .._surgery import PLAIN
 from ..methods import MC, METHODS, Method
 from .known import LATER, LAYERS, MODULES, SEQUENTIALS, SHRUNK
 from .shrinking.select import Select
@@ -85,9 +86,12 @@ def _argument(value: Any) -> Any:
 
 
 def describe_layer(module: torch.nn.Module) -> dict[str, Any] | None:
-    """The node of a module without children: {"type", "config"}; None if its class is not known."""
+    """The node of a module without children: {"type", "config"}; None if its class is not known.
+
+    Nor is that of a layer whose weight a hook computes: the file could not tell how.
+    """
     name = _known(module)
-    if name is None:
+    if name is None or (isinstance(module, PLAIN) and "weight" not in module._parameters):
         return None
     config = {
         key: getattr(module, key) is not None if key == "bias" else _plain(getattr(module, key))
