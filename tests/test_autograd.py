@@ -129,3 +129,24 @@ def test_meta(dtype: torch.dtype, backend: str) -> None:
     assert functional.linear_lrt(**CASES["linear_lrt-odd"].make(dtype, "meta")).shape == (5, 11)
     seed_on_meta = torch.empty((), dtype=torch.int64, device="meta")
     assert functional.philox_normal(seed_on_meta, 3, 5).shape == (3, 5)
+
+
+@by_name([name for name in CASES if "odd" in name])
+def test_vmap_equals_a_loop(case: Case, backend: str) -> None:
+    """Ensembles and gradients by example: a call for each slice, values and gradients to the bit."""
+    names, tensors = list(leaves(case)), [t.detach() for t in leaves(case).values()]
+    stacked = [torch.stack([t, t / 2, t * 1.5]) for t in tensors]
+
+    def run(*args: Tensor) -> tuple[Tensor, ...]:
+        return case.call(dict(zip(names, args, strict=True)))
+
+    def loss(*args: Tensor) -> Tensor:
+        return torch.stack([y.square().sum() for y in run(*args)]).sum()
+
+    gradients = torch.func.grad(loss, argnums=tuple(range(len(tensors))))
+    for of in (run, gradients):
+        expected = [of(*slices) for slices in zip(*stacked, strict=True)]
+        for found, parts in zip(torch.vmap(of)(*stacked), zip(*expected, strict=True), strict=True):
+            assert torch.equal(found, torch.stack(parts))
+    shared = torch.vmap(run, in_dims=(0, *(None,) * (len(tensors) - 1)))(stacked[0], *tensors[1:])
+    assert torch.equal(shared[0][1], run(stacked[0][1], *tensors[1:])[0])

@@ -512,6 +512,17 @@ def test_functional_call_and_grad_transform() -> None:
         torch.testing.assert_close(transformed[name], p.grad)
 
 
+@each(NOISY)
+def test_vmap_draws_anew_for_each_slice(method: Method) -> None:
+    made, x = layer(method), torch.randn(4, 7)
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.vmap(made)(x.expand(3, 4, 7))
+    first, second, _ = torch.vmap(made, randomness="different")(x.expand(3, 4, 7))
+    assert not torch.equal(first, second)
+    first, second, _ = torch.vmap(made, randomness="same")(x.expand(3, 4, 7))
+    assert torch.equal(first, second)
+
+
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 def test_distributed_data_parallel() -> None:
     store = torch.distributed.HashStore()

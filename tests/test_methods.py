@@ -272,6 +272,28 @@ def test_copies(method: Method, kind: str) -> None:
 
 
 # torch's own compiler instantiates autograd functions
+@KINDS
+@EACH
+def test_ensemble_under_vmap(method: Method, kind: str) -> None:
+    layers, x = [made(method, kind) for _ in range(3)], x_for(kind)
+    with torch.no_grad():
+        for layer, factor in zip(layers, (1.0, 0.5, 1.5), strict=True):
+            layer.weight.mul_(factor)
+    parameters, buffers = torch.func.stack_module_state(layers)
+
+    def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        y: Tensor = torch.func.functional_call(layers[0], (parameters, buffers), (x,))
+        return y
+
+    torch.manual_seed(3)
+    found = torch.vmap(call, randomness="same")(parameters, buffers)
+    torch.testing.assert_close(found, torch.stack([sampled(layer, x) for layer in layers]))
+    for layer in layers:
+        layer.eval()
+    expected = torch.stack([layer(x) for layer in layers])
+    torch.testing.assert_close(torch.vmap(call, randomness="same")(parameters, buffers), expected)
+
+
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["linear", "conv2d"])
 @pytest.mark.parametrize("method", [cls() for cls in METHODS.values()], ids=str)

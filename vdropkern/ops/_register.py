@@ -108,6 +108,10 @@ def differentiable(
         forward = staticmethod(run)
         setup_context = staticmethod(save)  # type: ignore[assignment]
 
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+            return one_by_one(Functorch.apply, info.batch_size, in_dims, inputs)
+
     for function in (Eager, Functorch):
         function.backward = staticmethod(backward)  # type: ignore[method-assign]
         function.__name__ = function.__qualname__ = name
@@ -116,6 +120,19 @@ def differentiable(
         return (Functorch if functorch_active() else Eager).apply(*inputs)
 
     return apply
+
+
+def one_by_one(
+    call: Callable[..., Any], count: int, in_dims: tuple[Any, ...], inputs: tuple[Any, ...]
+) -> tuple[Any, Any]:
+    """A rule of torch.vmap: a call for each slice; (results with the slices in front, their dimensions)."""
+    results = [
+        call(*[t if dim is None else t.select(dim, i) for t, dim in zip(inputs, in_dims, strict=True)])
+        for i in range(count)
+    ]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0,) * len(results[0])
 
 
 class _Once(torch.autograd.Function):
@@ -128,6 +145,10 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.op = inputs[0]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return one_by_one(_Once.apply, info.batch_size, in_dims, inputs)
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> None:
