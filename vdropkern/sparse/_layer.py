@@ -26,7 +26,8 @@ class Packed(NamedTuple):
     values: Tensor
     bias: Tensor | None
     versions: tuple[int, int]
-    memory: tuple[Tensor, Tensor | None]  # theirs, kept alive so that no other tensor can come to lie there
+    places: tuple[int, int]  # in memory, which is kept alive so that no other tensor can come to lie there
+    memory: tuple[Tensor, Tensor | None]
     columns: Any
     packed: Tensor
 
@@ -178,12 +179,12 @@ class SparseLayer(torch.nn.Module):
         if made.versions[0] >= 0 and values._version != made.versions[0]:
             return None
         # a new `.data`, as `Module.to` and `vector_to_parameters` set it, leaves the version as it was
-        if values.data_ptr() != made.memory[0].data_ptr():
+        if values.data_ptr() != made.places[0]:
             return None
-        if bias is not None and made.memory[1] is not None:
+        if bias is not None:
             if made.versions[1] >= 0 and bias._version != made.versions[1]:
                 return None
-            if bias.data_ptr() != made.memory[1].data_ptr():
+            if bias.data_ptr() != made.places[1]:
                 return None
         return made
 
@@ -199,7 +200,8 @@ class SparseLayer(torch.nn.Module):
             values, bias = self.values, self.bias
             versions = (_version(values), _version(bias))
             memory = (values.data, None if bias is None else bias.data)
-            made = Packed(values, bias, versions, memory, columns, self._packed_now(columns))
+            places = (memory[0].data_ptr(), 0 if memory[1] is None else memory[1].data_ptr())
+            made = Packed(values, bias, versions, places, memory, columns, self._packed_now(columns))
             self._pack = made
         return made.packed
 

@@ -121,9 +121,9 @@ class SparseLinear(SparseLayer):
         relu = self.activation == "relu"
         # what small layers do at every call, with as little around the kernel as there can be
         if not is_grad_enabled() and may_pack(input):
-            packed = self.held_pack()
-            if packed is not None:
-                return spmm_packed_native(input, packed, self.out_features, relu)
+            held = self._held()
+            if held is not None:
+                return spmm_packed_native(input, held.packed, self.out_features, relu)
         if self.can_pack(input):
             return spmm_packed(input, self.packed(), self.out_features, relu)
         y = F.spmm(input, self.float_values(), self.col_indices, self.row_offsets, self.bias)
