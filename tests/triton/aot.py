@@ -64,7 +64,7 @@ class Compiled:
             found.append(f"stack {self.stack}, local {self.local} bytes")
         if spills := self.count(r"LDL|STL"):
             found.append(f"{spills} local loads and stores")
-        if self.count(r"D(ADD|MUL|FMA|SETP)\b|MUFU\.RCP64H|F2F\.F64|F2F\.F32\.F64"):
+        if not self.build.double and self.count(r"D(ADD|MUL|FMA|SETP)\b|MUFU\.RCP64H|F2F\.F64|F2F\.F32\.F64"):
             found.append("float64 arithmetic")
         if self.shared > SHARED_LIMIT[self.architecture] << 10:
             found.append(f"{self.shared} bytes of shared memory")
@@ -99,6 +99,7 @@ _UNALIGNED = (
     "temperature",
     "low",
     "high",
+    "spans",
 )
 
 

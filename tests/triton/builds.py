@@ -23,6 +23,7 @@ from vdropkern.ops.linear_lrt import triton_kernels as kernels
 from vdropkern.ops.mul_noise import triton as mul_noise
 from vdropkern.ops.mul_noise import triton_learned as learned
 from vdropkern.ops.philox_normal import triton as philox_normal
+from vdropkern.ops.weight_mask import triton as weight_mask
 from vdropkern.ops.weight_noise import triton as weight_noise
 
 assert os.environ.get("TRITON_INTERPRET") != "1", "compiling and interpreting need a process each"
@@ -52,6 +53,7 @@ class Build:
     shared: int = 1 << 30  # bytes that the choice of tiles reckons with
     must: tuple[str, ...] = ()  # opcodes' beginnings, each of which must be there
     traffic: float | None = None  # of a product with its tile: see gpu/traffic.py
+    double: bool = False  # float64 is meant
 
 
 PRODUCT_TYPES = {
@@ -309,6 +311,51 @@ def _convolutions(architecture: str) -> Iterator[Build]:
             )  # fmt: skip
 
 
+def _masks() -> Iterator[Build]:
+    """Rows of a thousand weights and the widest in registers, longer ones by digits, units, and the masks."""
+    types = _types(
+        "w *fp32, rank *i64, bound *i64, seed *i64, threshold *fp32, out *fp32, rows i32, cols i32,"
+        " groups i32"
+    )
+    for cols in (64, 1024, weight_mask.WIDEST):
+        _, constants = weight_mask.select_launch(4096, cols)
+        launch = {"num_warps": constants.pop("num_warps")}
+        yield Build(
+            f"weight_mask_select-{cols}", weight_mask.select_kernel, types,
+            {"MASK": True, "EMPTY": 0, **constants}, launch, constants["ROWS"] * constants["COLS"],
+            must=(WIDE,),
+        )  # fmt: skip
+    for first in (True, False):
+        shift, width = weight_mask.DIGITS[0 if first else 1]
+        constants = {"FIRST": first, "SHIFT": shift, "WIDTH": width, "BLOCK": weight_mask.BLOCK}
+        yield Build(
+            f"weight_mask_count{'-first' if first else ''}", weight_mask.count_kernel,
+            _types("w *fp32, prefix *i32, counts *i32, cols i32, spans i32"),
+            {**constants, "STEPS": weight_mask.STEPS}, {"num_warps": 8}, weight_mask.BLOCK, must=(WIDE,),
+        )  # fmt: skip
+    yield Build(
+        "weight_mask_digit", weight_mask.digit_kernel,
+        _types("counts *i32, rank *i64, prefix *i32, left *i32, threshold *fp32, spans i32"),
+        {"FIRST": False, "LAST": False, "SHIFT": 7, "SPANS": 16}, {"num_warps": 4}, 16 * 256, must=(WIDE,),
+    )  # fmt: skip
+    yield Build(
+        "weight_mask_norm", weight_mask.norm_kernel, _types("w *fp32, norm *fp32, rows i32, cols i32"),
+        {"ROWS": 1, "COLS": weight_mask.NORM_TILE}, {"num_warps": 4}, weight_mask.NORM_TILE, must=(WIDE,),
+        double=True,
+    )  # fmt: skip
+    types = _types(
+        "grad *fp32, w *fp32, threshold *fp32, bound *i64, seed *i64, out *fp32, rows i32, cols i32,"
+        " groups i32"
+    )
+    for grad, unit in ((False, True), (True, True), (True, False)):
+        yield Build(
+            f"weight_mask{'_grad' if grad else ''}{'-unit' if unit else ''}", weight_mask.mask_kernel, types,
+            {"GRAD": grad, "UNIT": unit, "ROWS": 1, "GROUPS": philox_normal.GROUPS}, {"num_warps": 4},
+            4 * philox_normal.GROUPS, must=(WIDE,),
+        )  # fmt: skip
+
+
 def builds(architecture: str) -> list[Build]:
     """Every kernel with every tile that is shipped for `architecture`."""
-    return [*_products(architecture), *_convolutions(architecture), *_others(), *_weights(), *_gates()]
+    of_all = (*_others(), *_weights(), *_gates(), *_masks())
+    return [*_products(architecture), *_convolutions(architecture), *of_all]

@@ -28,6 +28,16 @@ def _transform(words, out, N: tl.constexpr):
     tl.store(out + 2 * i + 1, b)
 
 
+@triton.jit
+def _tile(tile, rows, cols, groups, counters, offsets, there, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    counter, at, inside = kernels.tile_of(tile, rows, cols, groups, ROWS, GROUPS)
+    row = tl.arange(0, ROWS)[:, None]
+    tl.store(counters + row * GROUPS + tl.arange(0, GROUPS)[None, :], counter)
+    here = row * (4 * GROUPS) + tl.arange(0, 4 * GROUPS)[None, :]
+    tl.store(offsets + here, at)
+    tl.store(there + here, inside)
+
+
 def _distance(a: torch.Tensor, b: torch.Tensor) -> int:
     """Largest distance of two float32 tensors, in ulp of the larger."""
     return int(((a - b).abs() / torch.frexp(b.abs().clamp(min=1e-30))[1].float().sub(24).exp2()).max())
@@ -66,6 +76,26 @@ def test_parity_with_the_cpu_kernels() -> None:
     assert torch.equal(kernels.philox_bits(seed, 65, 130), op.philox_bits(seed, 65, 130))
     found = kernels.philox_normal(seed, 65, 130, torch.float32)
     assert _distance(found, op.philox_normal(seed, 65, 130, torch.float32)) <= 3
+
+
+@pytest.mark.parametrize("cols", [2**31 - 5, 2**31 + 3, 2**31 + 40, 2**33 + 7])
+@pytest.mark.parametrize("rows, tall", [(1, 1), (3, 2)])
+def test_places_beyond_32_bits(rows: int, tall: int, cols: int) -> None:
+    """The last two tiles of a row of 2^31 elements and more, where no memory need be had for them."""
+    wide = kernels.GROUPS // tall
+    groups = (cols + 3) // 4
+    across = -(-groups // wide)
+    for band in range(-(-rows // tall)):
+        for column in (across - 2, across - 1):
+            counters = torch.empty(tall, wide, dtype=torch.int64)
+            offsets, there = torch.empty(2, tall, 4 * wide, dtype=torch.int64).unbind()
+            tile = band * across + column
+            _tile[(1,)](tile, rows, cols, groups, counters, offsets, there, ROWS=tall, GROUPS=wide)
+            row = (band * tall + torch.arange(tall))[:, None]
+            col = column * 4 * wide + torch.arange(4 * wide)[None, :]
+            assert torch.equal(counters, row * groups + column * wide + torch.arange(wide)[None, :])
+            assert torch.equal(offsets, row * cols + col)
+            assert torch.equal(there != 0, (row < rows) & (col < cols))
 
 
 def test_extreme_words() -> None:

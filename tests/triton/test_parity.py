@@ -129,6 +129,19 @@ def test_noise_of_weights_and_units(name: str) -> None:
             assert ((one - other).abs() <= size * tolerance(torch.float32, length)).all()
 
 
+@pytest.mark.parametrize("granularity", functional.GRANULARITIES)
+def test_weight_mask(granularity: str) -> None:
+    """The same thresholds and the same weights dropped, to the bit."""
+    w, found = torch.randn(33, 70), []
+    for backend in ("reference", "cpu", "triton"):
+        with use_backend(backend):
+            masked = functional.weight_mask(w, 0.6, 0.5, granularity=granularity, seed=5)
+            found.append((masked, functional.weight_thresholds(w, 0.6, granularity=granularity)))
+    assert 0 < (found[0][0] == 0).sum() < w.numel()
+    for a, b in itertools.combinations(found, 2):
+        assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
+
+
 @pytest.mark.parametrize("prior", ["log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard"])
 def test_kl(prior: str) -> None:
     case = CASES[f"kl-odd-{prior}"]

@@ -17,17 +17,25 @@ GROUPS = 512  # groups of four a program
 
 @triton.jit
 def noise_tile(rows, cols, groups, ROWS: tl.constexpr, GROUPS: tl.constexpr):
-    """(counters, offsets, mask) of this program's tile of ROWS x 4 GROUPS elements of [rows, cols].
+    """`tile_of` this program."""
+    return tile_of(tl.program_id(0), rows, cols, groups, ROWS, GROUPS)
 
-    A row's last group may reach beyond its end.
+
+@triton.jit
+def tile_of(tile, rows, cols, groups, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    """(counters, offsets, mask) of a tile of ROWS x 4 GROUPS elements of [rows, cols].
+
+    A row's last group may reach beyond its end. A row may have more than 2^31 elements: lanes, in 32 bits,
+    count from the tile's first.
     """
     across = tl.cdiv(groups, GROUPS)
-    tile = tl.program_id(0)
     row = (tile // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    group = tile % across * GROUPS + tl.arange(0, GROUPS)
-    col = tile % across * (4 * GROUPS) + tl.arange(0, 4 * GROUPS)
-    inside = (row[:, None] < rows) & (col[None, :] < cols)
-    return row[:, None] * groups + group[None, :], row[:, None] * cols + col[None, :], inside
+    first = (tile % across).to(tl.int64) * GROUPS
+    lane = tl.arange(0, 4 * GROUPS)
+    left = tl.minimum(cols - 4 * first, 4 * GROUPS).to(tl.int32)
+    counter = (row * groups + first)[:, None] + tl.arange(0, GROUPS)[None, :]
+    at = (row * cols + 4 * first)[:, None] + lane[None, :]
+    return counter, at, (row[:, None] < rows) & (lane[None, :] < left)
 
 
 @triton.jit

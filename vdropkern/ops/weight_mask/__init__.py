@@ -31,8 +31,10 @@ def _grad_fake(
     return grad.new_empty(grad.shape)
 
 
-_op = register(SCHEMA, reference.weight_mask, _fake)
-_grad_op = register(GRAD_SCHEMA, reference.weight_mask_grad, _grad_fake, of="weight_mask")
+_op = register(SCHEMA, reference.weight_mask, _fake, triton=f"{__name__}.triton")
+_grad_op = register(
+    GRAD_SCHEMA, reference.weight_mask_grad, _grad_fake, of="weight_mask", triton=f"{__name__}.triton"
+)
 
 
 def _forward(

@@ -11,13 +11,23 @@ GRANULARITIES = ("weight", "unit", "unit-element")
 MEANT = 1 + 2.0**-22  # 0.29 of 100 are 29, and 0.53 of 100 are 53, though rounding left gamma short of them
 
 
+def rank(gamma: Tensor, n: int) -> Tensor:
+    """int(gamma n), an int64 scalar in [0, n]."""
+    return (gamma.double() * n * MEANT).floor().clamp(0, n).long()
+
+
+def word_bound(alpha: Tensor) -> Tensor:
+    """int(alpha 2^32), an int64 scalar: words below it drop what is a candidate."""
+    return (alpha.double() * 2.0**32).floor().clamp(0, 2.0**32).long()
+
+
 def kth_smallest(magnitude: Tensor, gamma: Tensor) -> Tensor:
     """Along the last dimension the magnitude of index int(gamma n) in rising order, infinity from n on.
 
     NaN counts as infinite.
     """
     n = magnitude.shape[-1]
-    index = (gamma.double() * n * MEANT).floor().clamp(0, n).long()
+    index = rank(gamma, n)
     rising = magnitude.nan_to_num(nan=torch.inf, posinf=torch.inf).sort(-1).values
     padded = torch.cat([rising, torch.full_like(rising[..., :1], torch.inf)], -1) if n else rising
     return padded.index_select(-1, index.reshape(1)).squeeze(-1)
@@ -50,8 +60,7 @@ def dropped(w: Tensor, threshold: Tensor, alpha: Tensor, seed: Tensor, granulari
     """bool [O, I]: candidates whose word is below alpha 2^32, one word an element, or a row for ``unit``."""
     rows, cols = w.shape
     bits = philox_bits(seed, 1, rows).T if granularity == "unit" else philox_bits(seed, rows, cols)
-    hit = bits < (alpha.double() * 2.0**32).floor().clamp(0, 2.0**32)
-    return (w.abs().to(threshold.dtype) < threshold[:, None]) & hit
+    return (w.abs().to(threshold.dtype) < threshold[:, None]) & (bits < word_bound(alpha))
 
 
 def weight_mask(
