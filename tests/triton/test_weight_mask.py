@@ -15,7 +15,7 @@ from .interpreter import Launch
 
 SEED = torch.tensor(0x1234_5678_9ABC_DEF1)
 HALF = torch.tensor(0.5, dtype=torch.float64)
-SHAPES = [(1, 1), (7, 1), (5, 37), (33, 64), (3, 1000), (64, 3)]
+SHAPES = [(1, 1), (7, 1), (5, 37), (33, 64), (3, 1000), (24, 3)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
