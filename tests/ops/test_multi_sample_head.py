@@ -118,6 +118,19 @@ def check(tensors: dict[str, Tensor], samples: int, options: dict[str, Any]) -> 
         assert_close(actual[name], value, size.abs(), length, name)
 
 
+@pytest.mark.parametrize("samples", [1, 4, 5])
+def test_a_batch_of_nothing(samples: int, backend: str) -> None:
+    """As `torch.nn.functional.cross_entropy` has it: a mean of nothing is NaN, a sum 0, gradients are 0."""
+    h, weight = torch.zeros(0, 5, requires_grad=True), torch.randn(3, 5, requires_grad=True)
+    target = torch.zeros(0, dtype=torch.int64)
+    for reduction in ("mean", "sum", "none"):
+        loss = F.multi_sample_head(h, weight, None, target, samples=samples, seed=SEED, reduction=reduction)
+        expected = TF.cross_entropy(h @ weight.T, target, reduction=reduction)
+        torch.testing.assert_close(loss, expected, equal_nan=True)
+    by_h, by_weight = torch.autograd.grad(loss.sum(), (h, weight))
+    assert by_h.shape == (0, 5) and (by_weight == 0).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_explicit_passes(shape: tuple[int, ...], dtype: str, backend: str) -> None:

@@ -23,7 +23,8 @@ def keep_masks(seed: Tensor, samples: int, rows: int, cols: int, p: float) -> Te
     word are independent where 256 p is an integer, else correlated by less than 1/128.
     """
     below = min(math.floor(p * 2.0**32), _WORD)
-    words = philox_bits(seed, (samples + 3) // 4 * rows, cols).reshape(-1, rows, cols)
+    shared = (samples + 3) // 4  # words
+    words = philox_bits(seed, shared * rows, cols).reshape(shared, rows, cols)
     masks = []
     for sample in range(samples):
         word, turn = words[sample // 4], 8 * (sample % 4)
