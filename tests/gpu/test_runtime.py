@@ -43,7 +43,9 @@ def test_nothing_waits_for_the_gpu(
     torch.cuda.set_sync_debug_mode("error")
     try:
         gradients(parameters, *functional.linear_lrt_kl(**parameters))
-        functional.philox_normal(torch.zeros((), dtype=torch.int64, device=device), 33, 5)
+        noise = functional.philox_normal(torch.zeros((), dtype=torch.int64, device=device), 33, 5)
+        with pytest.raises(RuntimeError, match="synchroniz"):  # what waits is noticed
+            noise[0, 0].item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
