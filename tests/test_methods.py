@@ -271,7 +271,6 @@ def test_copies(method: Method, kind: str) -> None:
         layer.train()
 
 
-# torch's own compiler instantiates autograd functions
 @KINDS
 @EACH
 def test_ensemble_under_vmap(method: Method, kind: str) -> None:
@@ -294,6 +293,27 @@ def test_ensemble_under_vmap(method: Method, kind: str) -> None:
     torch.testing.assert_close(torch.vmap(call, randomness="same")(parameters, buffers), expected)
 
 
+@KINDS
+@EACH
+def test_gradients_by_example_under_vmap(method: Method, kind: str) -> None:
+    layer, x = made(method, kind), x_for(kind)
+    parameters, buffers = dict(layer.named_parameters()), dict(layer.named_buffers())
+
+    def loss(parameters: dict[str, Tensor], one: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(layer, (parameters, buffers), (one[None],))
+        return y.square().sum()
+
+    torch.manual_seed(3)
+    found = torch.vmap(torch.func.grad(loss), (None, 0), randomness="same")(parameters, x)
+    for i, one in enumerate(x):
+        torch.manual_seed(3)
+        y = layer(one[None])
+        expected = torch.autograd.grad(y.square().sum(), list(parameters.values()), materialize_grads=True)
+        for name, gradient in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(found[name][i], gradient)
+
+
+# torch's own compiler instantiates autograd functions
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["linear", "conv2d"])
 @pytest.mark.parametrize("method", [cls() for cls in METHODS.values()], ids=str)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..._backend import choose
-from .._register import differentiable, register
+from .._register import differentiable, one_by_one, register
 from . import reference
 from .reference import GRANULARITIES
 
@@ -58,6 +58,10 @@ class _Masked(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:5])
         ctx.granularity = inputs[5]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return one_by_one(_Masked.apply, info.batch_size, in_dims, inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
