@@ -27,8 +27,8 @@ from vdropkern.recipes.published import GRIDS, PUBLISHED
 from vdropkern.recipes.train import Trainer
 
 from . import smoke_recipes
+from .command_line import run, train_refuses
 from .digit_files import make_files, write_folder
-from .test_cli import run, train_refuses
 from .test_recipe import StopAfter, without_times
 
 SMALLER: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from vdropkern.recipes.targeted_dropout import SHARES, pruned
 from vdropkern.recipes.text import cell
 from vdropkern.recipes.train import Trainer
 
-from .test_cli import run, train_refuses
+from .command_line import run, train_refuses
 
 SMALLER: dict[str, dict[str, Any]] = {
     "xnor-resnet18": {"width": 4},

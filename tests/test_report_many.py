@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from vdropkern.cli.app import app
 from vdropkern.recipes import RECIPES
 from vdropkern.recipes.checkpoint import CheckpointError, save_checkpoint
 from vdropkern.recipes.compare import RunRecord, collect, compare, comparisons, group, margin
@@ -26,6 +22,7 @@ from vdropkern.recipes.published import PUBLISHED, published_for
 from vdropkern.recipes.sweep import STAMP_NAME, SWEEP_NAME
 
 from . import browser
+from .command_line import run as cli
 from .test_report import history, read, results
 
 RECIPE = "lenet-300-100"
@@ -53,13 +50,6 @@ def write(folder: Path, document: dict[str, Any], **stamp: Any) -> Path:
 
 def records(*documents: dict[str, Any]) -> list[RunRecord]:
     return [RunRecord(document, None) for document in documents]
-
-
-def cli(*args: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, list(args))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join(result.output.split())
 
 
 def row(table: Table | None, first: str) -> dict[str, str]:
@@ -319,48 +309,6 @@ def test_runs_without_history_layers_and_times_are_reported(tmp_path: Path) -> N
     )
     assert "bare <one>: 1 run" in text
     assert parsed.addresses == []
-
-
-# -- docs/results.md
-
-
-def generator() -> Any:
-    path = Path(__file__).parents[1] / "docs" / "generate_results.py"
-    if not path.exists():
-        pytest.skip("not in a source tree")
-    spec = importlib.util.spec_from_file_location("generate_results", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_tables_of_the_results_page_are_those_of_the_stored_runs() -> None:
-    """To write them: make results."""
-    made = generator()
-    text = made.PAGE.read_text(encoding="utf-8")
-    assert made.page(text) == text
-
-
-def test_stored_runs_hold_no_folder_of_the_machine_that_made_them() -> None:
-    for path in generator().STORED.glob("*.json"):
-        assert path.stat().st_size < 100_000
-        # an absolute path, at the start of a string or of a word of a command
-        assert not re.search(r'["\s=](/\w|[A-Za-z]:\\)', path.read_text(encoding="utf-8")), path.name
-
-
-def test_marks_and_stored_runs_belong_together(tmp_path: Path) -> None:
-    made = generator()
-    (record,) = records(run())
-    (tmp_path / "a.json").write_text(json.dumps({"runs": [record.slim()]}))
-    text = made.page("x\n<!-- results: a: begin -->\nold\n<!-- results: a: end -->\ny\n", tmp_path)
-    assert "old" not in text
-    assert text.startswith("x\n<!-- results: a: begin -->\n\n| settings | seeds |")
-    assert text.endswith("\n<!-- results: a: end -->\ny\n")
-    assert made.page(text, tmp_path) == text
-    for wrong in ("", text + text, text.replace("results: a:", "results: b:")):
-        with pytest.raises(ValueError, match="must have marks"):
-            made.page(wrong, tmp_path)
 
 
 # -- in a browser

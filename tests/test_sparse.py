@@ -1,19 +1,14 @@
-"""sparsity, sparsify and SparseLinear: what is counted, what a pruned copy computes, what it leaves alone."""
+"""sparsity and sparsify: what is counted, what a pruned copy computes, what it leaves alone."""
 
 from __future__ import annotations
 
 import copy
 import json
 import math
-import pickle
-import warnings
 from collections import OrderedDict
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 from torch.nn.utils import parametrizations, prune
 
 import vdropkern as vdk
@@ -332,62 +327,6 @@ def test_noisy_layers_without_pruning_become_plain() -> None:
     assert torch.equal(pruned(x), model.eval()(x))
 
 
-# the sparse layer
-
-
-@given(
-    inp=st.integers(0, 30),
-    out=st.integers(0, 20),
-    density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
-    bias=st.booleans(),
-)
-@settings(max_examples=40, deadline=None, derandomize=True)
-def test_from_dense_and_back(inp: int, out: int, density: float, bias: bool) -> None:
-    generator = torch.Generator().manual_seed(inp * 100 + out)
-    w = (torch.rand(out, inp, generator=generator) + 0.1) * (
-        torch.rand(out, inp, generator=generator) < density
-    )
-    layer = SparseLinear.from_dense(w, torch.ones(out) if bias else None)
-    assert layer.nnz == int(w.count_nonzero())
-    assert (layer.in_features, layer.out_features) == (inp, out)
-    assert torch.equal(layer.weight_dense(), w)
-    if w.numel():  # torch warns of its own layers without weights
-        dense = layer.to_dense()
-        assert torch.equal(dense.weight, w) and (dense.bias is not None) == bias
-    assert layer(torch.randn(3, inp)).shape == (3, out)
-
-
-def test_fine_tuning_keeps_the_pattern() -> None:
-    layer = SparseLinear.from_dense(torch.eye(4), torch.zeros(4))
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    x = torch.randn(50, 4)
-    for _ in range(200):
-        optimizer.zero_grad()
-        (layer(x) - 2 * x - 1).square().mean().backward()
-        optimizer.step()
-    torch.testing.assert_close(layer.weight_dense(), 2 * torch.eye(4), atol=1e-3, rtol=0)
-    torch.testing.assert_close(layer.bias, torch.ones(4), atol=1e-3, rtol=0)
-
-
-def test_module_ways() -> None:
-    layer = SparseLinear.from_dense(torch.eye(4)[:3], torch.ones(3))
-    assert repr(layer) == ("SparseLinear(in_features=4, out_features=3, bias=True, nnz=3, density=0.2500)")
-    x = torch.randn(2, 4)
-    y = layer(x)
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert torch.equal(twin(x), y)
-    fresh = SparseLinear(4, 3, nnz=3)
-    assert fresh(x).eq(0).all()  # valid, but empty of meaning
-    fresh.load_state_dict(layer.state_dict())
-    assert torch.equal(fresh(x), y)
-    half = copy.deepcopy(layer).bfloat16()
-    assert half.row_offsets.dtype == torch.int32 and half(x.bfloat16()).dtype == torch.bfloat16
-    with torch.autocast("cpu", torch.bfloat16):
-        assert layer(x).dtype == torch.bfloat16
-    assert layer.to("meta")(x.to("meta")).shape == (2, 3)
-    assert SparseLinear(4, 3, nnz=3, device="meta").values.is_meta
-
-
 def test_exports_and_compiles() -> None:
     torch._dynamo.reset()
     model = vdk.sparsify(lenet())
@@ -397,56 +336,3 @@ def test_exports_and_compiles() -> None:
     with torch.no_grad():
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(x), model(x))
-
-
-@pytest.mark.parametrize(
-    "name, value, words",
-    [
-        ("col_indices", torch.tensor([0, 1, 9], dtype=torch.int32), r"col_indices must lie in \[0, 4\)"),
-        ("row_offsets", torch.tensor([0, 2, 1, 3], dtype=torch.int32), "row_offsets must not decrease"),
-        ("row_offsets", torch.tensor([0, 1, 2, 3.0]), "row_offsets must be int32 or int64"),
-        ("values", torch.ones(2), r"must be \[nnz\]"),
-    ],
-)
-def test_state_with_bad_indices_is_refused(name: str, value: Tensor, words: str) -> None:
-    layer = SparseLinear.from_dense(torch.eye(4)[:3])
-    before = copy.deepcopy(layer.state_dict())
-    with pytest.raises(RuntimeError, match=words):
-        layer.load_state_dict({**layer.state_dict(), name: value})
-    assert all(torch.equal(before[k], v) for k, v in layer.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    "make, words",
-    [
-        (lambda: SparseLinear(3, 2, nnz=7), "nnz between 0 and their product, got 3, 2 and 7"),
-        (lambda: SparseLinear(-1, 2), "must be >= 0.*got -1, 2 and 0"),
-        (lambda: SparseLinear.from_dense(torch.ones(3)), r"weight must be \[O, I\].*\(3,\)"),
-        (lambda: SparseLinear.from_dense(torch.ones(3, 2, dtype=torch.int32)), "floating, got torch.int32"),
-        (
-            lambda: SparseLinear.from_dense(torch.ones(3, 2), torch.ones(2)),
-            r"bias must be \[O\] = \(3,\), got \(2,\)",
-        ),
-    ],
-)
-def test_bad_arguments(make: object, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        make()  # type: ignore[operator]
-
-
-def test_pruned_lenet_is_not_slower_than_dense() -> None:
-    import time
-
-    pruned = vdk.sparsify(lenet())
-    dense = torch.nn.Sequential(*(m.to_dense() if isinstance(m, SparseLinear) else m for m in pruned))
-    x = torch.randn(100, 784)
-    best = [math.inf, math.inf]
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "vdropkern runs on its slow reference")
-        for _ in range(40):
-            for i, model in enumerate((pruned, dense)):
-                start = time.perf_counter()
-                model(x)
-                best[i] = min(best[i], time.perf_counter() - start)
-    assert best[0] < 1.2 * best[1], f"pruned {1e6 * best[0]:.0f} us, dense {1e6 * best[1]:.0f} us"

@@ -23,8 +23,8 @@ from vdropkern.recipes.grid import GridError, parse_grid
 from vdropkern.recipes.published import GRIDS
 from vdropkern.recipes.sweep import LOG_NAME, STAMP_NAME, SWEEP_NAME, Run, Sweep, start_locally
 
+from .command_line import run as cli
 from .digit_files import make_files, write_folder
-from .test_cli import run as cli
 from .test_report import results
 
 RECIPE = "lenet-300-100"

@@ -6,7 +6,6 @@ import functools
 import math
 from typing import Any
 
-import mpmath
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from tests.cases import LAYOUTS, SEED, lay_out
 from tests.tolerance import assert_close
 from vdropkern import functional as F
 from vdropkern.ops.gate import KINDS, reference
-from vdropkern.ops.gate.truncated import draw
 from vdropkern.ops.philox_bits.reference import philox_bits
 
 OPTIONS = {
@@ -25,6 +23,8 @@ OPTIONS = {
     "concrete": (0.1, 0.0, 1.0),
     "switch": (1.0, -math.inf, math.inf),
 }
+
+
 # x, channel_dim: odd sizes, one element a channel, more channels than are drawn at a time, nothing at all
 SHAPES = {
     "conv2d": ((3, 5, 7, 3), 1),
@@ -42,6 +42,8 @@ SHAPES = {
     "no-channels": ((3, 0, 4), 1),
     "no-pixels": ((2, 5, 0), 1),
 }
+
+
 DTYPES = {
     "fp32": (torch.float32, torch.float32),
     "fp64": (torch.float64, torch.float64),
@@ -49,6 +51,8 @@ DTYPES = {
     "bf16+fp32": (torch.bfloat16, torch.float32),
     "fp16+fp32": (torch.float16, torch.float32),
 }
+
+
 BY_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -180,43 +184,6 @@ def test_memory_format_is_kept(dims: int, backend: str) -> None:
     assert plain.is_contiguous() and torch.equal(plain, y)
 
 
-def _exact_draw(u: Any, mu: float, log_sigma2: float) -> tuple[Any, Any, Any]:
-    """y with (Phi(t) - Phi(alpha)) / Z = u by bisection, its derivatives by implicit differentiation."""
-    one = mpmath.mpf(1)
-    sigma = mpmath.exp(one * log_sigma2 / 2)
-    alpha, beta = (-20 - one * mu) / sigma, -one * mu / sigma
-    tail = lambda t: mpmath.erfc(t / mpmath.sqrt(2)) / 2  # noqa: E731
-    if alpha >= 0:
-        share = lambda t: (tail(alpha) - tail(t)) / (tail(alpha) - tail(beta))  # noqa: E731
-    else:
-        share = lambda t: (tail(-t) - tail(-alpha)) / (tail(-beta) - tail(-alpha))  # noqa: E731
-    low, high = alpha, beta
-    for _ in range(150):
-        t = (low + high) / 2
-        low, high = (t, high) if share(t) < u else (low, t)
-    a = (1 - u) * mpmath.exp((t * t - alpha * alpha) / 2)
-    b = u * mpmath.exp((t * t - beta * beta) / 2)
-    return mu + sigma * t, 1 - a - b, sigma * (t - a * alpha - b * beta)
-
-
-@pytest.mark.parametrize("log_sigma2", [-40.0, -8.0, 0.0, 10.0])
-@pytest.mark.parametrize("mu", [-25.0, -20.0, -3.0, -1e-3, 0.0, 5.0])
-def test_log_normal_draws(mu: float, log_sigma2: float) -> None:
-    """The quantile function and its derivatives in 60 digits, in both tails and for any sigma."""
-    for bits in (0, 2**31 + 12345, 2**32 - 1):
-        with mpmath.workdps(60):
-            exact = _exact_draw((mpmath.mpf(bits) + 0.5) / 2**32, mu, log_sigma2)
-        u, rest, m, ls = torch.tensor(
-            [(bits + 0.5) / 2**32, (2**32 - 0.5 - bits) / 2**32, mu, log_sigma2], dtype=torch.float64
-        )
-        scale = 1 + math.exp(log_sigma2 / 2)
-        for name, found, expected in zip(
-            ("y", "by mu", "by log sigma"), draw(u, rest, m, ls, -20.0, 0.0), exact, strict=True
-        ):
-            expected = torch.tensor(float(expected), dtype=torch.float64)
-            assert_close(found, expected, expected.abs() + scale, 1, f"{name} at {bits}")
-
-
 @BY_KIND
 def test_extremes_are_finite(kind: str, backend: str) -> None:
     """mu and logits of any size, sigma from 1e-9 to 150: finite values, finite gradients, theta in range."""
@@ -235,33 +202,6 @@ def test_extremes_are_finite(kind: str, backend: str) -> None:
         if kind == "hard-concrete":
             assert y.min() == 0 and y.max() == 1
         assert all(torch.isfinite(d).all() for d in torch.autograd.grad(y.sum(), list(leaves.values())))
-
-
-def test_draws_have_the_moments_of_their_distribution() -> None:
-    """Means over 200 000 draws lie within five standard errors."""
-    n = 200_000
-    ones = torch.ones(n, 4, dtype=torch.float64)
-    mu = torch.tensor([-1.0, 2.0, -19.0, -25.0], dtype=torch.float64)
-    ls = torch.tensor([0.0, -1.0, 3.0, 2.0], dtype=torch.float64)
-    theta = F.gate(ones, mu, ls, kind="log-normal", seed=1)
-    mean, snr = F.log_normal_mean(mu, ls), F.log_normal_snr(mu, ls)
-    assert ((theta.mean(0) - mean).abs() < 5 * mean / snr / math.sqrt(n)).all()
-    wide = snr > 1  # of the others a sample's variance says little
-    torch.testing.assert_close((theta.mean(0) / theta.std(0))[wide], snr[wide], rtol=0.05, atol=0)
-    assert wide.sum() == 2
-
-    a = torch.tensor([-3.0, -1.0, 0.5, 3.0], dtype=torch.float64)
-    z = F.gate(ones, a, kind="hard-concrete", seed=2)
-    open_share = torch.stack([F.hard_concrete_penalty(one) for one in a])
-    share = (z > 0).double().mean(0)
-    assert ((share - open_share).abs() < 5 * (open_share * (1 - open_share) / n).sqrt()).all()
-
-    kept = F.gate(ones, a, kind="concrete", temperature=1e-3, seed=3)  # Bernoulli, nearly
-    assert ((kept.mean(0) - 1).abs() < 5 * (a.exp() / n).sqrt()).all()
-
-    normal = F.gate(ones, a, torch.full_like(a, -2.0), kind="normal", seed=4)
-    assert ((normal.mean(0) - a).abs() < 5 * math.exp(-1) / math.sqrt(n)).all()
-    torch.testing.assert_close(normal.std(0), torch.full_like(a, math.exp(-1)), rtol=0.02, atol=0)
 
 
 @BY_KIND
