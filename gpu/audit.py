@@ -62,6 +62,8 @@ def _binding(library: Path) -> list[str]:
     wrong += [f"needs {name}" for name in needed if name.startswith(_FORBIDDEN_LIBRARIES)]
     wrong += ["does not need libtorch.so"] if "libtorch.so" not in needed else []
     wrong += ["has a run path"] if re.search("R(UN)?PATH", dynamic) else []
+    sources = set(re.findall(rb"\0(/[ -~]+\.(?:h|cuh|cu|cpp))\0", library.read_bytes()))
+    wrong += [f"names {path.decode()}, a file of the build machine" for path in sorted(sources)]
     undefined = re.findall(
         r"(GLOBAL|WEAK)\s+DEFAULT\s+UND\s+(\S+)", _output("readelf", "--wide", "--dyn-syms", str(library))
     )
