@@ -41,7 +41,7 @@ demo: $(PREFIX)-demo $(KERNELS) ## train, prune and serve LeNet-300-100 on MNIST
 	$(PY) -m vdropkern train lenet-300-100 --method sparse-vd --out runs/demo \
 	  $(if $(filter --resume,$(ARGS)),,--overwrite) $(ARGS)
 
-test: $(HOST_MATH) ## run the whole test suite
+test: $(HOST_MATH) ## run the whole test suite (20 minutes on two cores)
 	$(PY) -m pytest $(ARGS)
 
 sanitize: $(PREFIX)-test ## tests of the sparse ops on kernels under the address and undefined-behaviour sanitizers (minutes)
