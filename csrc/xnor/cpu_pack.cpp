@@ -25,40 +25,41 @@ void pack_row(const XnorPackArgs& a, int64_t row) {
   }
 }
 
-constexpr int kSets = 4;  // vectors of pixels at a time
+constexpr int64_t kStrip = 1024;  // pixels at a time: long runs of memory for the prefetcher
 
 // Pixels beside each other: 32 channels shift their comparison through the lanes, a lane a pixel.
-template <int kCount>
-VDK_INLINE void pack_pixels(const XnorPackArgs& a, int64_t image, int64_t pixel, int64_t left) {
-  const int64_t words = (a.channels + 63) / 64;
+void pack_strip(const XnorPackArgs& a, int64_t image, int64_t pixel, int64_t n) {
+  constexpr int kL = kLanes<float>;
+  const int64_t words = (a.channels + 63) / 64, whole = n / kL * kL;
+  alignas(64) uint32_t strip[kStrip];
   for (int64_t half = 0; half < 2 * words; ++half) {
-    VecU bits[kCount] = {};
-    const int64_t first = half * 32, n = a.channels - first < 32 ? a.channels - first : 32;
+    const int64_t first = half * 32, left = a.channels - first, channels = left < 32 ? left : 32;
     const float* x = a.x + (image * a.channels + first) * a.inner + pixel;
-    for (int64_t c = 0; c < n; ++c, x += a.inner) {
-      const float t = a.threshold ? a.threshold[first + c] : 0.0f;
-      for (int s = 0; s < kCount; ++s) {
-        const VecF v = kCount > 1 ? load(x + s * kLanes<float>) : load_first(x, left);
-        bits[s] = bits[s] >> 1 | ((VecU)(v < VecF{} + t) & 0x80000000u);
-      }
+    for (int64_t i = 0; i < n; ++i) strip[i] = 0;
+    for (int64_t c = 0; c < channels; ++c, x += a.inner) {
+      const VecF t = VecF{} + (a.threshold ? a.threshold[first + c] : 0.0f);
+      const auto shift_in = [&](int64_t i, VecF v) __attribute__((always_inline)) {
+        VecU bits;
+        __builtin_memcpy(&bits, strip + i, sizeof bits);
+        bits = bits >> 1 | ((VecU)(v < t) & 0x80000000u);
+        __builtin_memcpy(strip + i, &bits, sizeof bits);
+      };
+      for (int64_t i = 0; i < whole; i += kL) shift_in(i, load(x + i));
+      if (whole < n) shift_in(whole, load_first(x + whole, n - whole));
     }
+    const int shift = channels > 0 ? int(32 - channels) : 0;
     const uint32_t flip = a.flip ? uint32_t(a.flip[half / 2] >> (half % 2 * 32)) : 0;
-    for (int s = 0; s < kCount; ++s) {
-      const VecU word = (n <= 0 ? VecU{} : n < 32 ? bits[s] >> uint32_t(32 - n) : bits[s]) ^ flip;
-      for (int i = 0; i < kLanes<float> && s * kLanes<float> + i < left; ++i) {
-        const int64_t at = (image * a.inner + pixel + s * kLanes<float> + i) * words + half / 2;
-        const uint64_t placed = uint64_t(word[i]) << (half % 2 * 32);
-        a.bits[at] = half % 2 ? a.bits[at] | placed : placed;
-      }
+    uint64_t* const out = a.bits + (image * a.inner + pixel) * words + half / 2;
+    for (int64_t i = 0; i < n; ++i) {
+      const uint64_t word = (strip[i] >> shift) ^ flip;
+      out[i * words] = half % 2 ? out[i * words] | word << 32 : word;
     }
   }
 }
 
 void pack_image(const XnorPackArgs& a, int64_t image) {
-  constexpr int64_t kStep = kSets * kLanes<float>;
-  int64_t p = 0;
-  for (; p + kStep <= a.inner; p += kStep) pack_pixels<kSets>(a, image, p, kStep);
-  for (; p < a.inner; p += kLanes<float>) pack_pixels<1>(a, image, p, a.inner - p);
+  for (int64_t p = 0; p < a.inner; p += kStrip)
+    pack_strip(a, image, p, a.inner - p < kStrip ? a.inner - p : kStrip);
 }
 
 }  // namespace
