@@ -35,11 +35,11 @@ void row(const BinaryWeightArgs<T>& a, int64_t r) {
   if (!g) a.alpha[r] = alpha;
   for (int64_t i = 0; i < a.cols; i += kLanes<T>) {
     const V x = load_first(w + i, a.cols - i);
-    V result = with_sign(V{} + alpha, x);
+    V result = with_sign(filled<V>(alpha), x);
     if (g) {
       const V dy = load_first(g + i, a.cols - i);
       const V through_sign = magnitude(x) <= V{} + 1 ? dy * alpha : V{};
-      result = through_sign + (a.corrected ? with_sign(V{} + scale, x) : dy / T(a.cols));
+      result = through_sign + (a.corrected ? with_sign(filled<V>(scale), x) : dy / T(a.cols));
     }
     store_first(out + i, result, a.cols - i);
   }

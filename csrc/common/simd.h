@@ -46,9 +46,14 @@ VDK_INLINE VecU as_uint(VecF x) { return (VecU)x; }
 VDK_INLINE VecF as_float(VecU x) { return (VecF)x; }
 VDK_INLINE VecF as_float(VecI x) { return (VecF)x; }
 
+// x in all lanes. Not V{} + x, which would be an addition: -0 + 0 is 0.
+template <class V, class T>
+VDK_INLINE V filled(T x) {
+  return x - V{};
+}
 template <class T>
 VDK_INLINE Vec<T> broadcast(T x) {
-  return Vec<T>{} + x;
+  return filled<Vec<T>>(x);
 }
 
 template <class T>

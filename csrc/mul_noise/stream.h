@@ -28,7 +28,7 @@ VDK_INLINE void draw(const Recipe<float>& recipe, const NoiseGrid& grid, uint64_
   words_of_groups(grid, base, step, words);
   if (recipe.bernoulli) {
     for (int j = 0; j < 4; ++j)
-      out[j] = words[j] < VecU{} + recipe.drop_below ? VecF{} : VecF{} + recipe.factor;
+      out[j] = words[j] < VecU{} + recipe.drop_below ? VecF{} : broadcast(recipe.factor);
     return;
   }
   box_muller(words, out);

@@ -41,7 +41,7 @@ struct Levels {
     using V = Vec<T>;
     const V one = V{} + 1;
     V reached{};
-    for (int i = 0; i < n; ++i) reached += x >= V{} + edge[i] ? one : V{};
+    for (int i = 0; i < n; ++i) reached += x >= filled<V>(edge[i]) ? one : V{};
     return x == x ? reached / T(n) : x;
   }
 };
@@ -57,7 +57,7 @@ VDK_INLINE T random_sign(T x, uint32_t word) {
 template <class E>
 VDK_INLINE uint64_t gates_of(const SignArgs<E>& a, int64_t b) {
   using T = typename ComputeOf<E>::T;
-  const Vec<T> low = Vec<T>{} + T(a.rule.low), high = Vec<T>{} + T(a.rule.high);
+  const Vec<T> low = broadcast(T(a.rule.low)), high = broadcast(T(a.rule.high));
   const int64_t first = b * kBlock, n = a.n - first < kBlock ? a.n - first : kBlock;
   uint64_t gates = 0;
   for (int64_t j = 0; j < n; j += kLanes<T>) {

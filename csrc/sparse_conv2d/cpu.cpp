@@ -20,7 +20,8 @@ constexpr int64_t kVectors = 4, kHigh = 3;
 constexpr int64_t kVectors = 1, kHigh = 1;
 #endif
 
-void multiply(const TileArgs& t, const ImageLayout& lay, int64_t vectors) {
+template <bool kAlong>
+void multiply_as(const TileArgs& t, const ImageLayout<kAlong>& lay, int64_t vectors) {
   const int64_t slices = t.pack.h.slices;
 #if defined(__AVX512F__)
   if (vectors == 4) return multiply_tile<Vec8, 4, 4>(t, lay, 0, slices);
@@ -33,6 +34,10 @@ void multiply(const TileArgs& t, const ImageLayout& lay, int64_t vectors) {
 #endif
   (void)vectors;
   multiply_tile<Vec8, 1, 4>(t, lay, 0, slices);
+}
+void multiply(const TileArgs& t, const ImageLayout<false>& lay, bool along, int64_t vectors) {
+  if (along) return multiply_as(t, ImageLayout<true>{lay.in, lay.out, lay.channel}, vectors);
+  multiply_as(t, lay, vectors);
 }
 
 VDK_INLINE void copy_few(const float* from, float* to, int64_t n) {
@@ -124,11 +129,11 @@ void run_tile(const SparseConvArgs& a, const float* staged, const Buffers& own, 
   const int64_t vectors = along ? (cols + kEight - 1) / kEight : rows;
   float* const to = y + row * a.out_width + col;
   TileArgs t{a.pack, staged + row * in + col, a.plane.size(), to, own.decoded, a.relu};
-  const ImageLayout direct{along ? kEight : in, along ? kEight : a.out_width, pixels};
+  const ImageLayout<false> direct{along ? kEight : in, along ? kEight : a.out_width, pixels};
   // what is added to once and again stays in a tile of its own: channels may lie where caches hold but few
-  if (cols % kEight == 0 && a.pack.h.blocks == 1) return multiply(t, direct, vectors);
+  if (cols % kEight == 0 && a.pack.h.blocks == 1) return multiply(t, direct, along, vectors);
   t.y = own.tile;
-  multiply(t, {direct.in, kEight, vectors * kEight}, vectors);
+  multiply(t, {direct.in, kEight, vectors * kEight}, along, vectors);
   for (int64_t o = 0; o < a.pack.h.out; ++o)
     for (int64_t r = 0; r < rows; ++r)
       copy_few(own.tile + (o * vectors + r) * kEight, to + o * pixels + r * a.out_width, cols);

@@ -90,7 +90,7 @@ void forward(const CsrArgs<T, I>& a, const Parallel& parallel) {
     tile_to_columns(a.x + row * a.in, a.in, rows, x);
     for (int64_t o = 0; o < a.out; ++o) {
       Vec<T> sum[kVectors];
-      for (Vec<T>& s : sum) s = Vec<T>{} + (a.bias ? a.bias[o] : T(0));
+      for (Vec<T>& s : sum) s = broadcast(a.bias ? a.bias[o] : T(0));
       for (int64_t k = int64_t(a.row_offsets[o]); k < int64_t(a.row_offsets[o + 1]); ++k)
         for (int v = 0; v < kVectors; ++v)
           sum[v] += load(x + int64_t(a.col_indices[k]) * kTile<T> + v * kLanes<T>) * a.values[k];

@@ -41,10 +41,13 @@ struct PanelLayout {
   VDK_INLINE static int64_t y_at(int64_t row, int64_t vector_floats) { return row * kWidth + vector_floats; }
 };
 // or in images, in and out by steps of their own, and outputs `channel` floats from row to row of the weight.
+template <bool kAlong>  // vectors side by side in one row of inputs
 struct ImageLayout {
   static constexpr int kScale = 1;
   int64_t in, out, channel;  // floats; in and out from vector to vector
-  VDK_INLINE int64_t x_at(int64_t vector_floats) const { return vector_floats / 8 * in; }
+  VDK_INLINE int64_t x_at(int64_t vector_floats) const {
+    return kAlong ? vector_floats : vector_floats / 8 * in;
+  }
   VDK_INLINE int64_t y_at(int64_t row, int64_t vector_floats) const {
     return row * channel + vector_floats / 8 * out;
   }
@@ -98,7 +101,7 @@ VDK_INLINE void some_weights(const float* w, V (&weight)[kCount]) {
     weight[3] = __builtin_shufflevector(both, both, 3, 3, 3, 3, 7, 7, 7, 7);
   } else {
 #pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i) weight[i] = V{} + w[i];
+    for (int i = 0; i < kCount; ++i) weight[i] = filled<V>(w[i]);
   }
 }
 
@@ -124,7 +127,7 @@ VDK_INLINE void add_rows(const Layout& at, const float* w, const uint16_t* index
 // What a block adds to: the bias in the first, which has all rows, then what is there.
 template <class V>
 VDK_INLINE V before(const Pack& k, bool is_first, int64_t row, const float* y) {
-  return is_first ? V{} + k.bias[row] : load_as<V>(y);
+  return is_first ? filled<V>(k.bias[row]) : load_as<V>(y);
 }
 
 // Rows [at, at + kRows) of group g.

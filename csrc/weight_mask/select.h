@@ -58,7 +58,7 @@ struct Magnitudes {
 
   VDK_INLINE int64_t below(T pivot) const {
     using Mask = decltype(Vec<T>{} < Vec<T>{});
-    const Vec<T> p = Vec<T>{} + pivot;
+    const Vec<T> p = broadcast(pivot);
     Mask counts[4] = {};
     for (int64_t i = 0; i < padded; i += kSelectUnit<T>)
       for (int j = 0; j < 4; ++j) counts[j] -= load(of + i + j * kLanes<T>) < p;
@@ -71,7 +71,7 @@ struct Magnitudes {
   // The smallest that is >= bound (above = true), or the largest below it.
   template <bool kAbove>
   VDK_INLINE T nearest(T bound) const {
-    const Vec<T> b = Vec<T>{} + bound, none = Vec<T>{} + (kAbove ? std::numeric_limits<T>::infinity() : T(0));
+    const Vec<T> b = broadcast(bound), none = broadcast(kAbove ? std::numeric_limits<T>::infinity() : T(0));
     Vec<T> best = none;
     for (int64_t i = 0; i < padded; i += kLanes<T>) {
       const Vec<T> v = load(of + i);

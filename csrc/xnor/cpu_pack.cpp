@@ -37,7 +37,7 @@ void pack_strip(const XnorPackArgs& a, int64_t image, int64_t pixel, int64_t n) 
     const float* x = a.x + (image * a.channels + first) * a.inner + pixel;
     for (int64_t i = 0; i < n; ++i) strip[i] = 0;
     for (int64_t c = 0; c < channels; ++c, x += a.inner) {
-      const VecF t = VecF{} + (a.threshold ? a.threshold[first + c] : 0.0f);
+      const VecF t = broadcast(a.threshold ? a.threshold[first + c] : 0.0f);
       const auto shift_in = [&](int64_t i, VecF v) __attribute__((always_inline)) {
         VecU bits;
         __builtin_memcpy(&bits, strip + i, sizeof bits);
