@@ -4,6 +4,7 @@
 # AVX-512 one, which then crashes on CPUs without it. Only those within the namespace of the instruction set
 # are safe. Arguments: NM, ISA, OBJECTS.
 string(LENGTH "${ISA}" length)
+list(FILTER OBJECTS EXCLUDE REGEX "\\.(gch|pch)$")
 foreach(object IN LISTS OBJECTS)
   execute_process(COMMAND "${NM}" --defined-only "${object}" OUTPUT_VARIABLE symbols RESULT_VARIABLE status)
   if(NOT status EQUAL 0)
