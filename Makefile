@@ -62,8 +62,8 @@ smoke-recipes: $(PREFIX)-demo $(KERNELS) ## every recipe for seconds on real dat
 bench-methods: $(PREFIX)-bench $(KERNELS) ## noise, heads, convolutions, and every method's step against the dense layer's
 	$(PY) -m bench --page methods $(ARGS)
 
-bench-binary: $(PREFIX)-bench $(KERNELS) ## binarised activations, weights and products, against eager torch and float32
-	$(PY) -m bench --page binary $(ARGS)
+bench-binary: $(PREFIX)-bench $(KERNELS) ## binarised activations, weights and products on one thread, against eager torch and float32
+	$(PY) -m bench --page binary --threads 1 $(ARGS)
 
 bench-sparse: $(PREFIX)-bench $(KERNELS) ## sparse layers against dense ones and peers, on 1 and 2 threads, into docs/ (minutes)
 	OMP_NUM_THREADS=1 $(PY) -m bench.sparse --threads 1 --docs $(ARGS)

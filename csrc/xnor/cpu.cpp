@@ -1,5 +1,5 @@
-// Convolution of packed signs. A task takes some rows of output pixels and some outputs, 64 at a time. Sums go
-// to a tile in cache, and from there, scaled or compared, to memory.
+// Convolution of packed signs. A task takes some rows of output pixels and some outputs, 64 at a time. Sums
+// go to a tile in cache, and from there, scaled or compared, to memory.
 #include "../common/bits.h"
 #include "../common/workspace.h"
 #include "count.h"
@@ -19,7 +19,7 @@ struct Constant {
 VDK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 constexpr int64_t kTaskPixels = 128;
-constexpr int64_t kTileOutputs = 64;         // a word of packed ones
+constexpr int64_t kTileOutputs = 64;        // a word of packed ones
 constexpr int64_t kTaskProducts = 1 << 21;  // of signs, worth a thread
 // Pixels and vectors of outputs whose counts stay in registers.
 constexpr int kPixels = VDK_VECTOR_BYTES == 64 ? 4 : 2;
@@ -92,7 +92,8 @@ void count_pixels(const XnorArgs& a, const PixelGroup& group, int64_t first, int
         z[p] = tile + group.places[i + p] * kTileOutputs + o * kXnorOutputs;
       }
       const auto block = [&](auto kCount, auto kBlocks) {
-        count_block<Count, kCount.value, kBlocks.value>(pixels, stretches, n, a.words(), total, w, block_step, z);
+        count_block<Count, kCount.value, kBlocks.value>(pixels, stretches, n, a.words(), total, w, block_step,
+                                                        z);
       };
       if (count == kPixels && groups == kGroups)
         block(Constant<kPixels>{}, Constant<kGroups>{});

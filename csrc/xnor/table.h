@@ -1,14 +1,15 @@
-// Bits counted by tables in registers: vpshufb takes four channels of a pixel, as the table of popcount(a ^ w)
-// over w, to 32 outputs at once. Two instructions a vector, where xor, split and count take nine. Weights are
-// laid out for it a task at a time, which a few pixels pay for.
+// Bits counted by tables in registers: vpshufb takes four channels of a pixel, as the table of popcount(a ^
+// w) over w, to 32 outputs at once. Two instructions a vector, where xor, split and count take nine. Weights
+// are laid out for it a task at a time, which a few pixels pay for.
 #pragma once
 #include "windows.h"
 
 namespace vdk {
 namespace VDK_ISA {
 
-constexpr int64_t kTableFrom = 8;     // pixels of a call that pay for the layout
-constexpr int64_t kPanelVectors = 4;  // a byte of channels: of outputs 0..31 the low, the high four; of 32..63
+constexpr int64_t kTableFrom = 8;  // pixels of a call that pay for the layout
+// Of a byte of channels: the low four of outputs 0..31, the high four, the same of outputs 32..63.
+constexpr int64_t kPanelVectors = 4;
 
 // Bytes of a tap's channels; the last word's empty ones are left out.
 VDK_INLINE int64_t tap_bytes(const XnorArgs& a) { return (a.channels + 7) / 8; }
@@ -26,9 +27,9 @@ VDK_INLINE int64_t panel_bytes(const XnorArgs& a) {
 namespace vdk {
 namespace VDK_ISA {
 
-constexpr int kTablePixels = 4;        // whose counts stay in registers
-constexpr int kBytesOfByte = 31;       // whose counts of at most 8 fit a byte
-constexpr int kSumsOfWord = 264;       // of such bytes that fit 16 bits
+constexpr int kTablePixels = 4;   // whose counts stay in registers
+constexpr int kBytesOfByte = 31;  // whose counts of at most 8 fit a byte
+constexpr int kSumsOfWord = 264;  // of such bytes that fit 16 bits
 
 // popcount(a ^ w) over w for the low and the high four bits of a.
 struct Tables {
@@ -158,7 +159,8 @@ VDK_INLINE void table_block(const uint8_t* const* pixels, const Stretch* stretch
 
 // All pixels of a group and outputs [0, 32 vectors) of a panel; rows of z are `step` apart.
 template <int kVectors>
-void table_pixels(const XnorArgs& a, const PixelGroup& group, const uint8_t* panel, int32_t* z, int64_t step) {
+void table_pixels(const XnorArgs& a, const PixelGroup& group, const uint8_t* panel, int32_t* z,
+                  int64_t step) {
   const int64_t bytes = tap_bytes(a);
   Stretch stretches[kMaxTaps];
   const int n = stretches_of(a, group.h, group.w, bytes == a.words() * 8, stretches);

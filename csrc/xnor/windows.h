@@ -50,7 +50,8 @@ class Windows {
   Windows() = default;
   Windows(const XnorArgs& a, int64_t rows, Carver& carver)
       : rows_{carver.take<Taps>(rows), carver.take<int32_t>(rows), carver.take<int32_t>(rows + 1)},
-        columns_{carver.take<Taps>(a.out_w), carver.take<int32_t>(a.out_w), carver.take<int32_t>(a.out_w + 1)},
+        columns_{carver.take<Taps>(a.out_w), carver.take<int32_t>(a.out_w),
+                 carver.take<int32_t>(a.out_w + 1)},
         corners_(carver.take<int64_t>(rows)),
         origins_(carver.take<int64_t>(rows * a.out_w)),
         places_(carver.take<int32_t>(rows * a.out_w)) {}
@@ -84,8 +85,8 @@ class Windows {
     int64_t at = 0;
     for (int r = 0; r < rows_.kinds; ++r)
       for (int c = 0; c < columns_.kinds; ++c) {
-        const int64_t n = int64_t(rows_.starts[r + 1] - rows_.starts[r]) *
-                          (columns_.starts[c + 1] - columns_.starts[c]);
+        const int64_t n =
+            int64_t(rows_.starts[r + 1] - rows_.starts[r]) * (columns_.starts[c + 1] - columns_.starts[c]);
         f(PixelGroup{rows_.taps[rows_.order[rows_.starts[r]]],
                      columns_.taps[columns_.order[columns_.starts[c]]], origins_ + at, places_ + at, n});
         at += n;
