@@ -21,7 +21,14 @@ from .machine import describe
 from .run import ROOT, write_whole
 
 LINEAR = ((32, 32), (100, 100), (100, 300), (300, 784), (1024, 1024), (4096, 1024))
-CONV = ((8, 16), (16, 16), (32, 16), (64, 16), (128, 8))  # channels in and out, height and width; 3x3
+CONV = (
+    (4, 24),
+    (8, 16),
+    (16, 16),
+    (32, 16),
+    (64, 16),
+    (128, 8),
+)  # channels in and out, height and width; 3x3
 BATCHES = (1, 8, 64)
 CONV_BATCHES = (1, 16)
 MARGIN = 1.1  # what is not this much faster stays dense

@@ -46,6 +46,49 @@ def test_same_as_its_modules(batch: int, backend: str) -> None:
     torch.testing.assert_close(model(x), plain(x))  # with gradients
 
 
+POOLS = [
+    torch.nn.MaxPool2d(2),
+    torch.nn.MaxPool2d((2, 3)),
+    torch.nn.MaxPool2d(4),
+    torch.nn.MaxPool2d(3, 2),
+    torch.nn.MaxPool2d(2, padding=1),
+    torch.nn.MaxPool2d(2, ceil_mode=True),
+    torch.nn.MaxPool2d(2, 2, dilation=2),
+]
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 8, 12), (1, 5, 9, 7), (3, 11, 10), (0, 3, 8, 8), (4, 1, 4, 4)], ids=str
+)
+def test_max_pooling(pool: torch.nn.MaxPool2d, shape: tuple[int, ...], backend: str) -> None:
+    x = torch.randn(shape)
+    x.flatten()[::7] = float("nan")
+    x.flatten()[3::5] = float("inf")
+    model = SparseSequential(pool).eval()
+    with torch.no_grad():
+        for given in (x, x.repeat(*(1,) * (x.ndim - 1), 2)[..., ::2], x.transpose(-1, -2)):
+            if given.shape[-1] < 4 or given.shape[-2] < 4:
+                continue
+            torch.testing.assert_close(model(given), pool(given), rtol=0, atol=0, equal_nan=True)
+
+
+def test_max_pooling_of_too_small_an_image(backend: str) -> None:
+    model = SparseSequential(torch.nn.MaxPool2d(4)).eval()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="too small"):
+        model(torch.randn(1, 2, 3, 8))
+
+
+def test_max_pooling_keeps_hooks_and_channels_last(backend: str) -> None:
+    model = SparseSequential(torch.nn.MaxPool2d(2)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        last = x.contiguous(memory_format=torch.channels_last)
+        assert model(last).is_contiguous(memory_format=torch.channels_last)
+        model[0].register_forward_hook(lambda module, inputs, output: output + 1)
+        assert torch.equal(model(x), torch.nn.functional.max_pool2d(x, 2) + 1)
+
+
 def change_values(model: torch.nn.Module) -> None:
     with torch.no_grad():
         model[1].values.mul_(2)
