@@ -11,6 +11,7 @@ import torch
 
 import vdropkern
 from vdropkern import _backend
+from vdropkern.recipes.cache import ENV_CACHE
 from vdropkern.recipes.data import ENV_DATA
 from vdropkern.recipes.images import ENV_IMAGES
 
@@ -42,7 +43,7 @@ def test_environment_variables_are_all_listed():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and re.fullmatch(r"VDROPKERN_[A-Z_]+", str(node.value)):
                 read.add(node.value)
-    assert read == listed == {_backend.ENV_BACKEND, _backend.ENV_CPU_ISA, ENV_DATA, ENV_IMAGES}
+    assert read == listed == {_backend.ENV_BACKEND, _backend.ENV_CPU_ISA, ENV_CACHE, ENV_DATA, ENV_IMAGES}
 
 
 def test_links_lead_somewhere():

@@ -312,6 +312,28 @@ def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(
     assert "all 3 cells finished" in text
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_tensorboard_is_for_every_cell(
+    installed: bool, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdropkern.cli.plan.is_installed", lambda: installed)
+    start, given = FakeStart(), []
+
+    def started(folder: Path, arguments: list[str]) -> FakeJob | None:
+        given.append(arguments)
+        return start(folder, arguments)
+
+    monkeypatch.setattr(cli_sweep, "start_locally", started)
+    code, text = cli("sweep", RECIPE, "--over", "seed=0,1", "--data", data, "--out", "s", "--tensorboard")
+    if installed:
+        assert code == 0
+        assert len(given) == 2 and all("--tensorboard" in arguments for arguments in given)
+    else:
+        assert code == 2
+        assert 'pip install "vdropkern[tensorboard]"' in text
+        assert not (tmp_path / "s").exists()
+
+
 def test_progress_is_read_from_the_log(tmp_path: Path) -> None:
     run = Run(parse_grid(RECIPE, [], []).cells()[0], tmp_path, "running")
     assert run.progress() == 0

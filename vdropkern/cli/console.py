@@ -14,11 +14,14 @@ from rich.table import Table
 from ..recipes.checkpoint import CheckpointError
 from ..recipes.config import ConfigError
 from ..recipes.idx import DataError
+from ..recipes.ranks import Ranks, RanksError, is_first, process_count
 from ..recipes.text import cell, compression
 from ..sparse import ModelFileError, ShrinkReport, SizeReport
 
-console = Console()
-errors = Console(stderr=True)
+# of several processes that train together the first has the word
+console = Console(quiet=not is_first())
+errors = Console(stderr=True, quiet=not is_first())
+all_errors = Console(stderr=True)
 WRONG_USE = 2
 
 
@@ -26,20 +29,47 @@ class UsageError(Exception):
     """A command was asked for something it cannot do; nothing has been written."""
 
 
+# what users can mend; the messages say how
+MENDABLE = (UsageError, ConfigError, DataError, CheckpointError, ModelFileError)
+
+
 @contextlib.contextmanager
-def exit_codes(command: str) -> Iterator[None]:
-    """Turn what users can mend into one message on stderr and exit code 2."""
+def exit_codes(command: str, to: Console = errors) -> Iterator[None]:
+    """Turn errors of which the message says enough into one message on stderr and exit code 2."""
     try:
         yield
-    except (UsageError, ConfigError, DataError, CheckpointError, ModelFileError) as err:
+    except (*MENDABLE, RanksError) as err:
         message = str(err)
         if isinstance(err, ConfigError):
             name, _, rest = message.partition(":")
             message = f"--{name.replace('_', '-')}:{rest}"
-        errors.print(
+        to.print(
             f"vdropkern {command}: {message}", style="bold red", highlight=False, soft_wrap=True, markup=False
         )
         raise typer.Exit(WRONG_USE) from None
+
+
+@contextlib.contextmanager
+def joined(command: str) -> Iterator[Ranks]:
+    """The processes that torchrun has started; whatever ends the block, the first one has said why."""
+    with exit_codes(command, all_errors):
+        ranks = Ranks.join()
+    try:
+        yield ranks
+    except typer.Exit:
+        ranks.wait_for_first()
+        raise
+    finally:
+        ranks.leave()
+
+
+def refuse_several(command: str) -> None:
+    """Exit if torchrun has started several processes."""
+    if (count := process_count()) > 1:
+        with joined(command), exit_codes(command):
+            raise UsageError(
+                f"{count} processes given (torchrun?), 1 accepted; recipes alone train on several"
+            )
 
 
 def set_threads(threads: int | None) -> None:

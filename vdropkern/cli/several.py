@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..recipes import RECIPES
-from .app import MACHINE, RUN, SETTINGS, Data, Device, _option, app
+from .app import app
+from .options import MACHINE, RUN, SETTINGS, Data, Device, TensorBoard, option
 
 
 @app.command(
@@ -21,7 +22,7 @@ def sweep(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=", ".join(RECIPES), show_default=False)],
     over: Annotated[
         list[str] | None,
-        _option(
+        option(
             SETTINGS,
             "A setting and its values; may be repeated. Default: the published table's grid.",
             metavar="NAME=VALUE,VALUE,...",
@@ -29,21 +30,20 @@ def sweep(
     ] = None,
     fixed: Annotated[
         list[str] | None,
-        _option(SETTINGS, "A setting of all cells; may be repeated.", "--set", metavar="NAME=VALUE"),
+        option(SETTINGS, "A setting of all cells; may be repeated.", "--set", metavar="NAME=VALUE"),
     ] = None,
     data: Data = None,
-    out: Annotated[Path | None, _option(RUN, "Default: runs/sweep-RECIPE.", metavar="FOLDER")] = None,
-    dry_run: Annotated[
-        bool, _option(RUN, "List the cells and what has become of them.", "--dry-run")
-    ] = False,
-    workers: Annotated[int, _option(MACHINE, "Cells at once; default 1.")] = 1,
+    out: Annotated[Path | None, option(RUN, "Default: runs/sweep-RECIPE.", metavar="FOLDER")] = None,
+    dry_run: Annotated[bool, option(RUN, "List the cells and what has become of them.", "--dry-run")] = False,
+    workers: Annotated[int, option(MACHINE, "Cells at once; default 1.")] = 1,
     threads: Annotated[
-        int | None, _option(MACHINE, "Threads of torch of each cell; default: the CPUs shared out.")
+        int | None, option(MACHINE, "Threads of torch of each cell; default: the CPUs shared out.")
     ] = None,
     device: Device = "cpu",
+    tensorboard: TensorBoard = False,
     ray_address: Annotated[
         str | None,
-        _option(MACHINE, "Run the cells on this Ray cluster; 'local' starts one. All nodes must see --out."),
+        option(MACHINE, "Run the cells on this Ray cluster; 'local' starts one. All nodes must see --out."),
     ] = None,
 ) -> None:
     """Train every combination of settings, each in a child process with a folder of its own.
@@ -55,7 +55,7 @@ def sweep(
 
     run_sweep(
         recipe, over or [], fixed or [], out=out, data=data, workers=workers, threads=threads,
-        device=device, ray_address=ray_address, dry_run=dry_run,
+        device=device, tensorboard=tensorboard, ray_address=ray_address, dry_run=dry_run,
     )  # fmt: skip
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..recipes import estimator_study
-from .console import UsageError, console, exit_codes, set_threads
+from .console import UsageError, console, exit_codes, refuse_several, set_threads
 
 
 def run_study(
     given: dict[str, Any], *, out: Path | None, overwrite: bool, resume: bool, threads: int | None
 ) -> None:
     """Measure, draw and report; of the settings only the seed and the scale are known to it."""
+    refuse_several(f"train {estimator_study.NAME}")
     with exit_codes("train"):
         unknown = [name for name in given if name not in ("seed", "scale")]
         if unknown or resume:

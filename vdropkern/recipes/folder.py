@@ -21,13 +21,18 @@ ENVIRONMENT_NAME = "environment.json"
 METRICS_NAME = "metrics.csv"
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and the machine, as results.json and environment.json have them."""
+def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Versions and the machine, as results.json and environment.json have them.
+
+    Args:
+        processes: that train together, each with so many threads.
+    """
     return {
         "versions": _info.versions(),
         "machine": {
             "processor": _info.cpu_name(),
             "logical_cores": os.cpu_count(),
+            "processes": processes,
             "threads": torch.get_num_threads(),
             "device": str(device),
             "backends": _info.backends(device),
@@ -35,10 +40,10 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def write_start(out: Path, config: TrainConfig, device: torch.device) -> None:
+def write_start(out: Path, config: TrainConfig, device: torch.device, processes: int = 1) -> None:
     """Write config.json and environment.json."""
     write_json(out / CONFIG_NAME, config.as_dict())
-    write_json(out / ENVIRONMENT_NAME, environment(device))
+    write_json(out / ENVIRONMENT_NAME, environment(device, processes))
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import importlib.util
 import io
@@ -11,7 +10,7 @@ import os
 import pickle
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import Images, chosen
+from .cache import ImageCache, download
+from .data import Images
 from .idx import DataError
+from .image_files import decode_tree, read_files
 
 __all__ = ["ENV_IMAGES", "load_images"]
 
 ENV_IMAGES = "VDROPKERN_IMAGES"
-SUFFIXES = (".jpg", ".jpeg", ".png")
-SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test"}
 CIFAR_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
@@ -76,7 +75,7 @@ def load_images(
     """
     given = os.fspath(data) if data is not None else os.environ.get(ENV_IMAGES, "")
     if given == "torchvision" or (not given and importlib.util.find_spec("torchvision")):
-        return _download()
+        return _from_files(download("CIFAR10", "CIFAR-10", HOW_TO) / "cifar-10-batches-py", None, None)
     if not given:
         raise DataError(f"no images found: {HOW_TO}")
     path = Path(given).expanduser()
@@ -84,89 +83,32 @@ def load_images(
         raise DataError(f"{path}: no such file or folder; {HOW_TO}")
     if path.suffix == ".npz":
         return _from_npz(path)
-    return _from_files(path, path.stat().st_mtime_ns, train, test)
+    return _from_files(path, train, test)
 
 
-@functools.lru_cache(maxsize=2)  # so that a second run in the process decodes nothing again
-def _from_files(path: Path, changed: int, train: int | None, test: int | None) -> Images:
+def _from_files(path: Path, train: int | None, test: int | None) -> Images:
     try:
-        files = {name: content for name, content in _files(path) if _wanted(name)}
+        # contents are read once: what is decoded is what the cache's checksum is of
+        source = path if path.is_dir() else path.read_bytes()
+        files = read_files(source, CIFAR_BATCHES) if isinstance(source, Path) else {}
+        parts = (part for name in files for part in (name.encode(), files[name]))
+        cache = ImageCache((source,) if isinstance(source, bytes) else parts, train, test)
+        decoded = cache.read()
+        if decoded is None and isinstance(source, bytes):
+            files = read_files(source, CIFAR_BATCHES)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as err:
         raise DataError(f"{path}: cannot be read ({err}); fetch the file again") from err
-    batches = {name: files[key] for key in files if (name := os.path.basename(key)) in CIFAR_BATCHES}
-    if batches:
-        return _from_batches(path, batches)
-    return _from_tree(path, files, train, test)
-
-
-def _wanted(name: str) -> bool:
-    base = os.path.basename(name)
-    hidden = base.startswith(".")
-    return not hidden and (base.lower().endswith(SUFFIXES) or base in CIFAR_BATCHES)
-
-
-def _files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of a folder or archive."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if _wanted(file.name) and file.is_file():
-                yield str(file.relative_to(path)), file.read_bytes()
-        return
-    with tarfile.open(path) as tar:
-        for member in tar:
-            if member.isfile() and _wanted(member.name):
-                content = tar.extractfile(member)
-                assert content is not None  # it is a regular file
-                yield member.name, content.read()
-
-
-def _from_tree(path: Path, files: dict[str, bytes], train: int | None, test: int | None) -> Images:
-    by_split: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
-    for name in sorted(files):
-        parts = name.replace("\\", "/").split("/")
-        if len(parts) >= 3 and parts[-3] in SPLITS:
-            by_split[SPLITS[parts[-3]]].append((parts[-2], name))
-    if not all(by_split.values()):
-        raise DataError(f"{path}: no images in train/CLASS and test/CLASS found; {HOW_TO}")
-    classes = tuple(sorted({label for label, _ in by_split["train"]}))
-    if unknown := sorted({label for label, _ in by_split["test"]} - set(classes)):
-        raise DataError(f"{path}: test has classes that train lacks: {', '.join(unknown)}")
-    digest = hashlib.sha256()
-    for items in by_split.values():
-        for label, name in items:
-            digest.update(f"{label}/{os.path.basename(name)}\0".encode() + files[name])
-    sets = []
-    for split, most in (("train", train), ("test", test)):
-        items = [by_split[split][i] for i in chosen(len(by_split[split]), most).tolist()]
-        x = _stack([_decode(files[name], f"{path}:{name}") for _, name in items], path)
-        sets += [x, torch.tensor([classes.index(label) for label, _ in items])]
-    counts = tuple(len(items) for items in by_split.values())
-    images = _named(path, sets, classes, counts, digest.hexdigest(), all_jpeg=_all_jpeg(files))
-    return images if (len(sets[0]), len(sets[2])) == counts else images.named_part()
-
-
-def _all_jpeg(files: dict[str, bytes]) -> bool:
-    return not any(name.lower().endswith(".png") for name in files)
-
-
-def _decode(content: bytes, where: str) -> Tensor:
-    """uint8 [3, H, W]."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as err:
-        raise DataError(f"{where}: not a readable image ({err}); fetch the file again") from err
-    return torch.from_numpy(pixels).movedim(-1, 0)
-
-
-def _stack(images: list[Tensor], path: Path) -> Tensor:
-    shapes = sorted({tuple(image.shape) for image in images})
-    if len(shapes) > 1:
-        first, last = ("x".join(map(str, shape[1:])) for shape in (shapes[0], shapes[-1]))
-        raise DataError(f"{path}: images of several sizes ({first} to {last}); bring them to one")
-    return torch.stack(images)
+    if decoded is None:
+        batches = {name: files[key] for key in files if (name := os.path.basename(key)) in CIFAR_BATCHES}
+        if batches:
+            return _from_batches(path, batches)
+        decoded = decode_tree(path, files, train, test, HOW_TO)
+        cache.write(decoded)
+    images = _named(
+        path, decoded.sets, decoded.classes, decoded.counts, decoded.sha256, all_jpeg=decoded.all_jpeg
+    )
+    whole = (len(images.train_x), len(images.test_x)) == decoded.counts
+    return images if whole else images.named_part()
 
 
 class _Numbers(pickle.Unpickler):
@@ -236,7 +178,7 @@ def _from_npz(path: Path) -> Images:
 
 def _named(
     path: Path,
-    sets: list[Tensor],
+    sets: Sequence[Tensor],
     classes: tuple[str, ...],
     counts: tuple[int, ...],
     sha256: str,
@@ -250,17 +192,3 @@ def _named(
     name = f"{name}, {counts[0]:,} training and {counts[1]:,} test images"
     x, y, test_x, test_y = sets
     return Images(x, y, test_x, test_y, name, str(path), note, sha256, classes)
-
-
-def _download() -> Images:
-    try:
-        from torchvision.datasets import CIFAR10  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as err:
-        raise DataError(f"torchvision is not installed: {HOW_TO}") from err
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vdropkern"
-    try:
-        CIFAR10(str(cache), download=True)
-    except (RuntimeError, OSError) as err:
-        raise DataError(f"torchvision could not download CIFAR-10 to {cache} ({err}); {HOW_TO}") from err
-    path = cache / "cifar-10-batches-py"
-    return _from_files(path, path.stat().st_mtime_ns, None, None)

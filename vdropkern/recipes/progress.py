@@ -95,7 +95,7 @@ class Display:
     @staticmethod
     def _numbers(trainer: Trainer) -> str:
         last = trainer.history[-1] if trainer.history else None
-        means = trainer.means() if trainer.seen else (last or trainer.means())
+        means = trainer.means() if trainer.sums.seen else (last or trainer.means())
         text = f"loss {means['loss']:.4f}  NLL {means['nll']:.4f}  KL {means['kl']:.0f}"
         if last:
             text += (

@@ -16,7 +16,7 @@ from .config import TrainConfig
 if TYPE_CHECKING:
     from .train import Trainer
 
-__all__ = ["Recipe", "Scale", "cross_entropy", "plain_groups"]
+__all__ = ["Recipe", "Scale", "cross_entropy", "make_optimizer", "plain_groups"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,16 @@ def cross_entropy(model: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def plain_groups(model: torch.nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """The optimiser's parameters: the noise's with a rate of their own and no weight decay."""
     return parameter_groups(model, config.lr, config.noise_lr, config.weight_decay)
+
+
+def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser of a configuration; each group keeps its first rate as ``base_lr`` for schedules."""
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    if config.optimizer == "sgd":
+        nesterov = config.nesterov and config.momentum > 0
+        return torch.optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=nesterov)
+    return torch.optim.Adam(groups, betas=(config.beta1, 0.999), fused=True)
 
 
 def no_numbers(trainer: Trainer) -> dict[str, Any]:

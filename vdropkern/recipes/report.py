@@ -67,5 +67,6 @@ def _facts(results: dict[str, Any]) -> dict[str, object]:
         **results["versions"],
         "processor": f"{machine['processor']}, {machine['logical_cores']} logical cores",
         "device, threads": f"{machine['device']}, {machine['threads']}",
+        "processes": machine.get("processes", 1),  # results of before have none
         **machine["backends"],
     }

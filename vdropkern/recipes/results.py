@@ -121,7 +121,7 @@ def gather(trainer: Trainer, recipe: Recipe, out: Path, command: str) -> dict[st
             "test_size": len(trainer.test_x),
             "input": list(trainer.test_x.shape[1:]),
         },
-        **environment(trainer.device),
+        **environment(trainer.device, trainer.processes),
         "seconds": {"training": trainer.seconds},
         "test": {"error": error, "nll": nll, "pruned_error": pruned_error, "pruned_nll": pruned_nll},
         "accuracy": accuracies(trainer.history),

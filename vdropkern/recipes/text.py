@@ -27,5 +27,6 @@ def compression(weights: int, nonzero: int) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """1 thread, 2 threads."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """1 thread, 2 threads, 2 processes."""
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else ending}"

@@ -19,7 +19,7 @@ from .. import binarize
 from .config import ConfigError, ImageConfig, TrainConfig, setting
 from .recipe import Recipe, Scale
 from .timing import compare
-from .train import Trainer, evaluate
+from .train import Trainer
 from .xnor_resnet18_net import resnet18
 
 NAME = "xnor-resnet18"
@@ -64,9 +64,7 @@ def measure(trainer: Trainer) -> dict[str, float]:
     """Loss and error on training images as they are, in eval mode, as on the test set."""
     step = -(-len(trainer.train_x) // TRAIN_TESTED)  # spread over the set, which may be sorted by class
     x, y = trainer.train_x[::step], trainer.train_y[::step]
-    bf16 = trainer.config.precision == "bf16"
-    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=bf16):
-        nll, error = evaluate(trainer.model, prepare(x) if trainer.prepares else x, y)
+    nll, error = trainer.evaluate(trainer.model, prepare(x) if trainer.prepares else x, y)
     return {"train_nll": nll, "train_error": error}
 
 
