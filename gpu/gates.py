@@ -23,6 +23,7 @@ class Rule:
 
     kernels: str
     must: tuple[str, ...]
+    architectures: str = "sm_"
 
 
 # of csrc/*/cuda.cuh; names as `sass.short` gives them
@@ -41,8 +42,16 @@ RULES = (
     Rule(r"lrt_product<Product<Tf32Math<.,.>,Pass [01]", (MATRIX_LOAD,)),  # it transposes no words
     Rule(r"lrt_product<Product<(HalfMath<\w+>|Tf32Math<.,1>),Pass [01]", (r"MUFU\.EX2",)),
     Rule(r"lrt_product<Product<IeeeMath", (r"FFMA",)),
+    Rule(r"xnor_product<", (WIDE_COPY,)),
+    Rule(r"xnor_product<CountByPopc", (r"POPC", r"LDS\.128")),
+    Rule(r"xnor_product<CountByMma", (r"BMMA\.168256\.XOR\.POPC",), "sm_8"),
+    Rule(r"xnor_pack_rows<", (WIDE_LOAD,)),
+    Rule(r"xnor_pack_planes<float,true>", (WIDE_LOAD,)),
+    Rule(r"xnor_pack_planes<\w+16,true>", (r"LDG\.\S*64",)),
 )
-MAIN_LOOP = r"HMMA|HGMMA|UTC\w*MMA"  # what the loop that counts is full of
+MAIN_LOOP = r"HMMA|HGMMA|UTC\w*MMA|BMMA"  # what the loop that counts is full of
+# of kernels that multiply without tensor cores
+OTHER_LOOPS = {r"lrt_product<Product<IeeeMath": "FFMA", r"xnor_product<CountByPopc": "POPC"}
 
 
 def problems(kernel: Kernel) -> Iterator[str]:
@@ -54,7 +63,7 @@ def problems(kernel: Kernel) -> Iterator[str]:
     if "double" not in kernel.name and (n := kernel.count(DOUBLE)):
         yield f"{n} float64 instructions"
     for rule in RULES:
-        if re.match(rule.kernels, kernel.name):
+        if re.match(rule.kernels, kernel.name) and kernel.architecture.startswith(rule.architectures):
             for pattern in rule.must:
                 if not kernel.count(pattern):
                     yield f"no instruction like {pattern}"
@@ -66,9 +75,10 @@ def cost(kernel: Kernel) -> tuple[str, float]:
         loop = kernel.hot_loop(MAIN_LOOP)
         products = sum(bool(re.match(MAIN_LOOP, i.name)) for i in loop)
         return "mma", len(loop) / products
-    if re.match(r"lrt_product<Product<IeeeMath", kernel.name):
-        loop = kernel.hot_loop("FFMA")
-        return "ffma", len(loop) / sum(i.name.startswith("FFMA") for i in loop)
+    for pattern, name in OTHER_LOOPS.items():
+        if re.match(pattern, kernel.name):
+            loop = kernel.hot_loop(name)
+            return name.lower(), len(loop) / sum(i.name.startswith(name) for i in loop)
     outputs = elements(kernel)
     return ("element" if outputs else "thread"), len(kernel.instructions) / max(outputs, 1)
 
@@ -79,10 +89,14 @@ def elements(kernel: Kernel) -> int:
         return 4  # a turn of a loop
     if kernel.name.startswith("mul_noise_kernel<"):
         return 8
-    match = re.match(r"(?:noise|kl)_kernel<(\w+)", kernel.name)
+    if kernel.name.startswith("xnor_pack_planes<"):
+        return 32 if kernel.name.endswith("true>") else 16  # a turn of a loop
+    match = re.match(r"(?:noise_kernel|kl_kernel|xnor_pack_rows)<(\w+)", kernel.name)
     per16 = {"double": 2, "float": 4, "long": 2, "Float16": 8, "BFloat16": 8}
     if match is None:
         return 0
     # noise: two units of a Philox call's four, or of 16 bytes where that is more; kl: two vectors, or of half
-    # types one
+    # types one; signs: a vector of four rows
+    if kernel.name.startswith("xnor"):
+        return 4 * per16[match[1]]
     return 2 * max(4, per16[match[1]]) if kernel.name.startswith("noise") else min(8, 2 * per16[match[1]])

@@ -61,7 +61,8 @@ def nvcc(library: Path, architectures: tuple[str, ...] = ()) -> list[Result]:
         if architectures and kernel.architecture not in architectures:
             continue
         unit, instructions = gates.cost(kernel)
-        if kernel.name.startswith("lrt_") and "<Product<" in kernel.name and kernel.name not in dynamic:
+        takes_dynamic = kernel.name.startswith("lrt_") and "<Product<" in kernel.name
+        if (takes_dynamic or kernel.name.startswith("xnor_product")) and kernel.name not in dynamic:
             raise RuntimeError(f"gpu/shared_bytes.cpp does not list {kernel.name}")
         shared = kernel.shared + dynamic.get(kernel.name, 0)
         held = occupancy.share(kernel.architecture, kernel.threads, kernel.registers, shared)
@@ -70,7 +71,7 @@ def nvcc(library: Path, architectures: tuple[str, ...] = ()) -> list[Result]:
         if held == 0 and not too_large(kernel.architecture, shared):
             wrong.append("cannot be launched")
         blocks = occupancy.blocks(kernel.architecture, kernel.threads, kernel.registers, shared)
-        product = kernel.name.startswith("lrt_product")
+        product = kernel.name.startswith(("lrt_product", "xnor_product"))
         moved = traffic.of_product(kernel.architecture, kernel.name, blocks) if product else None
         results.append(Result("nvcc", kernel.architecture, kernel.name, row, wrong, kernel.name, moved))
     return results

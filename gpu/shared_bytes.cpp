@@ -7,6 +7,7 @@
 #include <typeinfo>
 
 #include "linear_lrt/cuda.cuh"
+#include "xnor/cuda.cuh"
 
 using namespace vdk::cuda;
 
@@ -15,6 +16,12 @@ void print() {
   char* const name = abi::__cxa_demangle(typeid(P).name(), nullptr, nullptr, nullptr);
   std::printf("lrt_product<%s>\t%zu\n", name, size_t(SharedLayout<P>::kBytes));
   std::printf("lrt_finish<%s>\t%zu\n", name, size_t(P::kBlockM) * kResultPitch * sizeof(float));
+  std::free(name);
+}
+template <class Count>
+void print_count() {
+  char* const name = abi::__cxa_demangle(typeid(Count).name(), nullptr, nullptr, nullptr);
+  std::printf("xnor_product<%s>\t%zu\n", name, size_t(SharedCounts<Count>::kBytes));
   std::free(name);
 }
 template <class Math, int kBlockM>
@@ -36,4 +43,7 @@ int main() {
   print_both<Tf32Math<3, 3>>();
   print_both<HalfMath<vdk::BFloat16>>();
   print_both<HalfMath<vdk::Float16>>();
+  print_count<CountByPopc>();
+  print_count<CountByMma<64>>();
+  print_count<CountByMma<128>>();
 }

@@ -81,6 +81,8 @@ def of_tile(
 @functools.cache
 def of_product(architecture: str, kernel: str, blocks: int) -> float:
     """A C++ product by its name, of which a multiprocessor holds `blocks` at once."""
+    if kernel.startswith("xnor_product"):
+        return _of_signs(architecture, kernel, blocks)
     match = re.match(r"lrt_product<Product<(\w+)(?:<(.*)>)?,Pass (\d),(\d+)>>", kernel)
     assert match is not None, kernel
     math_, terms, product, rows = match[1], match[2], int(match[3]), int(match[4])
@@ -93,6 +95,30 @@ def of_product(architecture: str, kernel: str, blocks: int) -> float:
     height = max(1, round((reckoned * PROCESSORS[architecture] * sizes[1] / sizes[0]) ** 0.5))
     band = math.ceil(down / math.ceil(down / height))
     return _over_least(down, PROBLEM // _COLUMNS, band, PROCESSORS[architecture] * max(blocks, 1), sizes)
+
+
+def _of_signs(architecture: str, kernel: str, blocks: int) -> float:
+    """A C++ product of packed signs."""
+    rows = 128 if kernel.endswith("<128>>") else 64
+    # tiles of 64 rows by tensor cores are for products with few of them
+    down = 2 if "Mma" in kernel and rows == 64 else PROBLEM // rows
+    # `launch` of csrc/xnor/cuda.cu
+    reckoned = 2 if "Mma" in kernel else 3
+    height = max(1, round((reckoned * PROCESSORS[architecture] * _COLUMNS / rows) ** 0.5))
+    band = math.ceil(down / math.ceil(down / height))
+    return _of_packed(architecture, (down, rows, _COLUMNS), band, blocks)
+
+
+def _of_packed(architecture: str, tiles: tuple[int, int, int], band: int, blocks: int) -> float:
+    """Operands of a bit, results of float32; `tiles`: rows of them, and the rows and columns of one."""
+    down, rows, columns = tiles
+    sizes = (rows * PROBLEM // 8, columns * PROBLEM // 8, rows * columns * 4)
+    return _over_least(down, PROBLEM // columns, band, PROCESSORS[architecture] * max(blocks, 1), sizes)
+
+
+def of_signs_tile(architecture: str, rows: int, columns: int, band: int) -> float:
+    """The Triton product of packed signs, one program a multiprocessor."""
+    return _of_packed(architecture, (PROBLEM // rows, rows, columns), band, 1)
 
 
 def counted(path: Path) -> dict[tuple[str, str], float]:

@@ -58,6 +58,7 @@ def test_each_op_takes_what_suits_the_gpu(machine: pytest.MonkeyPatch) -> None:
 
 def test_float64_goes_where_it_can(machine: pytest.MonkeyPatch) -> None:
     assert (chosen("kl", double=True), chosen("linear_lrt", double=True)) == ("cuda", "reference")
+    assert (chosen("xnor_pack"), chosen("xnor_pack", double=True)) == ("cuda", "reference")
     double = OnGpu(dtype=torch.float64)
     assert _backend.choose(_lrt_op, double) is _lrt_op.reference  # type: ignore[arg-type]
     with (

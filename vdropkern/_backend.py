@@ -50,7 +50,7 @@ KERNEL_OPS = (
 # On a GPU whose tensor cores take their operands from shared memory (wgmma and later), Triton's products use
 # them and the C++ kernels, on mma.sync, do not. What is bound by memory gains nothing from that.
 _TRITON_FIRST = {"linear_lrt": (9, 0)}
-_FLOAT_ONLY = ("linear_lrt",)  # in CUDA C++; in Triton everything is
+_FLOAT_ONLY = ("linear_lrt", "xnor_pack")  # in CUDA C++; in Triton everything is
 
 # The C++ kernels' names for `_precision.Precision`; a variance cheaper than tf32 is for half types only.
 _PRECISIONS = {("ieee", "ieee"): 0, ("tf32x3", "tf32x3"): 1, ("tf32x3", "tf32"): 2, ("tf32", "tf32"): 3}

@@ -9,7 +9,7 @@
 //
 //   threadIdx blockIdx blockDim gridDim, dim3, float2/4, uint2/4, int2/4, double2 with make_...
 //   __syncthreads() __syncwarp(mask) __shfl_sync __shfl_xor_sync __shfl_down_sync __ballot_sync atomicAdd
-//   __popc __clz __ffs __umulhi __float_as_uint __uint_as_float fmaf ...
+//   __popc __clz __ffs __umulhi __fmul_rn __fadd_rn __float_as_uint __uint_as_float fmaf ...
 //
 // In namespace vdk:
 //   load_global<V>(p) store_global(p, v)            sizeof(V) = 1, 2, 4, 8, 16 bytes, p aligned to them;
@@ -17,11 +17,13 @@
 //                                                   to global memory goes through these two (or cp_async16),
 //                                                   which the emulator counts and checks
 //   load_shared<V>(p) store_shared(p, v)            the same for wide accesses to shared memory
-//   cp_async16(dst_shared, src_global, valid)       16 bytes, zeros where !valid (src is not read then)
+//   cp_async16(dst_shared, src_global, valid)       16 bytes, zeros where !valid (src is not read then);
+//   cp_async8                                       8 of them
 //   cp_async_commit() cp_async_wait<N>()            at most the N newest groups stay in flight
 //   ldmatrix_x4(r, row) ldmatrix_x4_trans(r, row)   four 8x8 matrices of 16-bit elements
 //   mma_m16n8k8_tf32(d, a, b)                       d += a b; fragments as in the PTX ISA
 //   mma_m16n8k16_bf16(d, a, b) mma_m16n8k16_f16(d, a, b)
+//   mma_m16n8k256_b1(d, a, b)                       int32 d += bits that differ; sm_80 to sm_89 alone
 //   to_tf32(x)                                      nearest, ties away; what mma_..._tf32 reads
 //   Float16, BFloat16                               storage types: to_float(h), round_to<H>(x),
 //   pack<H>(low, high) unpack<H>(word)              two of them in a word, low half first
@@ -30,6 +32,13 @@
 #pragma once
 #include "../common/half.h"
 #include "../common/scalar.h"
+
+// For loops whose body is long and whose registers are few.
+#ifdef __CUDACC__
+#define VDK_ROLLED _Pragma("unroll 1")
+#else
+#define VDK_ROLLED
+#endif
 
 #ifdef VDK_EMULATED
 #include "emulator/simt.h"
@@ -73,6 +82,15 @@ VDK_DEVICE void cp_async16(void* dst, const void* src, bool valid) {
                : "memory");
 #else
   *static_cast<uint4*>(dst) = valid ? *static_cast<const uint4*>(src) : make_uint4(0, 0, 0, 0);
+#endif
+}
+VDK_DEVICE void cp_async8(void* dst, const void* src, bool valid) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(dst)), "l"(src),
+               "r"(valid ? 8 : 0)
+               : "memory");
+#else
+  *static_cast<uint2*>(dst) = valid ? *static_cast<const uint2*>(src) : make_uint2(0, 0);
 #endif
 }
 VDK_DEVICE void cp_async_commit() {
@@ -126,6 +144,21 @@ VDK_DEVICE void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const ui
   VDK_MMA("m16n8k16.row.col.f32.f16.f16.f32");
 }
 #undef VDK_MMA
+
+// a, 32 bits a word: (g, 32t..) (g + 8, 32t..) (g, 32t + 128..) (g + 8, ...); b: (32t.., g) (32t + 128.., g);
+// d as above. The tensor cores of sm_80 to sm_89 do this in an instruction. From sm_90 on the assembler makes
+// a subroutine of it, there of two products by AND, later of eight of bytes, so nothing calls it there.
+VDK_DEVICE void mma_m16n8k256_b1(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 900
+  asm volatile(
+      "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.xor.popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  __trap();
+#endif
+}
 
 VDK_DEVICE uint32_t to_tf32(float x) {
 #if __CUDA_ARCH__ >= 800

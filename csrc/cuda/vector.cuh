@@ -1,5 +1,7 @@
-// 16 bytes at a time from tensors of any length and alignment.
+// 16 bytes, or four elements, at a time from tensors of any length and alignment.
 #pragma once
+#include <type_traits>
+
 #include "simt.cuh"
 
 namespace vdk {
@@ -36,6 +38,44 @@ VDK_DEVICE void store_vector(T* p, const T (&v)[kPer16<T>], int64_t i, int64_t n
   VDK_UNROLL
   for (int j = 0; j < kPer16<T>; ++j)
     if (i + j < n) store_global(p + i + j, v[j]);
+}
+
+// Four elements, or the `n` there are.
+template <class T>
+struct alignas(sizeof(T) == 2 ? 8 : 16) Four {
+  T v[4];
+};
+template <class T>
+VDK_DEVICE Four<T> load_four(const T* p, int n, bool wide) {
+  using Word = std::conditional_t<sizeof(T) == 2, uint2, uint4>;
+  Four<T> four{};
+  if (wide && n >= 4) {
+    constexpr int kWords = sizeof(four) / sizeof(Word);
+    Word words[kWords];
+    VDK_UNROLL
+    for (int i = 0; i < kWords; ++i) words[i] = load_global<Word>(reinterpret_cast<const Word*>(p) + i);
+    memcpy(&four, words, sizeof four);
+    return four;
+  }
+  VDK_UNROLL
+  for (int j = 0; j < 4; ++j)
+    if (j < n) four.v[j] = load_global<T>(p + j);
+  return four;
+}
+template <class T>
+VDK_DEVICE void store_four(T* p, const Four<T>& four, int n, bool wide) {
+  using Word = std::conditional_t<sizeof(T) == 2, uint2, uint4>;
+  if (wide && n >= 4) {
+    constexpr int kWords = sizeof(four) / sizeof(Word);
+    Word words[kWords];
+    memcpy(words, &four, sizeof four);
+    VDK_UNROLL
+    for (int i = 0; i < kWords; ++i) store_global(reinterpret_cast<Word*>(p) + i, words[i]);
+    return;
+  }
+  VDK_UNROLL
+  for (int j = 0; j < 4; ++j)
+    if (j < n) store_global(p + j, four.v[j]);
 }
 
 }  // namespace vdk

@@ -1,5 +1,4 @@
 // Launchers: how a call is cut into tiles and parts, and which kernels it takes.
-#include <cmath>
 #include <limits>
 
 #include "../cuda/reduce.cuh"
@@ -46,16 +45,11 @@ int blocks_reckoned(Pass pass, const LrtShape& s) {
   return s.type == Number::kFloat && s.precision != Precision::kTf32 ? 1 : 2;
 }
 
-// Blocks that run at one time cover a rectangle of tiles, which loads least where its rows weigh as much as
-// its columns. Bands are of one height, or the last would be flat.
-int64_t band_height(const Plan& plan, Pass pass, const LrtShape& s, int multiprocessors) {
+int64_t height_of_bands(const Plan& plan, Pass pass, const LrtShape& s, int multiprocessors) {
   const double size = double(size_of(s.type)), log_size = 4;
   const double row = plan.block_m * (pass == Pass::kForward ? size : 2 * size);
   const double column = kBlockN * (pass == Pass::kWeights ? size : size + log_size);
-  const double at_once = double(blocks_reckoned(pass, s)) * multiprocessors;
-  const double height = std::round(std::sqrt(at_once * column / row));
-  const int64_t bands = ceil_div(plan.tiles_m, int64_t(std::fmax(height, 1)));
-  return bands ? ceil_div(plan.tiles_m, bands) : 1;
+  return band_height(plan.tiles_m, double(blocks_reckoned(pass, s)) * multiprocessors, row, column);
 }
 
 // The reduction is cut where tiles are fewer than multiprocessors, into parts of at least 8 steps.
@@ -69,7 +63,7 @@ Plan make_plan(Pass pass, int64_t m, int64_t n, int64_t k, const LrtShape& shape
   plan.block_m = block_rows(m, n, shape, multiprocessors);
   plan.tiles_m = ceil_div(m, plan.block_m);
   plan.tiles_n = ceil_div(n, kBlockN);
-  plan.band = band_height(plan, pass, shape, multiprocessors);
+  plan.band = height_of_bands(plan, pass, shape, multiprocessors);
   const int64_t tiles = plan.tiles_m * plan.tiles_n, steps = ceil_div(k, kStepBytes / size_of(shape.type));
   int64_t parts = tiles == 0 || tiles >= multiprocessors ? 1 : 2 * multiprocessors / tiles;
   if (parts > steps / 8) parts = steps / 8;

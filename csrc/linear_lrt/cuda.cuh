@@ -1,6 +1,7 @@
 // The kernels of linear_lrt: one dual product for the forward pass and both gradients, and what runs around
 // it.
 #pragma once
+#include "../cuda/bands.cuh"
 #include "epilogue.cuh"
 #include "mma.cuh"
 
@@ -28,23 +29,6 @@ struct SharedLayout {
     auto* const b = reinterpret_cast<typename P::E*>(shared) + kPlainSlots * kA + b_slot * kB;
     return {a, reinterpret_cast<typename P::V*>(a + P::A::kSize), b,
             reinterpret_cast<typename P::V*>(b + P::B::kSize)};
-  }
-};
-
-// The tile of a block. Blocks that run at one time form a rectangle of tiles, not a row: they share more
-// operands in L2. Bands are walked through to and fro, so that those at work where one ends and the next
-// begins share columns.
-struct TilePlace {
-  int64_t m, n;
-
-  VDK_DEVICE explicit TilePlace(const Plan& plan) {
-    // in 32 bits, for their division: there are at most 2^31 tiles, of dimensions below 2^31
-    const uint32_t tile = blockIdx.x, band = uint32_t(plan.band), per_band = band * uint32_t(plan.tiles_n);
-    const uint32_t first = tile / per_band * band, left = uint32_t(plan.tiles_m) - first;
-    const uint32_t rows = left < band ? left : band;
-    m = first + tile % per_band % rows;
-    n = tile % per_band / rows;
-    if (tile / per_band % 2) n = plan.tiles_n - 1 - n;
   }
 };
 

@@ -4,13 +4,6 @@
 
 #include "../cuda/simt.cuh"
 
-// For loops whose body is long and whose registers are few.
-#ifdef __CUDACC__
-#define VDK_ROLLED _Pragma("unroll 1")
-#else
-#define VDK_ROLLED
-#endif
-
 namespace vdk {
 namespace cuda {
 

@@ -2,6 +2,7 @@
 // lie at a multiple of their size, as in rows of a multiple of four, are moved by one or two accesses, others
 // by four.
 #pragma once
+#include "../cuda/vector.cuh"
 #include "../random/noise.cuh"
 #include "cuda.h"
 
@@ -21,44 +22,6 @@ struct MulNoiseKernelArgs {
   ComputeOf<T> factor;  // 1 / (1 - p), or the standard deviation
   bool wide;
 };
-
-// Four elements, or the `n` there are.
-template <class T>
-struct alignas(sizeof(T) == 2 ? 8 : 16) Four {
-  T v[4];
-};
-template <class T>
-VDK_DEVICE Four<T> load_four(const T* p, int n, bool wide) {
-  using Word = std::conditional_t<sizeof(T) == 2, uint2, uint4>;
-  Four<T> four{};
-  if (wide && n >= 4) {
-    constexpr int kWords = sizeof(four) / sizeof(Word);
-    Word words[kWords];
-    VDK_UNROLL
-    for (int i = 0; i < kWords; ++i) words[i] = load_global<Word>(reinterpret_cast<const Word*>(p) + i);
-    memcpy(&four, words, sizeof four);
-    return four;
-  }
-  VDK_UNROLL
-  for (int j = 0; j < 4; ++j)
-    if (j < n) four.v[j] = load_global<T>(p + j);
-  return four;
-}
-template <class T>
-VDK_DEVICE void store_four(T* p, const Four<T>& four, int n, bool wide) {
-  using Word = std::conditional_t<sizeof(T) == 2, uint2, uint4>;
-  if (wide && n >= 4) {
-    constexpr int kWords = sizeof(four) / sizeof(Word);
-    Word words[kWords];
-    memcpy(words, &four, sizeof four);
-    VDK_UNROLL
-    for (int i = 0; i < kWords; ++i) store_global(reinterpret_cast<Word*>(p) + i, words[i]);
-    return;
-  }
-  VDK_UNROLL
-  for (int j = 0; j < 4; ++j)
-    if (j < n) store_global(p + j, four.v[j]);
-}
 
 template <Noise kNoise, class C>
 VDK_DEVICE void noise_factors(NoiseKey key, uint64_t counter, uint32_t drop_below, C factor, C (&xi)[4]) {

@@ -30,6 +30,22 @@ VDK_KERNEL void mma_kernel(MmaArgs args) {
   for (int i = 0; i < 4; ++i) vdk::store_global(args.d + 4 * lane + i, d[i]);
 }
 
+struct MmaBitsArgs {
+  const uint32_t *a, *b;  // [32, 4], [32, 2] registers
+  int32_t* d;             // [32, 4], in place
+};
+
+VDK_KERNEL void mma_bits_kernel(MmaBitsArgs args) {
+  uint32_t a[4], b[2];
+  int32_t d[4];
+  const int lane = int(threadIdx.x);
+  for (int i = 0; i < 4; ++i) a[i] = vdk::load_global<uint32_t>(args.a + 4 * lane + i);
+  for (int i = 0; i < 2; ++i) b[i] = vdk::load_global<uint32_t>(args.b + 2 * lane + i);
+  for (int i = 0; i < 4; ++i) d[i] = vdk::load_global<int32_t>(args.d + 4 * lane + i);
+  vdk::mma_m16n8k256_b1(d, a, b);
+  for (int i = 0; i < 4; ++i) vdk::store_global(args.d + 4 * lane + i, d[i]);
+}
+
 struct LdmatrixArgs {
   const uint4* memory;     // [n], copied to shared memory
   const int32_t* offsets;  // [32] bytes
@@ -88,6 +104,10 @@ VDK_BINDING(instructions, m) {
   m.def("mma", [](int kind, const Buffer& a, const Buffer& b, const Buffer& d) {
     VDK_LAUNCH(mma_kernel, vdk::Grid{1}, 32, 0, nullptr,
                MmaArgs{pointer<uint32_t>(&a), pointer<uint32_t>(&b), pointer<float>(&d), Mma(kind)});
+  });
+  m.def("mma_bits", [](const Buffer& a, const Buffer& b, const Buffer& d) {
+    VDK_LAUNCH(mma_bits_kernel, vdk::Grid{1}, 32, 0, nullptr,
+               MmaBitsArgs{pointer<uint32_t>(&a), pointer<uint32_t>(&b), pointer<int32_t>(&d)});
   });
   m.def("ldmatrix", [](const Buffer& memory, const Buffer& offsets, const Buffer& r, bool trans) {
     VDK_LAUNCH(ldmatrix_kernel, vdk::Grid{1}, 32, memory.bytes, nullptr,

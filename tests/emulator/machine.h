@@ -86,6 +86,7 @@ void require_shared(const char* what, const void* p, size_t bytes);
 struct Copy {
   void* dst;
   const void* src;  // null: zeros
+  int words;        // of 32 bits
 };
 void async_issue(const Copy& copy);
 void async_commit();

@@ -113,6 +113,15 @@ inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t(a) * b >> 32); }
 inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return uint64_t((unsigned __int128)a * b >> 64); }
+// products and sums that no compiler fuses
+inline float __fmul_rn(float x, float y) {
+  const volatile float product = x * y;
+  return product;
+}
+inline float __fadd_rn(float x, float y) {
+  const volatile float sum = x + y;
+  return sum;
+}
 inline unsigned __float_as_uint(float x) { return vdk::as_uint(x); }
 inline float __uint_as_float(unsigned x) { return vdk::as_float(uint32_t(x)); }
 inline int __float_as_int(float x) { return vdk::as_int(x); }

@@ -8,16 +8,26 @@ constexpr unsigned kWholeWarp = ~0u;
 
 // Written as words so that the sanitizers see them; memset and memcpy of a constant size would be inlined
 // away.
-inline void write_words(void* dst, const uint32_t* words) {
+inline void write_words(void* dst, const uint32_t* words, int count) {
   volatile uint32_t* const to = static_cast<uint32_t*>(dst);
-  for (int i = 0; i < 4; ++i) to[i] = words ? words[i] : 0;
+  for (int i = 0; i < count; ++i) to[i] = words ? words[i] : 0;
 }
 
 inline void land(const Copy& copy) {
   uint32_t words[4];
   if (copy.src)
-    for (int i = 0; i < 4; ++i) words[i] = static_cast<const volatile uint32_t*>(copy.src)[i];
-  write_words(copy.dst, copy.src ? words : nullptr);
+    for (int i = 0; i < copy.words; ++i) words[i] = static_cast<const volatile uint32_t*>(copy.src)[i];
+  write_words(copy.dst, copy.src ? words : nullptr, copy.words);
+}
+
+// The destination is garbage from now until the copy lands, which is as late as the waits allow.
+inline void issue(void* dst, const void* src, bool valid, int words, Site site) {
+  const size_t bytes = 4 * size_t(words);
+  require_shared("cp.async", dst, bytes);
+  if (valid) count_load(src, bytes, site);
+  const uint32_t garbage[4] = {0x7FC0DEADu, 0x7FC0DEADu, 0x7FC0DEADu, 0x7FC0DEADu};  // NaN in every type
+  write_words(dst, garbage, words);
+  async_issue({dst, valid ? src : nullptr, words});
 }
 
 inline float round_sum(double exact) {
@@ -90,13 +100,11 @@ inline const unsigned char* matrix_row(const Meeting& warp, int lane) {
 
 namespace vdk {
 
-// The destination is garbage from now until the copy lands, which is as late as the waits allow.
 inline void cp_async16(void* dst, const void* src, bool valid, emu::Site site = emu::Site::here()) {
-  emu::require_shared("cp.async", dst, 16);
-  if (valid) emu::count_load(src, 16, site);
-  const uint32_t garbage[4] = {0x7FC0DEADu, 0x7FC0DEADu, 0x7FC0DEADu, 0x7FC0DEADu};  // NaN in every type
-  emu::write_words(dst, garbage);
-  emu::async_issue({dst, valid ? src : nullptr});
+  emu::issue(dst, src, valid, 4, site);
+}
+inline void cp_async8(void* dst, const void* src, bool valid, emu::Site site = emu::Site::here()) {
+  emu::issue(dst, src, valid, 2, site);
 }
 inline void cp_async_commit() { emu::async_commit(); }
 template <int kInFlight>
@@ -140,6 +148,20 @@ inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint3
 inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                              emu::Site site = emu::Site::here()) {
   emu::mma_m16n8k16<Float16>("mma.m16n8k16.f16", d, a, b, site);
+}
+inline void mma_m16n8k256_b1(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                             emu::Site site = emu::Site::here()) {
+  const emu::Fragments mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  const emu::Meeting& warp = emu::meet_whole_warp("mma.m16n8k256.b1", &mine, sizeof mine, site);
+  const int group = emu::current->lane >> 2, pair = emu::current->lane & 3;
+  for (int i = 0; i < 4; ++i) {
+    const int row = group + (i >> 1) * 8, col = 2 * pair + (i & 1);
+    for (int word = 0; word < 8; ++word) {  // of 32 bits along the reduction
+      const uint32_t of_a = emu::fragments(warp, (row & 7) * 4 + (word & 3)).a[(row >> 3) + (word >> 2) * 2];
+      const uint32_t of_b = emu::fragments(warp, col * 4 + (word & 3)).b[word >> 2];
+      d[i] += __builtin_popcount(of_a ^ of_b);
+    }
+  }
 }
 
 }  // namespace vdk

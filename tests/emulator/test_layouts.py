@@ -1,7 +1,8 @@
 """The emulated ldmatrix and mma.sync against the fragment tables of the PTX ISA, written out once more.
 
 PTX ISA, "Warp-level matrix instructions": figures and formulas of section "Matrix fragments for
-mma.m16n8k8" (.tf32) and "... mma.m16n8k16 with floating point type" (.bf16, .f16), and of "ldmatrix".
+mma.m16n8k8" (.tf32), "... mma.m16n8k16 with floating point type" (.bf16, .f16) and "... mma.m16n8k256", and
+of "ldmatrix".
 groupID = laneid >> 2, threadID_in_group = laneid % 4.
 """
 
@@ -87,6 +88,32 @@ def test_mma(kind: str) -> None:
         gpu.configure(seed)
         a, b, c = (torch.randint(-8, 9, shape).float() for shape in ((16, k), (k, 8), (16, 8)))
         assert torch.equal(multiply(kind, a, b, c), a @ b + c)
+
+
+def test_mma_of_bits() -> None:
+    """d + popcount(a ^ b). A: row = groupID for i < 32 or 64 <= i < 96, else groupID + 8; col = 32 t + i % 32
+    (+ 128 for i >= 64). B: row = 32 t + i % 32, + 128 for i >= 32; col = groupID.
+    """
+    for seed in SCHEDULES:
+        gpu.configure(seed)
+        a, b = torch.randint(0, 2, (16, 256)), torch.randint(0, 2, (256, 8))
+        of_a, of_b = torch.zeros(32, 4, 32, dtype=torch.int64), torch.zeros(32, 2, 32, dtype=torch.int64)
+        for lane, g, t in LANES:
+            for i in range(128):
+                row = g if i < 32 or 64 <= i < 96 else g + 8
+                of_a[lane, i // 32, i % 32] = a[row, 32 * t + i % 32 + (128 if i >= 64 else 0)]
+            for i in range(64):
+                of_b[lane, i // 32, i % 32] = b[32 * t + i % 32 + (128 if i >= 32 else 0), g]
+        weights = 2 ** torch.arange(32)
+        with memory(gpu) as m:
+            d, to_d = m.output("d", (32, 4), torch.int32)
+            c = torch.randint(-99, 99, (16, 8), dtype=torch.int32)
+            for lane, i, row, col in ELEMENTS_C:
+                d[lane, i] = c[row, col]
+            words = ((of * weights).sum(-1).to(torch.int32) for of in (of_a, of_b))
+            gpu.mma_bits(*(m.input(name, w) for name, w in zip("ab", words, strict=True)), to_d)
+        expected = c + (a[:, :, None] != b[None]).sum(1)
+        assert all(d[lane, i] == expected[row, col] for lane, i, row, col in ELEMENTS_C)
 
 
 def test_tensor_cores_round_in_both_modes() -> None:

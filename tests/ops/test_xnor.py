@@ -72,6 +72,13 @@ def test_pack(shape: tuple[int, ...], backend: str) -> None:
         assert torch.equal(unpack_bits(packed, channels), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_pack_of_half_types(dtype: torch.dtype, backend: str) -> None:
+    for shape in ((5, 70), (2, 70, 3, 4)):
+        x, t = signs(*shape).to(dtype), torch.linspace(-1, 1, 70)
+        assert torch.equal(xnor_pack(x, t, None, 1), pack_bits(x.movedim(1, -1).float() < t))
+
+
 @pytest.mark.parametrize("layout", [*LAYOUTS[1:], "channels_last"])
 def test_pack_of_any_layout(layout: str, backend: str) -> None:
     for shape, dim in (((5, 70), -1), ((3, 2, 9), -1), ((2, 70, 3, 4), 1), ((3, 65, 8, 5), 1)):

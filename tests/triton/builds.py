@@ -25,6 +25,7 @@ from vdropkern.ops.mul_noise import triton_learned as learned
 from vdropkern.ops.philox_normal import triton as philox_normal
 from vdropkern.ops.weight_mask import triton as weight_mask
 from vdropkern.ops.weight_noise import triton as weight_noise
+from vdropkern.ops.xnor import triton as xnor
 
 assert os.environ.get("TRITON_INTERPRET") != "1", "compiling and interpreting need a process each"
 
@@ -355,7 +356,35 @@ def _masks() -> Iterator[Build]:
         )  # fmt: skip
 
 
+def _signs(architecture: str) -> Iterator[Build]:
+    """Channels beside each other and pixels, and the product with results of both kinds."""
+    types = "x {}, threshold *fp32, flip *i32, out *i32, pixels i32, channels i32, inner i32, halves i32"
+    for x in ("*fp32", "*bf16"):
+        for name, one in (("rows", {"inner": 1}), ("planes", {})):
+            own = {k: v for k, v in _types(types.format(x)).items() if k not in one}
+            constants = {"THRESHOLD": True, "FLIP": True, "PIXELS": xnor.PACK_PIXELS, **one}
+            outputs = 32 * xnor.PACK_PIXELS
+            yield Build(
+                f"xnor_pack_{name}-{x[1:]}", xnor.pack_kernel, own, constants, {"num_warps": 4}, outputs
+            )
+    types = (
+        "a *i32, w *i32, scale {0}, shift {0}, out {0}, pixels i32, outputs i32, channels i32, height i32,"
+        " width i32, out_height i32, out_width i32, words i32, reduction i32, out_n i32, out_o i32, out_p i32"
+    )
+    steps = dict.fromkeys(("stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w"), 1)
+    for name, element in (("float", "*fp32"), ("bits", "*i32")):
+        options = xnor.launch_options(3)
+        launch = {key: options.pop(key) for key in xnor.OPTIONS}
+        constants = {**options, **steps, "PACKED": name == "bits", "SHIFT": True}
+        rows, columns = xnor.TILE
+        yield Build(
+            f"xnor_product-{name}", xnor.product_kernel, _types(types.format(element)), constants, launch,
+            rows * columns, must=("POPC",),
+            traffic=traffic.of_signs_tile(architecture, rows, columns, xnor.GROUP),
+        )  # fmt: skip
+
+
 def builds(architecture: str) -> list[Build]:
     """Every kernel with every tile that is shipped for `architecture`."""
-    of_all = (*_others(), *_weights(), *_gates(), *_masks())
+    of_all = (*_others(), *_weights(), *_gates(), *_masks(), *_signs(architecture))
     return [*_products(architecture), *_convolutions(architecture), *of_all]

@@ -25,10 +25,20 @@ def tf32(values: np.ndarray, truncate: bool) -> np.ndarray:
 
 
 # inline assembly by a model for each instruction
+def _bits_set(x: np.ndarray) -> np.ndarray:
+    """Of 32-bit words, in fields of ever more bits (numpy counts them since 2.0 alone)."""
+    x = x.view(np.uint32)
+    x = x - (x >> 1 & 0x55555555)
+    x = (x & 0x33333333) + (x >> 2 & 0x33333333)
+    x = x + (x >> 4) & 0x0F0F0F0F
+    return (x * np.uint32(0x01010101) >> 24).astype(np.int32)
+
+
 ASSEMBLY: dict[str, Callable[..., np.ndarray]] = {
     "mov.b32 $0, $1;": lambda x: x,
     "cvt.rna.tf32.f32 $0, $1;": lambda x: tf32(x, truncate=False),
     "clz.b32 $0, $1;": lambda x: (32 - np.frexp(x.astype(np.float64))[1]).astype(np.int32),
+    "popc.b32 $0, $1;": _bits_set,
     "shf.l.clamp.b32 $0, 0x80000000, $1, $2;": lambda high, n: (
         (((high.astype(np.uint64) << 32 | 0x80000000) << n.astype(np.uint64)) >> 32)
         .astype(np.uint32)

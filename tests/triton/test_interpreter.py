@@ -145,7 +145,7 @@ def test_inline_assembly_needs_a_model() -> None:
     _assembly[(1,)](x, y, TEXT="mov.b32 $0, $1;", B=16)
     assert torch.equal(x, y)
     with pytest.raises(Exception, match="no model of inline assembly"):
-        _assembly[(1,)](x, y, TEXT="popc.b32 $0, $1;", B=16)
+        _assembly[(1,)](x, y, TEXT="brev.b32 $0, $1;", B=16)
 
 
 def test_traffic(launches: list[Launch], monkeypatch: pytest.MonkeyPatch) -> None:

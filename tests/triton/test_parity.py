@@ -23,6 +23,10 @@ from vdropkern.ops.mul_noise.reference import noise_of
 from vdropkern.ops.philox_bits.reference import philox_bits
 from vdropkern.ops.philox_normal import triton as noise_triton
 from vdropkern.ops.philox_normal.reference import philox_normal
+from vdropkern.ops.sign_ste.reference import pack_bits
+from vdropkern.ops.xnor import pack_weight
+from vdropkern.ops.xnor import reference as xnor
+from vdropkern.ops.xnor import triton as xnor_triton
 
 from ..cases import CASES, Case
 from ..plain import Truth, truth
@@ -38,6 +42,7 @@ from ..ops import test_kl_cuda as kl_cuda  # noqa: E402
 from ..ops import test_linear_lrt_cuda as lrt_cuda  # noqa: E402
 from ..ops import test_mul_noise_cuda as mul_noise_cuda  # noqa: E402
 from ..ops import test_philox_cuda as noise_cuda  # noqa: E402
+from ..ops import test_xnor_cuda as xnor_cuda  # noqa: E402
 from ..ops.test_philox_normal import MAX_ULP, ulp  # noqa: E402
 
 SHAPES = [(1, 1), (5, 7), (33, 130), (3, 2050)]
@@ -176,3 +181,31 @@ def test_linear_lrt(name: str) -> None:
         by_backend["cuda"] = lrt_cuda.run(case, tensors, lrt_cuda.MATHS["ieee"], dy).outputs
         by_backend["triton"] = lrt_triton.run(case, tensors, dy)
     agree(by_backend, truth(case, tensors, grads))
+
+
+def test_packed_signs() -> None:
+    """Bits and sums, to the bit: three ways to count in C++, one in Triton."""
+    x, weight = torch.randn(2, 70, 6, 7), pack_weight(torch.randn(13, 70, 3, 3))
+    t, flip = torch.linspace(-1, 1, 70), pack_bits(torch.arange(70) % 3 == 0)
+    op = torch.ops.vdropkern
+    bits = xnor.xnor_pack(x, t, flip, 1)
+    for found in (
+        op.xnor_pack(x, t, flip, 1),
+        xnor_triton.xnor_pack(x, t, flip, 1),
+        xnor_cuda.pack(x, t, flip),
+    ):
+        assert torch.equal(found, bits)
+    alpha, bias = torch.rand(13), torch.randn(13)
+    geometry = (70, 3, 3, 1, 2, 1, 1, 1, 1)
+    arguments = (bits, weight, alpha, bias, *geometry, False)
+    y = xnor.xnor_conv2d(*arguments)
+    for found in (op.xnor_conv2d(*arguments), xnor_triton.xnor_conv2d(*arguments)):
+        assert torch.equal(found, y)
+    below, flips = torch.arange(13, dtype=torch.int32) - 6, pack_bits(torch.arange(13) % 2 == 0)
+    packed = xnor.xnor_conv2d_bits(bits, weight, below, flips, *geometry)
+    for implementation in (op.xnor_conv2d_bits, xnor_triton.xnor_conv2d_bits):
+        assert torch.equal(implementation(bits, weight, below, flips, *geometry), packed)
+    for count in xnor_cuda.COUNTS:
+        assert torch.equal(xnor_cuda.conv2d(count, *arguments), y)
+        found = xnor_cuda.conv2d(count, bits, weight, below, flips, *geometry, packed=True)
+        assert torch.equal(found, packed)

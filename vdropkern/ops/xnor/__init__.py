@@ -61,9 +61,10 @@ def _bits_fake(bits: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor, *r
     return bits.new_empty((bits.shape[0], *_image(bits, rest[1:9]), words_of(threshold.numel())))
 
 
-_pack_op = register(PACK_SCHEMA, reference.xnor_pack, _pack_fake)
-_op = register(SCHEMA, reference.xnor_conv2d, _fake)
-_bits_op = register(BITS_SCHEMA, reference.xnor_conv2d_bits, _bits_fake)
+_TRITON = f"{__name__}.triton"
+_pack_op = register(PACK_SCHEMA, reference.xnor_pack, _pack_fake, triton=_TRITON)
+_op = register(SCHEMA, reference.xnor_conv2d, _fake, triton=_TRITON)
+_bits_op = register(BITS_SCHEMA, reference.xnor_conv2d_bits, _bits_fake, triton=_TRITON)
 
 
 def xnor_pack(x: Tensor, threshold: Tensor | None, flip: Tensor | None, channel_dim: int) -> Tensor:
