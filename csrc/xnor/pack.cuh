@@ -80,16 +80,16 @@ VDK_KERNEL void __launch_bounds__(kPackThreads) xnor_pack_rows(PackKernelArgs<E>
 template <int kCount, class E, int kAcross>
 VDK_DEVICE void pack_channels(const E* from, bool valid, int channel, int64_t inner, float threshold,
                               uint32_t (&bits)[kAcross]) {
-  E x[kCount][kAcross];
+  float x[kCount][kAcross];
   VDK_UNROLL
   for (int i = 0; i < kCount; ++i) {
     const E* const at = from + (channel + i) * inner;
     if constexpr (kAcross == 1) {
-      x[i][0] = valid ? load_global<E>(at) : E{};
+      x[i][0] = valid ? to_float(load_global<E>(at)) : 0.0f;
     } else {
       const Four<E> four = load_four(at, valid ? 4 : 0, true);
       VDK_UNROLL
-      for (int j = 0; j < 4; ++j) x[i][j] = four.v[j];
+      for (int j = 0; j < 4; ++j) x[i][j] = to_float(four.v[j]);
     }
   }
   uint32_t below[kAcross] = {};
@@ -98,7 +98,7 @@ VDK_DEVICE void pack_channels(const E* from, bool valid, int channel, int64_t in
     const float t = __shfl_sync(~0u, threshold, channel + i);
     VDK_UNROLL
     for (int j = 0; j < kAcross; ++j)
-      if (to_float(x[i][j]) < t) below[j] |= 1u << i;
+      if (x[i][j] < t) below[j] |= 1u << i;
   }
   VDK_UNROLL
   for (int j = 0; j < kAcross; ++j) bits[j] |= below[j] << channel;
