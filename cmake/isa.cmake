@@ -57,7 +57,7 @@ function(vdropkern_add_isa_kernels target)
     target_include_directories(${target}_${isa} PRIVATE csrc)
     target_compile_definitions(${target}_${isa} PRIVATE VDK_ISA=${isa})
     target_compile_options(${target}_${isa} PRIVATE ${VDROPKERN_KERNEL_FLAGS} ${VDROPKERN_FLAGS_${isa}})
-    # a second a file, most of it the headers of intrinsics
+    # 0.7 s a file, most of it the headers of intrinsics
     target_precompile_headers(${target}_${isa} PRIVATE "${PROJECT_SOURCE_DIR}/csrc/common/simd.h")
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${isa}>)
     if(isa STREQUAL "portable")
