@@ -15,7 +15,7 @@ from vdropkern.ops.sign_mlp import layers_of, sign_mlp_losses
 
 from .specs import Contender, Estimate
 
-SAMPLES = 200  # of which each turn is a part of the whole
+SAMPLES = 1000  # enough that what all candidates share weighs as little as among the 50,000 of a study
 _SIGMA = 0.1
 
 

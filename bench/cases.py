@@ -208,7 +208,7 @@ CASES = (
     _weights("weight_noise", 512, 4608, "Conv2d 512-512, 3x3"),
     *(_signs(estimator) for estimator in ("hard-tanh", "two-bit", "polynomial", "swish", "stochastic")),
     *_xnors(),
-    _estimate("nes", 32, 16_000, "200 NES samples, width 32, batch 16000"),
+    _estimate("nes", 32, 16_000, "1,000 NES samples, width 32, batch 16000"),
     _estimate("cdg", 8, 16_000, "all coordinates, width 8, batch 16000"),
     _weights("binary_weight", 1024, 1024, "Linear 1024"),
     _weights("binary_weight", 512, 4608, "Conv2d 512-512, 3x3"),

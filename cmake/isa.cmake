@@ -37,8 +37,8 @@ macro(vdropkern_try_isa name)
 endmacro()
 
 if(VDROPKERN_X86_64)
-  vdropkern_try_isa(avx2 -mavx2 -mfma -mf16c)
-  vdropkern_try_isa(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
+  vdropkern_try_isa(avx2 -mavx2 -mfma -mf16c -mbmi2)
+  vdropkern_try_isa(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mbmi2
                     -mprefer-vector-width=512)
   # bfloat16 is used by intrinsics alone, in kernels that are picked where the CPU has it
   check_cxx_compiler_flag(-mavx512bf16 VDROPKERN_HAVE_BF16)

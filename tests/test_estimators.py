@@ -64,7 +64,7 @@ def test_losses_of_candidates(n: int, rows: int, depth: int, backend: str) -> No
     assert torch.equal(one_side, found[::2])
 
 
-@pytest.mark.parametrize("kind", ["plain", "outlier", "no means", "wide", "not a number"])
+@pytest.mark.parametrize("kind", ["plain", "outlier", "no means", "wide", "not a number", "infinite", "tiny"])
 @pytest.mark.parametrize("n, depth", [(3, 1), (31, 2), (32, 3), (33, 1), (100, 3)])
 def test_no_sign_is_wrong(n: int, depth: int, kind: str, backend: str) -> None:
     """A wrong sign moves a loss by about 1 / rows. Inputs that do not fit sixteen bits, zeros, NaN."""
@@ -79,6 +79,11 @@ def test_no_sign_is_wrong(n: int, depth: int, kind: str, backend: str) -> None:
         sigma *= torch.logspace(-3, 3, len(mu))
     elif kind == "not a number":
         x[5, 0] = math.nan
+    elif kind == "infinite":  # a weight of the last layer of signs
+        mu[(depth - 1) * (n * n + n) + n - 1] = -math.inf
+    elif kind == "tiny":
+        mu[: -n - 1] *= 1e-32
+        sigma[: -n - 1] *= 1e-32
     candidates = [
         mu.double() + sign * sigma.double() * philox_normal(seed, 1, len(mu), torch.float64)[0]
         for seed in SEEDS

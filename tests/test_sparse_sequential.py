@@ -12,7 +12,7 @@ import torch
 import vdropkern as vdk
 from vdropkern.ops.spmm import _chain_op, spmm_chain
 from vdropkern.ops.spmm.pack import MOST_LAYERS, chain
-from vdropkern.sparse import SparseLinear, SparseSequential
+from vdropkern.sparse import SparseConv2d, SparseLinear, SparseSequential
 from vdropkern.sparse.sequential import fuse
 
 
@@ -87,6 +87,34 @@ def test_max_pooling_keeps_hooks_and_channels_last(backend: str) -> None:
         assert model(last).is_contiguous(memory_format=torch.channels_last)
         model[0].register_forward_hook(lambda module, inputs, output: output + 1)
         assert torch.equal(model(x), torch.nn.functional.max_pool2d(x, 2) + 1)
+
+
+def conv(activation: str = "none") -> SparseConv2d:
+    dense = torch.nn.Conv2d(3, 5, 3, padding=1)
+    with torch.no_grad():
+        dense.weight.mul_(torch.rand_like(dense.weight) < 0.3)
+    return SparseConv2d.from_dense(dense, activation=activation)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu"])
+def test_relu_behind_a_convolution(activation: str, backend: str) -> None:
+    plain = torch.nn.Sequential(conv(activation), torch.nn.ReLU(), torch.nn.MaxPool2d(2)).eval()
+    model, x = fused(plain), torch.randn(2, 3, 8, 9)
+    seen = []
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), plain(x))
+        model[1].register_forward_hook(lambda module, inputs, output: seen.append(float(inputs[0].min())))
+        torch.testing.assert_close(model(x), plain(x))
+        assert len(seen) == 1 and (seen[0] < 0) == (activation == "none")  # the hook saw what ReLU was given
+        model[0].register_forward_hook(lambda module, inputs, output: -output)
+        assert torch.equal(model[:2](x), torch.relu(-plain[0](x)))
+
+
+def test_relu_behind_a_convolution_costs_no_call() -> None:
+    model, x = fused(torch.nn.Sequential(conv(), torch.nn.ReLU()).eval()), torch.randn(1, 3, 8, 8)
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        model(x)
+    assert not [e.key for e in profile.key_averages() if "relu" in e.key]
 
 
 def change_values(model: torch.nn.Module) -> None:

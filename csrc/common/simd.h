@@ -192,11 +192,22 @@ VDK_INLINE void multiply_wide(VecU a, uint32_t m, VecU& hi, VecU& lo) {
 #endif
 }
 
+// Halves are added to each other: one lane after the other would wait as often as there are lanes.
 template <class T, class V>
 VDK_INLINE T sum_lanes(V v) {
-  T total = 0;
-  for (int i = 0; i < kLanes<T>; ++i) total += v[i];
-  return total;
+  constexpr int n = sizeof(V) / sizeof(T);
+  if constexpr (n == 2)
+    return v[0] + v[1];
+  else if constexpr (n == 4)
+    return (v[0] + v[2]) + (v[1] + v[3]);
+  else if constexpr (n == 8)
+    return sum_lanes<T>(__builtin_shufflevector(v, v, 0, 1, 2, 3) +
+                        __builtin_shufflevector(v, v, 4, 5, 6, 7));
+  else {
+    static_assert(n == 16, "vector width");
+    return sum_lanes<T>(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                        __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+  }
 }
 
 // a0 b0 a1 b1 ... from the lower (upper) halves of a and b.

@@ -1,15 +1,14 @@
 // A draw at a time, and with it its mirror image: the first layer's signs of some rows become words of bits,
-// and every further layer turns words into words by tables. No sign is taken of sums that could be wrong.
+// set where a sum is negative, and every further layer turns words into words by tables. No sign is taken of
+// sums that could be wrong.
 #include "../random/runs.h"
 #include "first.h"
+#include "head.h"
 #include "tables.h"
 
 namespace vdk {
 namespace VDK_ISA {
 namespace {
-
-constexpr int64_t kRows = 1024;                   // whose words stay in the first cache
-constexpr int kTogether = VDK_VECTOR_BYTES / 16;  // rows of the first layer
 
 // sigma e of one draw; whole runs are written.
 void draw_noise(const SignMlpArgs& a, int64_t seed, float* out) {
@@ -24,9 +23,9 @@ void draw_noise(const SignMlpArgs& a, int64_t seed, float* out) {
 
 // What one candidate needs: the tables of its layers but the first, the signs of two layers.
 struct Candidate {
-  int16_t* tables;  // [depth - 1][blocks][words][kEntries][kBlock]
-  float* head;      // [words][kHeadEntries]
-  uint32_t *signs, *next;
+  int16_t* tables;         // [depth - 1][blocks] as fill_tables makes them
+  float* head;             // [words][kHeadEntries]
+  uint32_t *signs, *next;  // [words][kRows]
 
   void carve(const SignMlpArgs& a, Carver& carver) {
     const int64_t words = blocks_of(a.width);
@@ -41,13 +40,15 @@ struct Candidate {
 struct Draw {
   FirstDraw first;
   float* noise;
-  Unsure* unsure;  // [kRows + 1]
+  uint32_t* near;  // [kRows]: sums next to 0
+  Unsure* unsure;  // [kRows]
   Candidate candidates[2];
 
   size_t carve(const SignMlpArgs& a, void* base) {
     Carver carver(base);
     noise = carver.take<float>(a.parameters() + kRunLength);
-    unsure = carver.take<Unsure>(kRows + 1);
+    near = carver.take<uint32_t>(kRows);
+    unsure = carver.take<Unsure>(kRows);
     first.noise = noise;
     first.carve(a, carver);
     for (Candidate& c : candidates) c.carve(a, carver);
@@ -62,20 +63,15 @@ struct Draw {
 
 template <bool kMirrored, int kWords>
 void first_signs(const SignMlpArgs& a, const FirstLayer& layer, const Draw& draw, Range rows) {
-  const int64_t blocks = kWords ? kWords : blocks_of(a.width);
+  const int64_t blocks = kWords ? kWords : blocks_of(a.width), count = rows.end - rows.begin;
   for (int64_t block = 0; block < blocks; ++block) {
-    uint32_t *plus = draw.candidates[0].signs, *minus = draw.candidates[1].signs;
-    Unsure* unsure = draw.unsure;
-    int64_t row = rows.begin;
-    for (; row + kTogether <= rows.end; row += kTogether) {
-      draw.first.signs<kTogether, kMirrored, kWords>(a, layer, row, block, plus, minus, unsure);
-      plus += kTogether * blocks;
-      minus += kTogether * blocks;
-    }
-    for (; row < rows.end; ++row, plus += blocks, minus += blocks)
-      draw.first.signs<1, kMirrored, kWords>(a, layer, row, block, plus, minus, unsure);
-    draw.first.sum_again<kMirrored>(a, layer, rows.begin, block, draw.unsure, unsure,
-                                    draw.candidates[0].signs, draw.candidates[1].signs);
+    uint32_t *const plus = draw.candidates[0].signs + block * kRows, *const minus = draw.candidates[1].signs +
+                                                                                    block * kRows;
+    for (int64_t r = 0; r < count; r += kTogether)  // and some rows beyond
+      draw.first.signs<kMirrored, kWords>(a, layer, rows.begin + r, block, plus + r, minus + r,
+                                          draw.near + r);
+    const Unsure* const end = list_unsure(draw.near, rows.begin, count, draw.unsure);
+    draw.first.sum_again<kMirrored>(a, layer, rows.begin, block, draw.unsure, end, plus, minus);
   }
 }
 
@@ -89,7 +85,7 @@ float errors_of(const SignMlpArgs& a, const Draw& draw, int candidate, Range row
   for (int64_t index = 1; index < a.depth; ++index) {
     const SignWeights layer = draw.layer(a, index, candidate);
     for (int64_t block = 0; block < words; ++block, tables += words * kEntries * kBlock)
-      look_up_rows<kWords>(layer, block, words, tables, count, in, out);
+      look_up_rows<kWords>(layer, block, words, tables, count, in, out, draw.near, draw.unsure);
     uint32_t* const done = in;
     in = out;
     out = done;

@@ -38,20 +38,24 @@ struct Extent {
 // Sums of sixteen bits leave room for a bound of their errors.
 constexpr int16_t kOwnMost = 24000;
 
+constexpr int64_t kTogether = VDK_VECTOR_BYTES == 64 ? 8 : VDK_VECTOR_BYTES / 16;  // rows that share a load
+static_assert(kRows % kTogether == 0, "");
+
 // What all draws share.
 struct FirstLayer {
   float* columns;      // [width][blocks][kBlock]: mu, an input a row
   float* own;          // [rows][blocks][kBlock]: the net's own sums
-  int16_t* x;          // [rows][pairs][2], in units of x_unit
-  int16_t* own_words;  // [rows][blocks][kBlock] by `place`, in units of `unit`
+  int16_t* x;          // [groups][pairs][kTogether][2], in units of x_unit
+  int16_t* own_words;  // [groups][kTogether][blocks][kBlock] by `place`, in units of `unit`
   Extent extent;
   float x_unit, unit, own_error;  // the last in units
 
   void carve(const SignMlpArgs& a, Carver& carver) {
     columns = carver.take<float>((a.width + 1) * blocks_of(a.width) * kBlock);
     own = carver.take<float>(a.rows * blocks_of(a.width) * kBlock);
-    x = carver.take<int16_t>(a.rows * pairs_of(a.width) * 2);
-    own_words = carver.take<int16_t>(a.rows * blocks_of(a.width) * kBlock);
+    const int64_t whole = (a.rows + kTogether - 1) / kTogether * kTogether;
+    x = carver.take<int16_t>(whole * pairs_of(a.width) * 2);
+    own_words = carver.take<int16_t>(whole * blocks_of(a.width) * kBlock);
   }
 
   VDK_INLINE void transpose(const SignMlpArgs& a) const {  // biases as of one more input
@@ -116,9 +120,9 @@ struct FirstLayer {
   VDK_INLINE void round_rows(const SignMlpArgs& a, Range rows) const {
     const int64_t n = a.width, pairs = pairs_of(n), stride = blocks_of(n) * kBlock;
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      int16_t* const to = x + row * pairs * 2;
-      if (n % 2) to[n] = 0;
-      for (int64_t j = 0; j < n; ++j) to[j] = rounded(a.x[row * n + j] / x_unit);
+      int16_t* const to = x + (row / kTogether * pairs * kTogether + row % kTogether) * 2;
+      for (int64_t j = 0; j < 2 * pairs; ++j)
+        to[j / 2 * kTogether * 2 + j % 2] = j < n ? rounded(a.x[row * n + j] / x_unit) : int16_t(0);
       for (int64_t o = 0; o < stride; ++o)  // outputs that are not there: far from 0
         own_words[row * stride + o / kBlock * kBlock + place(int(o % kBlock))] =
             o < n ? rounded(own[row * stride + o] / unit) : kOwnMost;
@@ -127,12 +131,6 @@ struct FirstLayer {
 };
 
 constexpr int64_t kAhead = 12;  // rows fetched ahead of their use
-
-// Sums of a row, a bit an output.
-struct Unsure {
-  int64_t row;
-  uint32_t outputs;
-};
 
 // What one draw adds to it.
 struct FirstDraw {
@@ -196,36 +194,35 @@ struct FirstDraw {
     }
   }
 
-  // Signs of kRows rows in one block of outputs, of mu + noise and mu - noise. Rows with sums that could be
-  // wrong, and which these are, are added to `unsure`.
-  // kWords: blocks of outputs, if known.
-  template <int kRows, bool kMirrored, int kWords>
+  // Signs of kTogether rows in one block of outputs, of mu + noise and mu - noise, and which of the sums
+  // could be wrong. kWords: blocks of outputs, if known.
+  template <bool kMirrored, int kWords>
   VDK_INLINE void signs(const SignMlpArgs& a, const FirstLayer& layer, int64_t row, int64_t block,
-                        uint32_t* plus, uint32_t* minus, Unsure*& unsure) const {
+                        uint32_t* plus, uint32_t* minus, uint32_t* unsure) const {
     const int64_t pairs = pairs_of(a.width), blocks = kWords ? kWords : blocks_of(a.width);
     const int16_t *x = layer.x + row * pairs * 2, *w = weights + block * pairs * kBlock * 2;
-    VecI wide[kRows][kWide];
+    VecI wide[kTogether][kWide];
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kTogether; ++r)
 #pragma GCC unroll 8
       for (int i = 0; i < kWide; ++i) wide[r][i] = load_wide(bias + block * kBlock + i * kLanes<float>);
     for (int64_t p = 0; p < pairs; ++p, w += 2 * kBlock) {
-      VecS in[kRows];
+      VecS in[kTogether];
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kTogether; ++r) {
         int32_t pair;
-        __builtin_memcpy(&pair, x + (r * pairs + p) * 2, sizeof pair);
+        __builtin_memcpy(&pair, x + (p * kTogether + r) * 2, sizeof pair);
         in[r] = (VecS)(VecI{} + pair);
       }
 #pragma GCC unroll 8
       for (int i = 0; i < kWide; ++i) {
         const VecS weight = load_sums(w + i * 2 * kLanes<float>);
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) wide[r][i] += multiply_pairs(weight, in[r]);
+        for (int r = 0; r < kTogether; ++r) wide[r][i] += multiply_pairs(weight, in[r]);
       }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kTogether; ++r) {
 #pragma GCC unroll 8
       for (int i = 0; i < kWide; ++i) wide[r][i] >>= shift;
       VecS noisy[kParts], up[kParts], down[kParts], close[kParts];
@@ -241,11 +238,9 @@ struct FirstDraw {
           close[i] |= within(down[i], int16_t(2 * bound));
         }
       }
-      plus[r * blocks + block] = ~negative(up);
-      if (kMirrored) minus[r * blocks + block] = ~negative(down);
-      const uint32_t outputs = negative(close) | all_near;
-      *unsure = {row + r, outputs};
-      unsure += outputs != 0;  // no branch: it would be mispredicted
+      plus[r] = negative(up);
+      if (kMirrored) minus[r] = negative(down);
+      unsure[r] = negative(close) | all_near;
     }
   }
 
@@ -261,15 +256,15 @@ struct FirstDraw {
                            __builtin_ctz(later.outputs));
         for (int64_t j = 0; j < n; j += 16) __builtin_prefetch(a.x + later.row * n + j);
       }
-      const int64_t row = from->row, at = (row - first) * blocks + block;
+      const int64_t row = from->row, at = row - first;
       for (uint32_t outputs = from->outputs; outputs; outputs &= outputs - 1) {
         const int bit = __builtin_ctz(outputs);
         const int64_t o = block * kBlock + bit;
         if (o >= n) break;
         const float mean = layer.own[row * blocks * kBlock + o];
         const float d = noise[n * n + o] + dot(a.x + row * n, noise + o * n, n);
-        set_bit(plus + at, bit, mean + d >= 0);
-        if (kMirrored) set_bit(minus + at, bit, mean - d >= 0);
+        set_bit(plus + at, bit, !(mean + d >= 0));
+        if (kMirrored) set_bit(minus + at, bit, !(mean - d >= 0));
       }
     }
   }

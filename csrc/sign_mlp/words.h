@@ -1,7 +1,7 @@
 // Blocks of 32 sums in sixteen bits, whose signs fill a word: sixteen bits decide all signs but those of the
 // few sums next to 0.
 #pragma once
-#include "../common/simd.h"
+#include "../common/bits.h"
 #if defined(__SSE2__) && !defined(__AVX2__)
 #include <emmintrin.h>
 #endif
@@ -13,6 +13,7 @@ typedef int16_t VecS __attribute__((vector_size(VDK_VECTOR_BYTES)));
 typedef uint16_t VecUS __attribute__((vector_size(VDK_VECTOR_BYTES)));
 
 constexpr int kBlock = 32;
+constexpr int64_t kRows = 1024;                        // of a task, whose words stay in the first cache
 constexpr int kParts = kBlock * 2 / VDK_VECTOR_BYTES;  // vectors of a block
 constexpr int kWide = 2 * kParts;                      // vectors of a block in 32 bits
 constexpr float kMost = 32767;
@@ -119,7 +120,10 @@ struct Signs {
   uint32_t negative, within;
 };
 VDK_INLINE Signs signs_of(const VecS (&v)[kParts], int most) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512F__)
+  return {_mm512_movepi16_mask((__m512i)v[0]),
+          _mm512_cmple_epu16_mask((__m512i)v[0], _mm512_set1_epi16(int16_t(most)))};
+#elif defined(__AVX2__)
   const __m256i bytes = _mm256_packs_epi16((__m256i)v[0], (__m256i)v[1]),
                 low = _mm256_min_epu8(bytes, _mm256_set1_epi8(char(most < 127 ? most : 127)));
   return {uint32_t(_mm256_movemask_epi8(bytes)),
@@ -160,6 +164,27 @@ VDK_INLINE int16_t rounded(float x) {
 }
 
 VDK_INLINE float magnitude(float x) { return x < 0 ? -x : x; }
+
+// Sums of a row that could be wrong, a bit an output.
+struct Unsure {
+  int64_t row;
+  uint32_t outputs;
+};
+
+// Those of `count` rows from `row` on; outputs [kRows], overwritten beyond `count`.
+VDK_INLINE Unsure* list_unsure(uint32_t* outputs, int64_t row, int64_t count, Unsure* to) {
+  constexpr int64_t kVector = kLanes<float>;
+  for (int64_t r = count; r % kVector; ++r) outputs[r] = 0;
+  for (int64_t r = 0; r < count; r += kVector) {
+    VecI some;
+    __builtin_memcpy(&some, outputs + r, sizeof some);
+    for (uint64_t rows = lane_bits(some != 0); rows; rows &= rows - 1) {
+      const int64_t at = r + __builtin_ctzll(rows);
+      *to++ = {row + at, outputs[at]};
+    }
+  }
+  return to;
+}
 
 }  // namespace VDK_ISA
 }  // namespace vdk

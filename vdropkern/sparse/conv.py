@@ -157,7 +157,10 @@ class SparseConv2d(SparseLayer):
         )
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch.nn.Conv2d.forward
-        relu = self.activation == "relu"
+        return self.run(input, self.activation == "relu")
+
+    def run(self, input: Tensor, relu: bool) -> Tensor:  # noqa: A002
+        """`forward`, with a ReLU behind it or not whatever `activation` says; hooks do not run."""
         if input.ndim == 4 and input.shape[1] == self.in_channels and self.can_pack(input):
             geometry = self._geometry(input)
             if band_of(geometry) > 0:

@@ -34,7 +34,8 @@ class Stretch(NamedTuple):
 class SparseSequential(torch.nn.Sequential):
     """A torch.nn.Sequential that runs neighbouring `SparseLinear` and ReLU modules as one op, ``spmm_chain``.
 
-    Max pooling over windows side by side runs as comparisons of whole rows, which are many times faster.
+    A ReLU behind a `SparseConv2d` is applied by its kernel. Max pooling over windows side by side runs as
+    comparisons of whole rows, which are many times faster.
     Only without gradients, in eval mode, on the CPU, and where none of them has hooks; otherwise, and for
     everything else in it, it is a Sequential. Same children, same state dict, same results within rounding.
     Made by `vdropkern.sparsify` of each torch.nn.Sequential that holds sparse layers.
@@ -51,12 +52,19 @@ class SparseSequential(torch.nn.Sequential):
         while at < len(modules):
             stretch = self._stretch(modules, at)
             if stretch is None:
-                module = modules[at]
+                module, behind = modules[at], modules[at + 1] if at + 1 < len(modules) else None
+                at += 1
                 if type(module) is torch.nn.MaxPool2d and _is_plain(module) and pools_apart(module):
                     input = max_pool2d(module, input)  # noqa: A001
+                elif (
+                    type(module) is SparseConv2d
+                    and type(behind) is torch.nn.ReLU
+                    and _are_plain(module, behind)
+                ):
+                    input = module.run(input, relu=True)  # noqa: A001
+                    at += 1
                 else:
                     input = module(input)  # noqa: A001
-                at += 1
             else:
                 input = spmm_chain(input, stretch.chain, stretch.out_features)  # noqa: A001
                 at = stretch.end
@@ -83,6 +91,10 @@ def _is_plain(module: torch.nn.Module) -> bool:
     """In eval mode, and nothing but its own forward is to run."""
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
     return not module.training and not hooked
+
+
+def _are_plain(*modules: torch.nn.Module) -> bool:
+    return all(_is_plain(module) for module in modules)
 
 
 def _is_current(held: Stretch, modules: list[torch.nn.Module], begin: int) -> bool:
