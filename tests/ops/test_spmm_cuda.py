@@ -1,0 +1,85 @@
+"""Sparse products in CUDA, on the emulated GPU: against the dense product in float64, over any pattern."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.emulator import SCHEDULES, emulated, memory, misaligned
+from tests.tolerance import assert_close
+from vdropkern.ops.spmm.csr import dense_to_csr
+
+gpu = emulated()
+# x and y, weights
+TYPES = [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)]
+# batch, I, O: a few rows take another kernel than many; of those 8, 16 or 32 lanes take the batch
+SHAPES = [
+    (1, 1, 1), (1, 37, 11), (8, 65, 17), (3, 300, 9), (9, 13, 7), (33, 130, 40), (64, 70, 33), (130, 65, 17),
+    (300, 40, 5), (0, 4, 3), (3, 0, 4), (20, 0, 4), (3, 4, 0), (0, 0, 0),
+]  # fmt: skip
+PATTERNS = ("random", "full", "none", "one", "ragged")
+
+
+def weight(out: int, inp: int, pattern: str, seed: int = 0) -> Tensor:
+    """[O, I] with rows of many kinds."""
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(out, inp, generator=generator) + 3
+    row, col = torch.arange(out)[:, None], torch.arange(inp)
+    if pattern == "random":
+        return w * (torch.rand(out, inp, generator=generator) < 0.3)
+    if pattern == "none":
+        return w * 0
+    if pattern == "one":  # a nonzero in all, the last
+        return w * ((row == out - 1) & (col == inp - 1))
+    if pattern == "ragged":  # full rows, empty ones, and those of a single nonzero, by turns
+        return w * torch.where(row % 3 == 0, True, (row % 3 == 1) & (col == row % max(inp, 1)))
+    return w
+
+
+def name(types: tuple[torch.dtype, torch.dtype]) -> str:
+    return "_".join(str(t).removeprefix("torch.") for t in types)
+
+
+def by_length(rows: Tensor) -> Tensor:
+    return rows.diff().argsort(descending=True, stable=True).int()
+
+
+def spmm(
+    x: Tensor, w: Tensor, bias: Tensor | None = None, relu: bool = False, ordered: bool = True
+) -> Tensor:
+    """The kernels' y; x in its type, weights in theirs."""
+    values, cols, rows = dense_to_csr(w)
+    (batch, inp), out = x.shape, w.shape[0]
+    types = name((x.dtype, w.dtype))
+    with memory(gpu) as m:
+        y, to_y = m.output("y", (batch, out), x.dtype)
+        space = getattr(gpu, f"spmm_workspace_{types}")(batch, out, inp) // x.element_size()
+        to_space = m.output("workspace", (space,), x.dtype)[1] if space else None
+        getattr(gpu, f"spmm_{types}")(
+            batch, out, inp, values.numel(), m.input("values", misaligned(values, 0)),
+            m.input("cols", misaligned(cols, 0)), m.input("rows", rows),
+            m.input("order", by_length(rows)) if ordered else None, m.input("x", misaligned(x, 1)),
+            m.input("bias", bias), relu, to_space, to_y,
+        )  # fmt: skip
+    return y
+
+
+def check(x: Tensor, w: Tensor, bias: Tensor | None, relu: bool, ordered: bool) -> None:
+    y = spmm(x, w, bias, relu, ordered)
+    xd, wd = x.double(), w.double()
+    b = torch.zeros(len(w), dtype=torch.float64) if bias is None else bias.double()
+    expected = xd @ wd.T + b
+    expected = expected.relu() if relu else expected
+    assert_close(y, expected, xd.abs() @ wd.abs().T + b.abs(), w.shape[1] + 1, "y")
+
+
+@pytest.mark.parametrize("types", TYPES, ids=name)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_dense_product(shape: tuple[int, int, int], types: tuple[torch.dtype, torch.dtype]) -> None:
+    batch, inp, out = shape
+    for seed, pattern in enumerate(PATTERNS):
+        gpu.configure(seed)
+        x, w = torch.randn(batch, inp).to(types[0]), weight(out, inp, pattern, seed).to(types[1])
+        bias = torch.randn(out) if seed % 2 else None
+        check(x, w, bias, relu=seed % 3 == 1, ordered=seed % 2 == 0)
