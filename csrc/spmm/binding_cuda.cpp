@@ -43,8 +43,12 @@ Tensor run(const char* op, const Tensor& given, const Tensor& values, const Tens
   with_spmm_types(type, stored, [&](auto* element, auto* value) {
     using E = std::remove_pointer_t<decltype(element)>;
     using V = std::remove_pointer_t<decltype(value)>;
-    const cuda::SpmmArgs<E, V> args{w.of<V>(x.size(x.dim() - 1)), rows_of(x),           pointer<int32_t>(order),
-                                    pointer<E>(x),                pointer<float>(bias), relu,
+    const cuda::SpmmArgs<E, V> args{w.of<V>(x.size(x.dim() - 1)),
+                                    rows_of(x),
+                                    pointer<int32_t>(order),
+                                    pointer<E>(x),
+                                    pointer<float>(bias),
+                                    relu,
                                     output<E>(y)};
     const Tensor workspace = gpu.workspace(cuda::spmm_workspace(args));
     cuda::spmm(args, workspace.mutable_data_ptr(), gpu.stream());

@@ -20,8 +20,7 @@ struct CsrOnGpu {
 
   template <class V>
   cuda::CsrMatrix<V> of(int64_t in) const {
-    return {out(),           in, values.numel(), pointer<V>(values), pointer<int32_t>(cols),
-            pointer<int32_t>(rows)};
+    return {out(), in, values.numel(), pointer<V>(values), pointer<int32_t>(cols), pointer<int32_t>(rows)};
   }
 
  private:

@@ -17,8 +17,8 @@ void check_sizes(const char* op, const CsrMatrix<V>& w, int64_t batch) {
   constexpr int64_t kSpare = 1 << 10;  // of a last stage beyond the end
   for (const int64_t size : {w.nnz, w.in, w.out, 4 * batch})
     if (size > INT_MAX - kSpare)
-      throw std::runtime_error(std::string(op) +
-                               ": more than 2^31 - 2^10 nonzeros, inputs or outputs, or 2^29 - 2^8 rows of x");
+      throw std::runtime_error(
+          std::string(op) + ": more than 2^31 - 2^10 nonzeros, inputs or outputs, or 2^29 - 2^8 rows of x");
 }
 
 // from [rows, cols] -> to [to_rows, to_cols], transposed and filled up with zeros.
@@ -92,8 +92,8 @@ void spmm(const SpmmArgs<E, V>& a, void* workspace, void* stream) {
   run(a, static_cast<E*>(workspace), stream);
 }
 
-#define VDK_SPMM_DEFINE(E, V)                               \
-  template size_t spmm_workspace(const SpmmArgs<E, V>&);    \
+#define VDK_SPMM_DEFINE(E, V)                            \
+  template size_t spmm_workspace(const SpmmArgs<E, V>&); \
   template void spmm(const SpmmArgs<E, V>&, void*, void*);
 VDK_SPMM_TYPES(VDK_SPMM_DEFINE)
 

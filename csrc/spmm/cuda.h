@@ -54,10 +54,10 @@ void spmm_backward(const SpmmGradientArgs<E, V>& args, void* workspace, void* st
 // There are these: x and y of one type, weights of the same or of float.
 #define VDK_SPMM_TYPES(declare) \
   declare(float, float) declare(::vdk::BFloat16, float) declare(::vdk::BFloat16, ::vdk::BFloat16)
-#define VDK_SPMM_DECLARE(E, V)                                               \
-  extern template size_t spmm_workspace(const SpmmArgs<E, V>&);              \
-  extern template size_t spmm_workspace(const SpmmGradientArgs<E, V>&);      \
-  extern template void spmm(const SpmmArgs<E, V>&, void*, void*);            \
+#define VDK_SPMM_DECLARE(E, V)                                          \
+  extern template size_t spmm_workspace(const SpmmArgs<E, V>&);         \
+  extern template size_t spmm_workspace(const SpmmGradientArgs<E, V>&); \
+  extern template void spmm(const SpmmArgs<E, V>&, void*, void*);       \
   extern template void spmm_backward(const SpmmGradientArgs<E, V>&, void*, void*);
 VDK_SPMM_TYPES(VDK_SPMM_DECLARE)
 #undef VDK_SPMM_DECLARE

@@ -66,7 +66,7 @@ template <class E, class V, int kLanes>
 VDK_KERNEL void __launch_bounds__(kSpmmThreads) spmm_product(SpmmProductArgs<E, V> a) {
   constexpr int kVector = kPer16<E>, kParts = kSpmmThreads / kLanes, kStage = 4 * kLanes;
   constexpr int kPitch = kStage + 2;  // parts of a warp read at one time, from other banks
-  VDK_SHARED_ARRAY(uint2, shared, kParts* kPitch);
+  VDK_SHARED_ARRAY(uint2, shared, kParts * kPitch);
   const int lane = int(threadIdx.x) % kLanes, part = int(threadIdx.x) / kLanes;
   const int tile = int(blockIdx.x) / a.row_blocks;
   const int slot = (int(blockIdx.x) - tile * a.row_blocks) * kParts + part;
@@ -101,8 +101,7 @@ VDK_KERNEL void __launch_bounds__(kSpmmThreads) spmm_product(SpmmProductArgs<E, 
     __syncwarp(mask);  // nobody reads the last ones any more
     VDK_UNROLL
     for (int j = 0; j < 4; j += 2)
-      store_shared(staged + 4 * lane + j,
-                   make_uint4(pairs[j].x, pairs[j].y, pairs[j + 1].x, pairs[j + 1].y));
+      store_shared(staged + 4 * lane + j, make_uint4(pairs[j].x, pairs[j].y, pairs[j + 1].x, pairs[j + 1].y));
     __syncwarp(mask);
     const int left = end - at, count = left < kStage ? left : kStage;
     at += kStage;

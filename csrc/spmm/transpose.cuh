@@ -19,7 +19,7 @@ struct TurnArgs {
 
 template <class E>
 VDK_KERNEL void __launch_bounds__(kTurnThreads) spmm_turn(TurnArgs<E> a) {
-  VDK_SHARED_ARRAY(E, tile, kTurnTile*(kTurnTile + 1));
+  VDK_SHARED_ARRAY(E, tile, kTurnTile * (kTurnTile + 1));
   const int down = int(blockIdx.x) / a.across;
   const int64_t row0 = int64_t(down) * kTurnTile;
   const int64_t col0 = int64_t(int(blockIdx.x) - down * a.across) * kTurnTile;

@@ -15,10 +15,10 @@ template <class E, class V>
 void spmm(int64_t batch, int64_t out, int64_t in, int64_t nnz, const Buffer* values, const Buffer* cols,
           const Buffer* rows, const Buffer* order, const Buffer* x, const Buffer* bias, bool relu,
           const Buffer* workspace, const Buffer* y) {
-  vdk::cuda::spmm(vdk::cuda::SpmmArgs<E, V>{matrix<V>(out, in, nnz, values, cols, rows), batch,
-                                            pointer<int32_t>(order), pointer<E>(x), pointer<float>(bias),
-                                            relu, pointer<E>(y)},
-                  pointer<void>(workspace), nullptr);
+  vdk::cuda::spmm(
+      vdk::cuda::SpmmArgs<E, V>{matrix<V>(out, in, nnz, values, cols, rows), batch, pointer<int32_t>(order),
+                                pointer<E>(x), pointer<float>(bias), relu, pointer<E>(y)},
+      pointer<void>(workspace), nullptr);
 }
 
 template <class E, class V>

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.emulator import SCHEDULES, emulated, memory, misaligned
+from tests.emulator import emulated, memory, misaligned
 from tests.tolerance import assert_close
 from vdropkern.ops.spmm.csr import dense_to_csr
 
