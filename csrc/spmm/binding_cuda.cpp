@@ -66,10 +66,44 @@ Tensor spmm_ordered(const Tensor& x, const Tensor& values, const Tensor& cols, c
   return run("spmm_ordered", x, values, cols, rows, order, bias, relu);
 }
 
+std::tuple<Tensor, Tensor, Tensor> spmm_backward(const Tensor& grad, const Tensor& given,
+                                                 const Tensor& given_values, const Tensor& cols,
+                                                 const Tensor& rows, bool needs_x, bool needs_values,
+                                                 bool needs_bias) {
+  const char* const op = "spmm_backward";
+  const Gpu gpu(given);
+  require_on_gpu(op, grad, given_values, cols, rows);
+  check_csr(given, given_values, cols, rows);
+  const ScalarType type = type_on_gpu(op, given, given_values), stored = stored_on_gpu(type, given_values);
+  const Tensor x = prepared(given, type), dy = prepared(grad, type);
+  const CsrOnGpu w(op, given_values, cols, rows, stored);
+  const int64_t batch = rows_of(x);
+  STD_TORCH_CHECK(dy.numel() == batch * w.out(), "spmm_backward: grad_y must be [*, O]");
+  // results must not share memory, so each that is not needed is an empty tensor of its own
+  const Tensor dx = needs_x ? gpu.empty_like(x, type) : gpu.empty({0}, type);
+  const Tensor dvalues = gpu.empty({needs_values ? w.values.numel() : 0}, ScalarType::Float);
+  const Tensor dbias = gpu.empty({needs_bias ? w.out() : 0}, ScalarType::Float);
+  with_spmm_types(type, stored, [&](auto* element, auto* value) {
+    using E = std::remove_pointer_t<decltype(element)>;
+    using V = std::remove_pointer_t<decltype(value)>;
+    const cuda::SpmmGradientArgs<E, V> args{w.of<V>(x.size(x.dim() - 1)),
+                                            batch,
+                                            pointer<E>(x),
+                                            pointer<E>(dy),
+                                            needs_x ? output<E>(dx) : nullptr,
+                                            needs_values ? output<float>(dvalues) : nullptr,
+                                            needs_bias ? output<float>(dbias) : nullptr};
+    const Tensor workspace = gpu.workspace(cuda::spmm_workspace(args));
+    cuda::spmm_backward(args, workspace.mutable_data_ptr(), gpu.stream());
+  });
+  return {returned(dx, given.scalar_type()), returned(dvalues, given_values.scalar_type()), dbias};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(vdropkern, CUDA, m) {
   m.impl("spmm", TORCH_BOX(&spmm));
+  m.impl("spmm_backward", TORCH_BOX(&spmm_backward));
   m.impl("spmm_ordered", TORCH_BOX(&spmm_ordered));
 }
 

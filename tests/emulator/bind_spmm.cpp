@@ -28,10 +28,37 @@ size_t workspace(int64_t batch, int64_t out, int64_t in) {
   return vdk::cuda::spmm_workspace(args);
 }
 
+// needs: of dx, dvalues and dbias, which are given then.
+template <class E, class V>
+size_t gradient_workspace(int64_t batch, int64_t out, int64_t in, int64_t nnz,
+                          const std::vector<bool>& needs) {
+  vdk::cuda::SpmmGradientArgs<E, V> args{};
+  args.w.out = out, args.w.in = in, args.w.nnz = nnz, args.batch = batch;
+  E some{};
+  float number = 0;
+  args.dx = needs[0] ? &some : nullptr;
+  args.dvalues = needs[1] ? &number : nullptr;
+  args.dbias = needs[2] ? &number : nullptr;
+  return vdk::cuda::spmm_workspace(args);
+}
+
+template <class E, class V>
+void gradient(int64_t batch, int64_t out, int64_t in, int64_t nnz, const Buffer* values, const Buffer* cols,
+              const Buffer* rows, const Buffer* x, const Buffer* dy, const Buffer* workspace,
+              const Buffer* dx, const Buffer* dvalues, const Buffer* dbias) {
+  vdk::cuda::spmm_backward(
+      vdk::cuda::SpmmGradientArgs<E, V>{matrix<V>(out, in, nnz, values, cols, rows), batch, pointer<E>(x),
+                                        pointer<E>(dy), pointer<E>(dx), pointer<float>(dvalues),
+                                        pointer<float>(dbias)},
+      pointer<void>(workspace), nullptr);
+}
+
 template <class E, class V>
 void define(py::module_& m, const std::string& types) {
   m.def(("spmm_" + types).c_str(), &spmm<E, V>);
   m.def(("spmm_workspace_" + types).c_str(), &workspace<E, V>);
+  m.def(("spmm_backward_" + types).c_str(), &gradient<E, V>);
+  m.def(("spmm_backward_workspace_" + types).c_str(), &gradient_workspace<E, V>);
 }
 
 }  // namespace

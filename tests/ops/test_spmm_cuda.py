@@ -83,3 +83,51 @@ def test_dense_product(shape: tuple[int, int, int], types: tuple[torch.dtype, to
         x, w = torch.randn(batch, inp).to(types[0]), weight(out, inp, pattern, seed).to(types[1])
         bias = torch.randn(out) if seed % 2 else None
         check(x, w, bias, relu=seed % 3 == 1, ordered=seed % 2 == 0)
+
+
+def spmm_backward(dy: Tensor, x: Tensor, w: Tensor, needs: tuple[bool, ...] = (True,) * 3) -> list[Tensor]:
+    """The kernels' gradients of x, values and bias, or None."""
+    values, cols, rows = dense_to_csr(w)
+    (batch, inp), out = x.shape, w.shape[0]
+    types, nnz = name((x.dtype, w.dtype)), values.numel()
+    with memory(gpu) as m:
+        shapes = ((batch, inp), (nnz,), (out,))
+        dtypes = (x.dtype, torch.float32, torch.float32)
+        made = [
+            m.output(f"d{i}", shape, dtype) if need else (None, None)
+            for i, (shape, dtype, need) in enumerate(zip(shapes, dtypes, needs, strict=True))
+        ]
+        space = getattr(gpu, f"spmm_backward_workspace_{types}")(batch, out, inp, nnz, list(needs)) // 4
+        to_space = m.output("workspace", (space,), torch.float32)[1] if space else None
+        getattr(gpu, f"spmm_backward_{types}")(
+            batch, out, inp, nnz, m.input("values", misaligned(values, 0)),
+            m.input("cols", misaligned(cols, 0)), m.input("rows", rows), m.input("x", misaligned(x, 1)),
+            m.input("dy", misaligned(dy, 1)), to_space, *(to for _, to in made),
+        )  # fmt: skip
+    return [d for d, _ in made]
+
+
+@pytest.mark.parametrize("types", TYPES, ids=name)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients(shape: tuple[int, int, int], types: tuple[torch.dtype, torch.dtype]) -> None:
+    batch, inp, out = shape
+    for seed, pattern in enumerate(PATTERNS):
+        gpu.configure(seed)
+        x, dy = torch.randn(batch, inp).to(types[0]), torch.randn(batch, out).to(types[0])
+        w = weight(out, inp, pattern, seed).to(types[1])
+        dx, dvalues, dbias = spmm_backward(dy, x, w)
+        xd, wd, dyd, at = x.double(), w.double(), dy.double(), w.nonzero(as_tuple=True)
+        assert_close(dx, dyd @ wd, dyd.abs() @ wd.abs(), out, "dx")
+        assert_close(dvalues, (dyd.T @ xd)[at], (dyd.abs().T @ xd.abs())[at], batch, "dvalues")
+        assert_close(dbias, dyd.sum(0), dyd.abs().sum(0), batch, "dbias")
+
+
+def test_gradients_that_are_asked_for() -> None:
+    """Each alone, and equal to those of all three to the bit."""
+    for batch in (3, 40):
+        x, dy, w = torch.randn(batch, 70), torch.randn(batch, 33), weight(33, 70, "random")
+        whole = spmm_backward(dy, x, w)
+        for which in range(3):
+            found = spmm_backward(dy, x, w, tuple(i == which for i in range(3)))
+            assert torch.equal(found[which], whole[which])
+            assert [d is None for d in found] == [i != which for i in range(3)]
