@@ -18,10 +18,10 @@ struct SampledArgs {
 };
 
 // The row of nonzero k: the last that begins at k or before.
-VDK_DEVICE int64_t row_of(const int32_t* rows, int64_t out, int k) {
-  int64_t low = 0, high = out;  // rows[low] <= k < rows[high]
+VDK_DEVICE int row_of(const int32_t* rows, int out, int k) {
+  int low = 0, high = out;  // rows[low] <= k < rows[high]
   while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
+    const int middle = low + (high - low) / 2;
     (load_global<int32_t>(rows + middle) <= k ? low : high) = middle;
   }
   return low;
@@ -29,34 +29,29 @@ VDK_DEVICE int64_t row_of(const int32_t* rows, int64_t out, int k) {
 
 template <class E>
 VDK_KERNEL void __launch_bounds__(kSpmmThreads) spmm_sampled(SampledArgs<E> a) {
-  constexpr int kVector = kPer16<E>;
+  constexpr int kVector = kPer16<E>, kParts = kSpmmThreads / kSampledLanes;
   const int lane = int(threadIdx.x) % kSampledLanes;
-  const int64_t part =
-      int64_t(blockIdx.x) * (kSpmmThreads / kSampledLanes) + int(threadIdx.x) / kSampledLanes;
-  const int64_t first = part * kSampledRun;
-  if (first >= a.nnz) return;
-  const unsigned mask = lanes_of_part<kSampledLanes>();
-  const int n = int(a.nnz - first < kSampledRun ? a.nnz - first : kSampledRun);
-  int64_t row = row_of(a.rows, a.out, int(first));
-  int end = load_global<int32_t>(a.rows + row + 1);
+  const int first = (int(blockIdx.x) * kParts + int(threadIdx.x) / kSampledLanes) * kSampledRun;
+  const int left = int(a.nnz) - first, n = left < kSampledRun ? left : kSampledRun;
+  if (n <= 0) return;
+  int row = row_of(a.rows, int(a.out), first), end = load_global<int32_t>(a.rows + row + 1);
   float mine = 0;
   VDK_ROLLED
   for (int i = 0; i < n; ++i) {
-    const int k = int(first) + i;
-    while (k >= end) end = load_global<int32_t>(a.rows + ++row + 1);
-    const E* const x = a.x + int64_t(load_global<int32_t>(a.cols + k)) * a.pitch;
-    const E* const dy = a.dy + row * a.pitch;
+    while (first + i >= end) end = load_global<int32_t>(a.rows + ++row + 1);
+    const int column = load_global<int32_t>(a.cols + first + i);
     float sum = 0;
     VDK_ROLLED
-    for (int64_t b = lane * kVector; b < a.pitch; b += kSampledLanes * kVector) {
+    for (int b = lane * kVector; b < int(a.pitch); b += kSampledLanes * kVector) {
       float u[kVector], v[kVector];
-      load_floats(u, x + b);
-      load_floats(v, dy + b);
+      load_floats(u, a.x + (column * a.pitch + b));
+      load_floats(v, a.dy + (row * a.pitch + b));
       VDK_UNROLL
       for (int j = 0; j < kVector; ++j) sum = fmaf(u[j], v[j], sum);
     }
     VDK_UNROLL
-    for (int step = kSampledLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(mask, sum, step);
+    for (int step = kSampledLanes / 2; step > 0; step /= 2)
+      sum += __shfl_xor_sync(lanes_of_part<kSampledLanes>(), sum, step);
     if (lane == i) mine = sum;
   }
   if (lane < n) store_global(a.dvalues + first + lane, mine);

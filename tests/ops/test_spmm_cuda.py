@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.emulator import emulated, memory, misaligned
+from tests.sparse_cases import PATTERNS, weight
 from tests.tolerance import assert_close
 from vdropkern.ops.spmm.csr import dense_to_csr
 
@@ -18,23 +19,6 @@ SHAPES = [
     (1, 1, 1), (1, 37, 11), (8, 65, 17), (3, 300, 9), (9, 13, 7), (33, 130, 40), (64, 70, 33), (130, 65, 17),
     (300, 40, 5), (0, 4, 3), (3, 0, 4), (20, 0, 4), (3, 4, 0), (0, 0, 0),
 ]  # fmt: skip
-PATTERNS = ("random", "full", "none", "one", "ragged")
-
-
-def weight(out: int, inp: int, pattern: str, seed: int = 0) -> Tensor:
-    """[O, I] with rows of many kinds."""
-    generator = torch.Generator().manual_seed(seed)
-    w = torch.randn(out, inp, generator=generator) + 3
-    row, col = torch.arange(out)[:, None], torch.arange(inp)
-    if pattern == "random":
-        return w * (torch.rand(out, inp, generator=generator) < 0.3)
-    if pattern == "none":
-        return w * 0
-    if pattern == "one":  # a nonzero in all, the last
-        return w * ((row == out - 1) & (col == inp - 1))
-    if pattern == "ragged":  # full rows, empty ones, and those of a single nonzero, by turns
-        return w * torch.where(row % 3 == 0, True, (row % 3 == 1) & (col == row % max(inp, 1)))
-    return w
 
 
 def name(types: tuple[torch.dtype, torch.dtype]) -> str:
@@ -131,3 +115,51 @@ def test_gradients_that_are_asked_for() -> None:
             found = spmm_backward(dy, x, w, tuple(i == which for i in range(3)))
             assert torch.equal(found[which], whole[which])
             assert [d is None for d in found] == [i != which for i in range(3)]
+
+
+@pytest.mark.parametrize("batch", [1, 5, 40])
+def test_what_is_not_stored_is_not_multiplied(batch: int) -> None:
+    """NaN in inputs that no nonzero reads, and infinite weights of the rows before and after."""
+    w = torch.zeros(3, 6)
+    w[0, 0], w[1, 1:3], w[2, 5] = torch.inf, torch.tensor([2.0, 3.0]), torch.inf
+    x = torch.full((batch, 6), torch.nan)
+    x[:, 1:3] = 1
+    y = spmm(x, w)
+    assert y[:, 1].eq(5).all() and y[:, [0, 2]].isnan().all()
+    assert spmm(x, w, relu=True)[:, 0].isnan().all()  # as torch.relu has it
+
+
+@pytest.mark.parametrize("batch", [3, 70])
+def test_neither_order_nor_schedule_changes_a_bit(batch: int) -> None:
+    x, dy, w = torch.randn(batch, 70), torch.randn(batch, 33), weight(33, 70, "ragged")
+    found = []
+    for seed in (0, 1):
+        gpu.configure(seed)
+        found.append([spmm(x, w, ordered=bool(seed)), *spmm_backward(dy, x, w)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_bytes() -> None:
+    """What a product asks for: each nonzero once a tile of the batch, with the inputs that it meets."""
+    batch, inp, out = 64, 70, 33  # half a warp takes the batch
+    x, w = torch.randn(batch, inp), weight(out, inp, "random")
+    _, _, rows = dense_to_csr(w)
+    y = spmm(x, w)
+    by_kernel = {r["kernel"].partition("<")[0]: r for r in gpu.records()}
+    product, turns = by_kernel["spmm_product"], by_kernel["spmm_turn"]
+    nnz, begin, end = int(rows[-1]), rows[:-1].long(), rows[1:].long()
+    aligned = begin // 4 * 4  # where vectors of four begin, as long as they begin before the row's end
+    fetched = ((end + 3) // 4 * 4).clamp(max=nnz) - aligned
+    quads = (end - aligned + 3) // 4
+    fetched, quads = fetched[begin < end].sum(), quads[begin < end].sum()
+    uniform = 3 * 4 * 16 * out  # order and two offsets, by every lane
+    assert product["loaded"] == 8 * fetched + 4 * quads * batch * 4 + uniform
+    assert product["stored"] == out * batch * 4
+    assert turns["loaded"] == (inp + out) * batch * 4
+    assert turns["stored"] == ((inp + 1) * batch + y.numel()) * 4
+
+
+def test_too_large_is_said() -> None:
+    for sizes in ((1, 1, 2**31, 1), (1, 2**31, 1, 1), (1, 1, 1, 2**31), (2**29, 1, 1, 1)):
+        with pytest.raises(RuntimeError, match=r"spmm: more than 2\^31 - 2\^10 nonzeros"):
+            gpu.spmm_float32_float32(*sizes, None, None, None, None, None, None, False, None, None)

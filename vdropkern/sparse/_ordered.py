@@ -47,18 +47,18 @@ def version(t: Tensor | None) -> int:
 
 def may_order(op: str, layer: torch.nn.Module, x: Tensor) -> bool:
     """Whether the CUDA kernel of `op` may take this input of a sparse layer."""
-    values = layer._parameters["values"]
-    assert values is not None
+    if torch.compiler.is_compiling() or not native_on_gpu(op, x):
+        return False
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in layer.parameters())):
         return False
+    values = layer._parameters["values"]
+    assert values is not None
     return (
         x.is_floating_point()
         and torch.float64 not in (x.dtype, values.dtype)
         and values.device == x.device
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled(x.device.type)
         and not functorch_active()
-        and native_on_gpu(op, x)
     )
 
 

@@ -173,7 +173,7 @@ class SparseConv2d(SparseLayer):
             geometry = self._geometry(input)
             if band_of(geometry) > 0:
                 return sparse_conv2d(input, self.packed(geometry), self.out_channels, geometry, relu)
-        if input.ndim == 4 and not input.is_cpu and may_order("sparse_conv2d_ordered", self, input):
+        if input.ndim == 4 and may_order("sparse_conv2d_ordered", self, input):
             values, order = self.ordered()
             rows = (values, self.col_indices, self.row_offsets, order)
             return sparse_conv2d_ordered(input, *rows, self.bias, self._geometry(input), self.groups, relu)

@@ -127,7 +127,7 @@ class SparseLinear(SparseLayer):
                 return spmm_packed_native(input, held.packed, self.out_features, relu)
         if self.can_pack(input):
             return spmm_packed(input, self.packed(), self.out_features, relu)
-        if not input.is_cpu and may_order("spmm", self, input):
+        if may_order("spmm", self, input):
             values, order = self.ordered()
             return spmm_ordered(input, values, self.col_indices, self.row_offsets, order, self.bias, relu)
         y = F.spmm(input, self.float_values(), self.col_indices, self.row_offsets, self.bias)
