@@ -51,12 +51,13 @@ void run(const SparseConvArgs<E>& a, int multiprocessors, void* workspace, void*
   args.pixels = a.batch * a.out.h * a.out.w;
   if (args.pixels * a.outputs == 0) return;
   constexpr int64_t kSpare = 1 << 10;  // of a last block beyond the end
-  for (const int64_t size : {args.pixels, a.channels * args.padded.h * args.padded.w, a.nnz,
+  for (const int64_t size : {args.pixels, 2 * a.channels * args.padded.h * args.padded.w, a.nnz,
                              a.channels / a.groups * a.kernel.h * a.kernel.w})
     if (size > INT_MAX - kSpare)
       throw std::runtime_error(
-          "sparse_conv2d: more than 2^31 - 2^10 output pixels, weights, columns or numbers in a padded "
-          "image");
+          "sparse_conv2d: more than 2^31 - 2^10 output pixels, weights or columns, or 2^30 - 2^9 numbers in "
+          "a "
+          "padded image");
   if (is_padded(a)) {
     E* const padded = static_cast<E*>(workspace);
     pad(a, padded, stream);

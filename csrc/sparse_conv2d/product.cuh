@@ -44,7 +44,7 @@ struct ConvProductArgs {
 template <class E, int kPixels>
 VDK_KERNEL void __launch_bounds__(kConvThreads) sparse_conv_product(ConvProductArgs<E> args) {
   const SparseConvArgs<E>& a = args.a;
-  VDK_SHARED_ARRAY(uint2, staged, kConvThreads);  // an input's place in its image, and the weight
+  VDK_SHARED_ARRAY(uint2, staged, kConvThreads);  // an input's place in its image, in bytes, and the weight
   const int tid = int(threadIdx.x), tile = args.by_outputs.of(int(blockIdx.x));
   const int row = load_global<int32_t>(a.order + (int(blockIdx.x) - tile * int(a.outputs)));
   const int begin = load_global<int32_t>(a.rows + row), end = load_global<int32_t>(a.rows + row + 1);
@@ -52,17 +52,15 @@ VDK_KERNEL void __launch_bounds__(kConvThreads) sparse_conv_product(ConvProductA
   const int padded_plane = int(args.padded.h) * padded_w;
   const int channel0 = row / args.per_group * int(a.channels / a.groups);
 
-  const E* window[kPixels];  // where a pixel's begins, in the first channel of the group
-  E* to[kPixels];            // null: no such pixel
+  const char* window[kPixels];  // where a pixel's begins, in the first channel of the group
+  const auto pixel_of = [&](int i) { return (int64_t(tile) * kPixels + i) * kConvThreads + tid; };
   VDK_UNROLL
   for (int i = 0; i < kPixels; ++i) {
-    const int64_t wanted = (int64_t(tile) * kPixels + i) * kConvThreads + tid;
-    const int pixel = wanted < args.pixels ? int(wanted) : 0;
+    const int pixel = pixel_of(i) < args.pixels ? int(pixel_of(i)) : 0;
     const int image = args.by_plane.of(pixel), in_plane = pixel - image * plane;
     const int out_h = args.by_out_w.of(in_plane), out_w = in_plane - out_h * int(a.out.w);
     const int place = channel0 * padded_plane + out_h * int(a.stride.h) * padded_w + out_w * int(a.stride.w);
-    window[i] = a.x + image * (a.channels * padded_plane) + place;
-    to[i] = wanted < args.pixels ? a.y + (image * a.outputs + row) * plane + in_plane : nullptr;
+    window[i] = reinterpret_cast<const char*>(a.x + image * (a.channels * padded_plane) + place);
   }
 
   float sums[kPixels] = {};
@@ -75,7 +73,8 @@ VDK_KERNEL void __launch_bounds__(kConvThreads) sparse_conv_product(ConvProductA
       const int tap_h = args.by_kernel_w.of(tap), tap_w = tap - tap_h * int(a.kernel.w);
       const int place =
           channel * padded_plane + tap_h * int(a.dilation.h) * padded_w + tap_w * int(a.dilation.w);
-      staged[tid] = make_uint2(unsigned(place), __float_as_uint(load_global<float>(a.values + at + tid)));
+      staged[tid] = make_uint2(unsigned(place) * unsigned(sizeof(E)),
+                               __float_as_uint(load_global<float>(a.values + at + tid)));
     }
     __syncthreads();
     int j = 0;
@@ -88,8 +87,8 @@ VDK_KERNEL void __launch_bounds__(kConvThreads) sparse_conv_product(ConvProductA
         weight[n] = __uint_as_float(two.y), weight[n + 1] = __uint_as_float(two.w);
         VDK_UNROLL
         for (int i = 0; i < kPixels; ++i) {
-          in[n][i] = to_float(load_global<E>(window[i] + int(two.x)));
-          in[n + 1][i] = to_float(load_global<E>(window[i] + int(two.z)));
+          in[n][i] = to_float(load_global<E>(window[i] + two.x));
+          in[n + 1][i] = to_float(load_global<E>(window[i] + two.z));
         }
       }
       VDK_UNROLL
@@ -101,14 +100,17 @@ VDK_KERNEL void __launch_bounds__(kConvThreads) sparse_conv_product(ConvProductA
       const uint2 one = load_shared<uint2>(staged + j);
       VDK_UNROLL
       for (int i = 0; i < kPixels; ++i)
-        sums[i] = fmaf(__uint_as_float(one.y), to_float(load_global<E>(window[i] + int(one.x))), sums[i]);
+        sums[i] = fmaf(__uint_as_float(one.y), to_float(load_global<E>(window[i] + one.x)), sums[i]);
     }
   }
   const float bias = a.bias ? load_global<float>(a.bias + row) : 0.0f;
   VDK_UNROLL
   for (int i = 0; i < kPixels; ++i) {
+    if (pixel_of(i) >= args.pixels) break;
+    const int pixel = int(pixel_of(i)), image = args.by_plane.of(pixel);
     const float y = sums[i] + bias;
-    if (to[i]) store_global(to[i], round_to<E>(a.relu && y < 0 ? 0.0f : y));  // NaN stays
+    store_global(a.y + (image * a.outputs + row) * plane + (pixel - image * plane),
+                 round_to<E>(a.relu && y < 0 ? 0.0f : y));  // NaN stays
   }
 }
 

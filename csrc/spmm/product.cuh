@@ -77,7 +77,8 @@ VDK_KERNEL void __launch_bounds__(kSpmmThreads) spmm_product(SpmmProductArgs<E, 
   const int begin = load_global<int32_t>(a.w.rows + row), end = load_global<int32_t>(a.w.rows + row + 1);
   const int64_t column = int64_t(tile * kLanes + lane) * kVector;
   const bool inside = column < a.pitch;
-  const E* const x = a.x + (inside ? column : 0);
+  const char* const x = reinterpret_cast<const char*>(a.x + (inside ? column : 0));
+  const uint32_t row_bytes = uint32_t(a.pitch * int64_t(sizeof(E)));  // so that an address is one instruction
   float sums[kVector] = {};
 
   int at = begin / 4 * 4;
@@ -113,8 +114,8 @@ VDK_KERNEL void __launch_bounds__(kSpmmThreads) spmm_product(SpmmProductArgs<E, 
       for (int i = 0; i < 4; i += 2) {
         const uint4 two = load_shared<uint4>(staged + j + i);
         weight[i] = __uint_as_float(two.y), weight[i + 1] = __uint_as_float(two.w);
-        load_floats(in[i], x + int(two.x) * a.pitch);
-        load_floats(in[i + 1], x + int(two.z) * a.pitch);
+        load_floats(in[i], reinterpret_cast<const E*>(x + uint64_t(two.x) * row_bytes));
+        load_floats(in[i + 1], reinterpret_cast<const E*>(x + uint64_t(two.z) * row_bytes));
       }
       VDK_UNROLL
       for (int i = 0; i < 4; ++i) VDK_UNROLL
