@@ -42,7 +42,7 @@ def conv() -> SparseConv2d:
 
 
 def plain(sparse: SparseLayer, x: Tensor) -> Tensor:
-    """The layer by torch's own ops, with a ReLU behind it; its bias is in float32 whatever its weights are."""
+    """The layer by torch's own ops, then ReLU; its bias is in float32 whatever its weights are."""
     w, bias = sparse.weight_dense().detach().float(), sparse.bias.detach()
     if isinstance(sparse, SparseConv2d):
         g = sparse
