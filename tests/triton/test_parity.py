@@ -31,7 +31,7 @@ from vdropkern.ops.xnor import triton as xnor_triton
 
 from ..cases import CASES, Case
 from ..plain import Truth, truth
-from ..sparse_cases import weight
+from ..sparse_cases import CONVS, sparse_conv, weight
 from ..test_generic_ops import results
 from ..tolerance import bound, tolerance
 from . import test_linear_lrt as lrt_triton
@@ -245,10 +245,7 @@ def test_sparse_product(batch: int) -> None:
 
 @pytest.mark.parametrize("name", ["3x3", "groups", "uneven"])
 def test_sparse_convolution(name: str) -> None:
-    sparse, x = (
-        sparse_conv_cuda.layer(name),
-        torch.randn(2, *sparse_conv_cuda.CONVS[name][:1], *sparse_conv_cuda.CONVS[name][-1]),
-    )
+    sparse, x = sparse_conv(name), torch.randn(2, CONVS[name][0], *CONVS[name][-1])
     by_backend: dict[str, Results] = {}
     with torch.no_grad():
         for backend in ("reference", "cpu"):
