@@ -110,6 +110,17 @@ def test_when_it_is_not_taken(on_gpu: list[str]) -> None:
     assert sparse._order is None
 
 
+def test_inputs_of_another_width(on_gpu: list[str]) -> None:
+    """Kernels would read past their end."""
+    sparse, x = layer(), torch.randn(3, 69)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            with pytest.raises(ValueError, match=r"SparseLinear: input must be \[\*, 70\], got \(3, 69\)"):
+                sparse(x)
+            with pytest.raises(RuntimeError, match="expected input"):
+                conv()(torch.randn(2, 5, 7, 9))
+
+
 def test_a_chain_of_layers(on_gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A SparseSequential is a Sequential where nothing is packed."""
     monkeypatch.setattr("vdropkern.sparse.sequential.may_pack", lambda x: False)

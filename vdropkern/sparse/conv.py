@@ -169,11 +169,12 @@ class SparseConv2d(SparseLayer):
 
     def run(self, input: Tensor, relu: bool) -> Tensor:  # noqa: A002
         """`forward`, with a ReLU behind it or not whatever `activation` says; hooks do not run."""
-        if input.ndim == 4 and input.shape[1] == self.in_channels and self.can_pack(input):
+        fits = input.ndim == 4 and input.shape[1] == self.in_channels
+        if fits and self.can_pack(input):
             geometry = self._geometry(input)
             if band_of(geometry) > 0:
                 return sparse_conv2d(input, self.packed(geometry), self.out_channels, geometry, relu)
-        if input.ndim == 4 and may_order("sparse_conv2d_ordered", self, input):
+        if fits and may_order("sparse_conv2d_ordered", self, input):
             values, order = self.ordered()
             rows = (values, self.col_indices, self.row_offsets, order)
             return sparse_conv2d_ordered(input, *rows, self.bias, self._geometry(input), self.groups, relu)

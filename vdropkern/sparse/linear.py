@@ -127,6 +127,8 @@ class SparseLinear(SparseLayer):
                 return spmm_packed_native(input, held.packed, self.out_features, relu)
         if self.can_pack(input):
             return spmm_packed(input, self.packed(), self.out_features, relu)
+        if input.ndim > 0 and input.shape[-1] != self.in_features:  # the kernels trust the columns
+            raise ValueError(f"SparseLinear: input must be [*, {self.in_features}], got {tuple(input.shape)}")
         if may_order("spmm", self, input):
             values, order = self.ordered()
             return spmm_ordered(input, values, self.col_indices, self.row_offsets, order, self.bias, relu)
