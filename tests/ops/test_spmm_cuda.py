@@ -14,8 +14,8 @@ from vdropkern.ops.spmm.csr import by_length, dense_to_csr
 gpu = emulated()
 # x and y, weights
 TYPES = [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)]
-# batch, I, O: up to 8 rows of x take another kernel, of 8 or 32 lanes a row of the weight; of the one for more,
-# 8, 16 or 32 lanes take the batch
+# batch, I, O: up to 8 rows of x take another kernel, of 8 or 32 lanes a row of the weight; of the one for
+# more, 8, 16 or 32 lanes take the batch
 SHAPES = [
     (1, 1, 1), (1, 37, 11), (1, 300, 3), (8, 65, 17), (3, 300, 3), (9, 13, 7), (33, 130, 20), (70, 40, 17),
     (130, 65, 9), (300, 40, 3), (0, 4, 3), (3, 0, 4), (20, 0, 4), (3, 4, 0), (0, 0, 0),
