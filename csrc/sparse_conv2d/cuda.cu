@@ -51,8 +51,10 @@ void run(const SparseConvArgs<E>& a, int multiprocessors, void* workspace, void*
   args.pixels = a.batch * a.out.h * a.out.w;
   if (args.pixels * a.outputs == 0) return;
   constexpr int64_t kSpare = 1 << 10;  // of a last block beyond the end
-  for (const int64_t size : {args.pixels, 2 * a.channels * args.padded.h * args.padded.w, a.nnz,
-                             a.channels / a.groups * a.kernel.h * a.kernel.w})
+  // nvcc takes no list in a template's loop
+  const int64_t sizes[] = {args.pixels, 2 * a.channels * args.padded.h * args.padded.w, a.nnz,
+                           a.channels / a.groups * a.kernel.h * a.kernel.w};
+  for (const int64_t size : sizes)
     if (size > INT_MAX - kSpare)
       throw std::runtime_error(
           "sparse_conv2d: more than 2^31 - 2^10 output pixels, weights or columns, or 2^30 - 2^9 numbers in "

@@ -16,8 +16,9 @@ int64_t pitch_of(int64_t batch) {
 
 template <class V>
 void check_sizes(const char* op, const CsrMatrix<V>& w, int64_t batch) {
-  constexpr int64_t kSpare = 1 << 10;  // of a last stage beyond the end
-  for (const int64_t size : {w.nnz, w.in, w.out, 4 * batch})
+  constexpr int64_t kSpare = 1 << 10;                       // of a last stage beyond the end
+  const int64_t sizes[] = {w.nnz, w.in, w.out, 4 * batch};  // nvcc takes no list in a template's loop
+  for (const int64_t size : sizes)
     if (size > INT_MAX - kSpare)
       throw std::runtime_error(
           std::string(op) + ": more than 2^31 - 2^10 nonzeros, inputs or outputs, or 2^29 - 2^8 rows of x");
