@@ -46,12 +46,19 @@ RULES = (
     Rule(r"xnor_product<CountByPopc", (r"POPC", r"LDS\.128")),
     Rule(r"xnor_product<CountByMma", (r"BMMA\.168256\.XOR\.POPC",), "sm_8"),
     Rule(r"xnor_pack_rows<", (WIDE_LOAD,)),
+    Rule(r"spmm_product<", (WIDE_LOAD, WIDE_STORE, r"LDS\.128", r"STS\.128")),
+    Rule(r"spmm_(vector|sampled|row_sums)<", (WIDE_LOAD,)),
+    Rule(r"sparse_conv_product<", (r"LDS\.128",)),
     Rule(r"xnor_pack_planes<float,true>", (WIDE_LOAD,)),
     Rule(r"xnor_pack_planes<\w+16,true>", (r"LDG\.\S*64",)),
 )
 MAIN_LOOP = r"HMMA|HGMMA|UTC\w*MMA|BMMA"  # what the loop that counts is full of
 # of kernels that multiply without tensor cores
-OTHER_LOOPS = {r"lrt_product<Product<IeeeMath": "FFMA", r"xnor_product<CountByPopc": "POPC"}
+OTHER_LOOPS = {
+    r"lrt_product<Product<IeeeMath": "FFMA",
+    r"xnor_product<CountByPopc": "POPC",
+    r"(spmm_(product|vector|sampled)|sparse_conv_product)<": "FFMA",
+}
 
 
 def problems(kernel: Kernel) -> Iterator[str]:

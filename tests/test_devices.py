@@ -11,6 +11,7 @@ import vdropkern as vdk
 from vdropkern import _backend, _devices
 from vdropkern.ops.kl import _kl_op
 from vdropkern.ops.linear_lrt import _op as _lrt_op
+from vdropkern.ops.sign_ste import _op as _sign_op
 from vdropkern.ops.spmm import _op as _spmm_op
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_90", "sm_120", "compute_120")
@@ -19,7 +20,7 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_90", "sm_120", "compute_120")
 class OnGpu:
     """As much of a CUDA tensor as the choice looks at."""
 
-    is_cpu = is_meta = False
+    is_cpu = is_meta = is_cuda = False
 
     def __init__(self, index: int = 0, dtype: torch.dtype = torch.float32) -> None:
         self.device, self.dtype = torch.device("cuda", index), dtype
@@ -31,7 +32,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setattr(_devices, "library_error", None)
     monkeypatch.setattr(_devices, "cuda_build", lambda: ("13.0", ARCHITECTURES))
     monkeypatch.setattr(
-        _devices, "has_kernel", lambda op, key: op not in ("spmm",) and key in ("CPU", "CUDA")
+        _devices, "has_kernel", lambda op, key: op not in ("sign_ste",) and key in ("CPU", "CUDA")
     )
     monkeypatch.setattr(_devices, "why_no_gpu", lambda: None)
     monkeypatch.setattr(_devices, "capability", lambda index: (9, 0))
@@ -47,9 +48,10 @@ def chosen(op: str, device: str = "cuda", double: bool = False) -> str:
 
 
 def test_each_op_takes_what_suits_the_gpu(machine: pytest.MonkeyPatch) -> None:
-    assert (chosen("kl"), chosen("linear_lrt"), chosen("spmm")) == ("cuda", "triton", "reference")
+    assert (chosen("kl"), chosen("linear_lrt"), chosen("sign_ste")) == ("cuda", "triton", "reference")
     assert _backend.choose(_kl_op, OnGpu()) is _kl_op.native  # type: ignore[arg-type]
     assert _backend.choose(_lrt_op, OnGpu()) is _lrt_op.triton  # type: ignore[arg-type]
+    assert _backend.choose(_sign_op, OnGpu()) is _sign_op.native  # type: ignore[arg-type]
     assert _backend.choose(_spmm_op, OnGpu()) is _spmm_op.native  # type: ignore[arg-type]
     machine.setattr(_devices, "capability", lambda index: (8, 6))
     assert chosen("linear_lrt") == "cuda"
@@ -59,7 +61,10 @@ def test_each_op_takes_what_suits_the_gpu(machine: pytest.MonkeyPatch) -> None:
 def test_float64_goes_where_it_can(machine: pytest.MonkeyPatch) -> None:
     assert (chosen("kl", double=True), chosen("linear_lrt", double=True)) == ("cuda", "reference")
     assert (chosen("xnor_pack"), chosen("xnor_pack", double=True)) == ("cuda", "reference")
+    assert (chosen("spmm"), chosen("spmm", double=True)) == ("cuda", "reference")
     double = OnGpu(dtype=torch.float64)
+    weights = (torch.zeros(1, dtype=torch.float64),)
+    assert _backend.choose(_spmm_op, OnGpu(), weights) is _spmm_op.reference  # type: ignore[arg-type]
     assert _backend.choose(_lrt_op, double) is _lrt_op.reference  # type: ignore[arg-type]
     with (
         vdk.use_backend("triton"),
@@ -128,3 +133,13 @@ def test_which_gpus_code_runs_on(
     architectures: tuple[str, ...], capability: tuple[int, int], runs: bool
 ) -> None:
     assert _devices.serves(architectures, capability) is runs
+
+
+def test_whether_cuda_kernels_run(machine: pytest.MonkeyPatch) -> None:
+    on_gpu = OnGpu()
+    on_gpu.is_cuda = True
+    for op, runs in (("spmm", True), ("sign_ste", False)):
+        assert _backend.native_on_gpu(op, on_gpu) is runs  # type: ignore[arg-type]
+    assert not _backend.native_on_gpu("spmm", torch.zeros(1))
+    with vdk.use_backend("reference"):
+        assert not _backend.native_on_gpu("spmm", on_gpu)  # type: ignore[arg-type]

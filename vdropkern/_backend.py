@@ -45,12 +45,18 @@ KERNEL_OPS = (
     "sign_mlp_losses",
     "noise_moments",
     "sparse_conv2d",
+    "sparse_conv2d_ordered",
 )
 
 # On a GPU whose tensor cores take their operands from shared memory (wgmma and later), Triton's products use
 # them and the C++ kernels, on mma.sync, do not. What is bound by memory gains nothing from that.
 _TRITON_FIRST = {"linear_lrt": (9, 0)}
-_FLOAT_ONLY = ("linear_lrt", "xnor_pack")  # in CUDA C++; in Triton everything is
+_FLOAT_ONLY = (
+    "linear_lrt",
+    "xnor_pack",
+    "spmm",
+    "sparse_conv2d_ordered",
+)  # in CUDA C++; in Triton everything is
 
 # The C++ kernels' names for `_precision.Precision`; a variance cheaper than tf32 is for half types only.
 _PRECISIONS = {("ieee", "ieee"): 0, ("tf32x3", "tf32x3"): 1, ("tf32x3", "tf32"): 2, ("tf32", "tf32"): 3}
@@ -98,6 +104,18 @@ _set_backend(_checked(os.environ.get(ENV_BACKEND, "auto"), f"environment variabl
 def native_on_cpu() -> bool:
     """Whether CPU tensors get the compiled kernels."""
     return _native_on_cpu
+
+
+def native_on_gpu(op: str, like: Tensor) -> bool:
+    """Whether the CUDA C++ kernels of `op` run on tensors like this one.
+
+    Raises:
+        BackendUnavailableError: a backend was forced that cannot run the op on them.
+    """
+    if not like.is_cuda or not _devices.has_kernel(op, "CUDA"):
+        return False
+    device, double = like.device, like.dtype == torch.float64
+    return _implementation(op, "cuda", device.index, double, _backend) == "native"
 
 
 def library_error() -> str | None:

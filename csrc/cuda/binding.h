@@ -12,6 +12,8 @@ aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 
 namespace vdk {
 
+using OptionalTensor = std::optional<Tensor>;
+
 // The GPU of a tensor made the current one, as long as this lives, with the stream torch uses on it.
 class Gpu {
  public:
@@ -39,6 +41,17 @@ class Gpu {
   torch::stable::accelerator::DeviceGuard guard_;
   void* stream_ = nullptr;
 };
+
+template <class... Tensors>
+void require_on_gpu(const char* op, const Tensors&... tensors) {
+  const auto elsewhere = [](const OptionalTensor& t) { return t && !t->is_cuda(); };
+  STD_TORCH_CHECK(!(elsewhere(tensors) || ...), op, ": every tensor must be on the GPU");
+}
+
+// For what is read 16 bytes at a time, which a view into other memory need not allow.
+inline Tensor aligned16(const Tensor& t) {
+  return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 ? torch::stable::clone(t) : t;
+}
 
 // Where a kernel finds the seed: on the device, so that nobody waits for it.
 inline const int64_t* seed_on_gpu(const Tensor& seed) {

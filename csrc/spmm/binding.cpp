@@ -1,22 +1,9 @@
-#include "spmm.h"
-
 #include "../common/binding.h"
+#include "checks.h"
+#include "spmm.h"
 
 namespace vdk {
 namespace {
-
-std::vector<int64_t> with_last(const Tensor& t, int64_t last) {
-  const auto sizes = t.sizes();
-  std::vector<int64_t> made(sizes.begin(), sizes.end());
-  made.back() = last;
-  return made;
-}
-
-int64_t rows_of(const Tensor& t) {
-  int64_t rows = 1;
-  for (int64_t i = 0; i + 1 < t.dim(); ++i) rows *= t.size(i);
-  return rows;
-}
 
 Pack pack_of(const Tensor& packed, int64_t in) {
   Pack pack;
@@ -72,14 +59,6 @@ void with_csr_types(ScalarType type, const Tensor& indices, F&& f) {
     else
       f(zero, int32_t{});
   });
-}
-
-void check_csr(const Tensor& x, const Tensor& values, const Tensor& cols, const Tensor& rows) {
-  STD_TORCH_CHECK(x.dim() > 0 && values.dim() == 1 && cols.numel() == values.numel() && rows.numel() > 0,
-                  "spmm: x must be [*, I], values and col_indices [nnz], row_offsets [O + 1]");
-  const auto type = cols.scalar_type();
-  STD_TORCH_CHECK(type == rows.scalar_type() && (type == ScalarType::Int || type == ScalarType::Long),
-                  "spmm: col_indices and row_offsets must both be int32 or both int64");
 }
 
 Tensor spmm(const Tensor& given, const Tensor& given_values, const Tensor& given_cols,

@@ -5,14 +5,6 @@
 namespace vdk {
 namespace {
 
-using OptionalTensor = std::optional<Tensor>;
-
-template <class... Tensors>
-void require_on_gpu(const char* op, const Tensors&... tensors) {
-  const auto elsewhere = [](const OptionalTensor& t) { return t && !t->is_cuda(); };
-  STD_TORCH_CHECK(!(elsewhere(tensors) || ...), op, ": every tensor must be on the GPU");
-}
-
 template <class E>
 void pack(const PackCall& call, const Tensor& bits, void* stream) {
   cuda::xnor_pack(
@@ -40,11 +32,6 @@ Tensor xnor_pack(const Tensor& x, const OptionalTensor& threshold, const Optiona
       pack<BFloat16>(call, bits, gpu.stream());
   }
   return bits;
-}
-
-// Weights are read 16 bytes at a time, which a view into other memory need not allow.
-Tensor aligned16(const Tensor& t) {
-  return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 ? torch::stable::clone(t) : t;
 }
 
 void run(const Gpu& gpu, const XnorArgs& args) {

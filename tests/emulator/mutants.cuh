@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda/launch.cuh"
+#include "mutants_gather.cuh"
 
 namespace mutants {
 
@@ -221,6 +222,12 @@ inline const std::vector<Mutant>& all() {
       {"lost atomic, uncounted", &error_of_sum<Bug::kLostAtomicUncounted>},
       {"shared index off by one", &error_of_sum<Bug::kSharedIndexOff>},
       {"load bound missing", &error_of_sum<Bug::kLoadBoundMissing>},
+      {"gather", &error_of_gather<GatherBug::kNone>},
+      {"no sync before read", &error_of_gather<GatherBug::kNoSyncBeforeRead>},
+      {"no sync before write", &error_of_gather<GatherBug::kNoSyncBeforeWrite>},
+      {"sync of another part", &error_of_gather<GatherBug::kSyncOfOtherPart>},
+      {"stage a column short", &error_of_gather<GatherBug::kStageShort>},
+      {"row of zeros missing", &error_of_gather<GatherBug::kZeroRowMissing>},
       {"too many threads",
        [] {
          VDK_LAUNCH(empty_kernel, vdk::Grid{1}, 1025, 0, nullptr, Empty{});

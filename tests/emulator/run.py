@@ -40,10 +40,12 @@ MODES = {"address": "address", "thread": "thread", "unordered": "thread"}  # mod
 CAUGHT_BY = {
     "product": set(),
     "sum": set(),
+    "gather": set(),
     # a race, which values show only under some schedules
     "no barrier after wait": {"thread", "unordered"},
     "no barrier at loop end": {"thread", "unordered"},
     "no barrier before read": {"thread", "unordered"},
+    "no sync before write": {"thread", "unordered"},
     # by no means but that blocks are not ordered
     "lost atomic, uncounted": {"unordered"},
 }

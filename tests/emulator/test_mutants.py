@@ -13,7 +13,7 @@ gpu = emulated()
 SCHEDULES = range(6)
 # what only the thread sanitizer sees, with blocks unordered
 BEYOND = {"lost atomic, uncounted"}
-RIGHT = {"product", "sum"}
+RIGHT = {"product", "sum", "gather"}
 TOLD = {
     "wait one group too late": "cp.async in flight",
     "shared memory a row short": "not inside of shared memory",
@@ -31,10 +31,20 @@ TOLD = {
     "lost atomic": "but block .* wrote it",
     "shared index off by one": "past the end of 'of_warp'",
     "load bound missing": "out of bounds",
+    # what is read for a column is poison
+    "no sync before read": "out of bounds",
+    "sync of another part": "not in its own mask",
+    "stage a column short": "past the end of 'staged'",
+    "row of zeros missing": "out of bounds",
     "too many threads": "at most 1024",
     "too much shared memory": "at most 232448",
 }
-SHOWN_BY_VALUES = {"no barrier after wait", "no barrier at loop end", "no barrier before read"}
+SHOWN_BY_VALUES = {
+    "no barrier after wait",
+    "no barrier at loop end",
+    "no barrier before read",
+    "no sync before write",
+}
 
 
 def test_every_mutant_is_listed() -> None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import vdropkern as vdk
+from tests.sparse_cases import CONVS
+from tests.sparse_cases import sparse_conv as layer
 from tests.tolerance import assert_close
 from vdropkern import _backend
 from vdropkern.ops.sparse_conv2d import _op, band_of, sparse_conv2d
@@ -18,30 +20,6 @@ from vdropkern.ops.spmm.pack import check_pack
 from vdropkern.sparse import SparseConv2d
 
 ISAS = _backend.cpu_isas()
-# in, out, kernel, stride, padding, dilation, groups, image
-CONVS = {
-    "3x3": (5, 11, 3, 1, 1, 1, 1, (9, 13)),
-    "3x3-wide": (4, 9, 3, 1, 1, 1, 1, (3, 71)),
-    "3x3-short": (20, 30, 3, 1, 1, 1, 1, (8, 8)),
-    "1x1": (7, 10, 1, 1, 0, 1, 1, (6, 17)),
-    "5x5-stride": (3, 6, 5, 2, 2, 1, 1, (15, 20)),
-    "uneven": (4, 5, (3, 2), (3, 2), (4, 0), (1, 3), 1, (11, 19)),
-    "stride-beyond-kernel": (3, 4, 1, 3, 1, 1, 1, (10, 8)),
-    "dilated": (3, 4, 3, 1, 2, 2, 1, (9, 12)),
-    "padding-beyond-image": (2, 3, 3, 1, 7, 1, 1, (2, 3)),
-    "groups": (6, 9, 3, 1, 1, 1, 3, (7, 9)),
-    "depthwise": (8, 8, 3, 2, 1, 1, 8, (12, 10)),
-    "blocks-and-bands": (40, 7, 3, 1, 1, 1, 1, (60, 60)),
-    "one-column": (2, 3, (3, 1), 1, 0, 1, 1, (5, 1)),
-}
-
-
-def layer(name: str, density: float = 0.3, activation: str = "none", bias: bool = True) -> SparseConv2d:
-    inp, out, kernel, stride, padding, dilation, groups, _ = CONVS[name]
-    conv = torch.nn.Conv2d(inp, out, kernel, stride, padding, dilation, groups, bias)
-    with torch.no_grad():
-        conv.weight.mul_(torch.rand_like(conv.weight) < density)
-    return SparseConv2d.from_dense(conv, activation=activation)
 
 
 def truth(sparse: SparseConv2d, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,12 +24,14 @@ from vdropkern.ops.philox_bits.reference import philox_bits
 from vdropkern.ops.philox_normal import triton as noise_triton
 from vdropkern.ops.philox_normal.reference import philox_normal
 from vdropkern.ops.sign_ste.reference import pack_bits
+from vdropkern.ops.spmm.csr import dense_to_csr
 from vdropkern.ops.xnor import pack_weight
 from vdropkern.ops.xnor import reference as xnor
 from vdropkern.ops.xnor import triton as xnor_triton
 
 from ..cases import CASES, Case
 from ..plain import Truth, truth
+from ..sparse_cases import CONVS, sparse_conv, weight
 from ..test_generic_ops import results
 from ..tolerance import bound, tolerance
 from . import test_linear_lrt as lrt_triton
@@ -42,6 +44,8 @@ from ..ops import test_kl_cuda as kl_cuda  # noqa: E402
 from ..ops import test_linear_lrt_cuda as lrt_cuda  # noqa: E402
 from ..ops import test_mul_noise_cuda as mul_noise_cuda  # noqa: E402
 from ..ops import test_philox_cuda as noise_cuda  # noqa: E402
+from ..ops import test_sparse_conv2d_cuda as sparse_conv_cuda  # noqa: E402
+from ..ops import test_spmm_cuda as spmm_cuda  # noqa: E402
 from ..ops import test_xnor_cuda as xnor_cuda  # noqa: E402
 from ..ops.test_philox_normal import MAX_ULP, ulp  # noqa: E402
 
@@ -209,3 +213,51 @@ def test_packed_signs() -> None:
         assert torch.equal(xnor_cuda.conv2d(count, *arguments), y)
         found = xnor_cuda.conv2d(count, bits, weight, below, flips, *geometry, packed=True)
         assert torch.equal(found, packed)
+
+
+@pytest.mark.parametrize("batch", [3, 40])
+def test_sparse_product(batch: int) -> None:
+    """Values and gradients, of which there is no Triton kernel."""
+    w, bias = weight(33, 70, "ragged"), torch.randn(33)
+    values, cols, rows = dense_to_csr(w)
+    x, dy = torch.randn(batch, 70), torch.randn(batch, 33)
+    by_backend: dict[str, Results] = {}
+    for backend in ("reference", "cpu"):
+        leaves = {"x": x.clone(), "values": values.clone(), "bias": bias.clone()}
+        with use_backend(backend):
+            y = functional.spmm(
+                leaves["x"].requires_grad_(), leaves["values"].requires_grad_(), cols, rows,
+                leaves["bias"].requires_grad_(),
+            )  # fmt: skip
+            grads = torch.autograd.grad(y, list(leaves.values()), dy)
+        by_backend[backend] = {"y": y, **dict(zip(leaves, grads, strict=True))}
+    grads = spmm_cuda.spmm_backward(dy, x, w)
+    cuda = {"y": spmm_cuda.spmm(x, w, bias), **dict(zip(("x", "values", "bias"), grads, strict=True))}
+    by_backend["cuda"] = cuda
+    xd, wd, d, at = x.double(), w.double(), dy.double(), w.nonzero(as_tuple=True)
+    agree(by_backend, {
+        "y": Truth(xd @ wd.T + bias, xd.abs() @ wd.abs().T + bias.abs(), 71),
+        "x": Truth(d @ wd, d.abs() @ wd.abs(), 33),
+        "values": Truth((d.T @ xd)[at], (d.abs().T @ xd.abs())[at], batch),
+        "bias": Truth(d.sum(0), d.abs().sum(0), batch),
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["3x3", "groups", "uneven"])
+def test_sparse_convolution(name: str) -> None:
+    sparse, x = sparse_conv(name), torch.randn(2, CONVS[name][0], *CONVS[name][-1])
+    by_backend: dict[str, Results] = {}
+    with torch.no_grad():
+        for backend in ("reference", "cpu"):
+            with use_backend(backend):
+                by_backend[backend] = {"y": sparse(x)}
+    by_backend["cuda"] = {"y": sparse_conv_cuda.conv2d(sparse, x, "one")}
+    w, b = sparse.weight_dense().detach().double(), sparse.bias.detach().double()
+
+    def conv(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(
+            x, w, b, sparse.stride, sparse.padding, sparse.dilation, sparse.groups
+        )
+
+    size = conv(x.double().abs(), w.abs(), b.abs())
+    agree(by_backend, {"y": Truth(conv(x.double(), w, b), size, sparse.matrix_shape[1] + 1)})

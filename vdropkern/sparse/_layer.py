@@ -13,6 +13,7 @@ from ..ops._register import functorch_active
 from ..ops.spmm.csr import check_csr, csr_to_dense, dense_to_csr
 from ..ops.spmm.pack import Columns, pack
 from ..ops.spmm.reference import row_of_each
+from ._ordered import Ordered, ordered, version
 
 __all__ = ["ACTIVATIONS", "SparseLayer"]
 
@@ -52,7 +53,7 @@ class SparseLayer(torch.nn.Module):
     CSR is what is trained, saved and checked. Without gradients on the CPU a packed form is read instead,
     which is made at the first call, and again once a parameter was replaced or changed in place, or its
     ``.data`` replaced; it is in no state dict. A change that hides from torch (``.data.mul_(2)``) must be
-    followed by `repack`.
+    followed by `repack`. On a GPU, the CUDA kernels read CSR, and the order of its rows by their length.
     """
 
     values: torch.nn.Parameter
@@ -93,6 +94,7 @@ class SparseLayer(torch.nn.Module):
         made = torch.nn.Parameter(torch.zeros(rows, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", made)
         self._pack: Packed | None = None
+        self._order: Ordered | None = None
 
     def _adopt(self, weight: Tensor, bias: Tensor | None) -> None:
         """Take the nonzeros of weight [rows, columns] and the bias, both copied."""
@@ -122,7 +124,7 @@ class SparseLayer(torch.nn.Module):
 
     def repack(self) -> None:
         """Make the packed form anew at the next call."""
-        self._pack = None
+        self._pack = self._order = None
 
     def float_values(self) -> Tensor:
         """The stored weights as floating numbers [nnz]; differentiable in `values`."""
@@ -198,7 +200,7 @@ class SparseLayer(torch.nn.Module):
         made = self._held()
         if made is None or made.columns != columns:
             values, bias = self.values, self.bias
-            versions = (_version(values), _version(bias))
+            versions = (version(values), version(bias))
             memory = (values.data, None if bias is None else bias.data)
             places = (memory[0].data_ptr(), 0 if memory[1] is None else memory[1].data_ptr())
             made = Packed(values, bias, versions, places, memory, columns, self._packed_now(columns))
@@ -210,6 +212,11 @@ class SparseLayer(torch.nn.Module):
         made = self._pack
         if made is not None and made.packed is packed:
             self._pack = made._replace(packed=within)
+
+    def ordered(self) -> tuple[Tensor, Tensor]:
+        """(values in a floating type [nnz], rows by falling length int32 [rows]), for the CUDA kernels."""
+        made = self._order = ordered(self, self._order)
+        return self.values if made.values is None else made.values, made.order
 
     def _columns(self, columns: Any) -> Columns:
         raise NotImplementedError
@@ -224,7 +231,7 @@ class SparseLayer(torch.nn.Module):
         return self.col_indices
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pack": None}
+        return {**self.__dict__, "_pack": None, "_order": None}
 
     def extra_repr(self) -> str:
         stored = "" if self.store == "float" else f", store={self.store}"
@@ -249,10 +256,5 @@ class SparseLayer(torch.nn.Module):
             except ValueError as err:
                 errors.append(f"{prefix or f'{type(self).__name__}: '}{err}")
                 return
-        self._pack = None
+        self._pack = self._order = None
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *rest)
-
-
-def _version(t: Tensor | None) -> int:
-    """How often a tensor was changed in place; -1 for those made under inference_mode, which do not count."""
-    return -1 if t is None or t.is_inference() else t._version

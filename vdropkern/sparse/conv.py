@@ -7,10 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.sparse_conv2d import ConvGeometry, Pair, band_of, conv_columns, sparse_conv2d
+from ..ops.sparse_conv2d import (
+    ConvGeometry,
+    Pair,
+    band_of,
+    conv_columns,
+    sparse_conv2d,
+    sparse_conv2d_ordered,
+)
 from ..ops.spmm.pack import Columns
 from ..ops.spmm.reference import row_of_each
 from ._layer import SparseLayer
+from ._ordered import may_order
 
 __all__ = ["SparseConv2d"]
 
@@ -25,9 +33,9 @@ def _pair(value: int | tuple[int, ...], name: str, least: int) -> Pair:
 class SparseConv2d(SparseLayer):
     """y = activation(conv2d(x, W) + bias), W [O, C / groups, kh, kw] in rows (CSR), one an output channel.
 
-    Made by `from_dense` or `vdropkern.sparsify`. Without gradients on the CPU it runs op ``sparse_conv2d``,
-    on a packed form made for images of the size it last met; otherwise torch's dense convolution of the same
-    weight, through which `values` and `bias` are trained.
+    Made by `from_dense` or `vdropkern.sparsify`. Without gradients it runs op ``sparse_conv2d``: on the CPU
+    on a packed form made for images of the size it last met, on a GPU on the rows as they are; otherwise
+    torch's dense convolution of the same weight, through which `values` and `bias` are trained.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as torch.nn.Conv2d,
@@ -161,10 +169,15 @@ class SparseConv2d(SparseLayer):
 
     def run(self, input: Tensor, relu: bool) -> Tensor:  # noqa: A002
         """`forward`, with a ReLU behind it or not whatever `activation` says; hooks do not run."""
-        if input.ndim == 4 and input.shape[1] == self.in_channels and self.can_pack(input):
+        fits = input.ndim == 4 and input.shape[1] == self.in_channels
+        if fits and self.can_pack(input):
             geometry = self._geometry(input)
             if band_of(geometry) > 0:
                 return sparse_conv2d(input, self.packed(geometry), self.out_channels, geometry, relu)
+        if fits and may_order("sparse_conv2d_ordered", self, input):
+            values, order = self.ordered()
+            rows = (values, self.col_indices, self.row_offsets, order)
+            return sparse_conv2d_ordered(input, *rows, self.bias, self._geometry(input), self.groups, relu)
         weight, bias = self.weight_dense(), self.bias
         y = torch.nn.functional.conv2d(
             input, weight, bias, self.stride, self.padding, self.dilation, self.groups

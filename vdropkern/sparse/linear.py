@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, is_grad_enabled
 
 from .. import functional as F
-from ..ops.spmm import spmm_packed, spmm_packed_native
+from ..ops.spmm import spmm_ordered, spmm_packed, spmm_packed_native
 from ..ops.spmm.pack import Columns, linear_columns
 from ._layer import SparseLayer, may_pack
+from ._ordered import may_order
 
 __all__ = ["SparseLinear"]
 
@@ -126,5 +127,10 @@ class SparseLinear(SparseLayer):
                 return spmm_packed_native(input, held.packed, self.out_features, relu)
         if self.can_pack(input):
             return spmm_packed(input, self.packed(), self.out_features, relu)
+        if input.ndim > 0 and input.shape[-1] != self.in_features:  # the kernels trust the columns
+            raise ValueError(f"SparseLinear: input must be [*, {self.in_features}], got {tuple(input.shape)}")
+        if may_order("spmm", self, input):
+            values, order = self.ordered()
+            return spmm_ordered(input, values, self.col_indices, self.row_offsets, order, self.bias, relu)
         y = F.spmm(input, self.float_values(), self.col_indices, self.row_offsets, self.bias)
         return torch.relu(y) if relu else y

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..spmm.csr import csr_to_dense
 from ..spmm.pack import parts, rows_and_steps
 from .plane import ConvGeometry, conv_columns
 
@@ -43,4 +44,31 @@ def sparse_conv2d(
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     weight, bias = (t.to(dtype) for t in unpack_conv(packed, geometry))
     y = torch.nn.functional.conv2d(x.to(dtype), weight, bias, list(stride), list(padding), list(dilation))
+    return (y.relu() if relu else y).to(x.dtype).contiguous()
+
+
+def sparse_conv2d_ordered(
+    x: Tensor,  # [N, C, H, W]
+    values: Tensor,  # [nnz]
+    col_indices: Tensor,  # [nnz]
+    row_offsets: Tensor,  # [O + 1]
+    order: Tensor,  # int32 [O], which changes nothing
+    bias: Tensor | None,  # [O]
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    relu: bool,
+) -> Tensor:  # [N, O, H', W']
+    """y = conv2d(x, weight) + bias, then ReLU where asked for."""
+    double = torch.float64 in (x.dtype, values.dtype)
+    dtype = torch.float64 if double else torch.float32
+    columns = x.shape[1] // groups * kernel_size[0] * kernel_size[1]
+    weight = csr_to_dense(values.to(dtype), col_indices, row_offsets, columns)
+    weight = weight.reshape(weight.shape[0], x.shape[1] // groups, *kernel_size)
+    shift = None if bias is None else bias.to(dtype)
+    y = torch.nn.functional.conv2d(
+        x.to(dtype), weight, shift, list(stride), list(padding), list(dilation), groups
+    )
     return (y.relu() if relu else y).to(x.dtype).contiguous()

@@ -19,6 +19,10 @@ BACKWARD_SCHEMA = (
 PACKED_SCHEMA = "spmm_packed(Tensor x, Tensor packed, int out_features, bool relu) -> Tensor"
 
 CHAIN_SCHEMA = "spmm_chain(Tensor x, Tensor chain, int out_features) -> Tensor"
+ORDERED_SCHEMA = (
+    "spmm_ordered(Tensor x, Tensor values, Tensor col_indices, Tensor row_offsets, Tensor order,"
+    " Tensor? bias, bool relu) -> Tensor"
+)
 
 
 def _fake(x: Tensor, values: Tensor, col_indices: Tensor, row_offsets: Tensor, bias: Tensor | None) -> Tensor:
@@ -50,6 +54,18 @@ def _packed_fake(x: Tensor, packed: Tensor, out_features: int, relu: bool) -> Te
     return x.new_empty((*x.shape[:-1], out_features))
 
 
+def _ordered_fake(
+    x: Tensor,
+    values: Tensor,
+    col_indices: Tensor,
+    row_offsets: Tensor,
+    order: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    return _fake(x, values, col_indices, row_offsets, bias)
+
+
 def _chain_fake(x: Tensor, chain: Tensor, out_features: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
 
@@ -58,11 +74,12 @@ _chain_op = register(CHAIN_SCHEMA, reference.spmm_chain, _chain_fake, of="spmm")
 _packed_op = register(PACKED_SCHEMA, reference.spmm_packed, _packed_fake, of="spmm")
 spmm_packed_native = _packed_op.native  # for whoever has seen that compiled kernels are to run
 _op = register(SCHEMA, reference.spmm, _fake)
+_ordered_op = register(ORDERED_SCHEMA, reference.spmm_ordered, _ordered_fake, of="spmm")
 _backward_op = register(BACKWARD_SCHEMA, reference.spmm_backward, _backward_fake, of="spmm")
 
 
 def _forward(*inputs: Any) -> Tensor:
-    y: Tensor = choose(_op, inputs[0])(*inputs)
+    y: Tensor = choose(_op, inputs[0], inputs)(*inputs)
     return y
 
 
@@ -75,7 +92,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, values, col_indices, row_offsets = ctx.saved_tensors
     needs_x, needs_values, _, _, needs_bias = ctx.needs_input_grad
-    impl = choose(_backward_op, x)
+    impl = choose(_backward_op, x, (values,))
     dx, dvalues, dbias = run_backward(
         "spmm", impl, grad_y, x, values, col_indices, row_offsets, needs_x, needs_values, needs_bias
     )
@@ -114,6 +131,24 @@ def spmm_packed(
 ) -> Tensor:
     """y [*, O] of a packed weight with its bias, then ReLU where asked for; not differentiable."""
     y: Tensor = choose(_packed_op, x)(x, packed, out_features, relu)
+    return y
+
+
+def spmm_ordered(
+    x: Tensor,  # [*, I]
+    values: Tensor,  # [nnz]
+    col_indices: Tensor,  # [nnz]
+    row_offsets: Tensor,  # [O + 1]
+    order: Tensor,  # int32 [O], of `csr.by_length`
+    bias: Tensor | None,  # [O]
+    relu: bool,
+) -> Tensor:
+    """y [*, O] as of `spmm`, then ReLU where asked for; not differentiable.
+
+    For GPUs, whose blocks take rows in the order given.
+    """
+    inputs = (x, values, col_indices, row_offsets, order, bias, relu)
+    y: Tensor = choose(_ordered_op, x, inputs)(*inputs)
     return y
 
 

@@ -29,6 +29,11 @@ def csr_to_dense(values: Tensor, col_indices: Tensor, row_offsets: Tensor, in_fe
     return dense.index_put((rows, col_indices.long()), values)
 
 
+def by_length(row_offsets: Tensor) -> Tensor:
+    """Rows by falling number of nonzeros, int32 [O]: rows that lie together then end together."""
+    return row_offsets.diff().argsort(descending=True, stable=True).to(torch.int32)
+
+
 def check_csr(values: Tensor, col_indices: Tensor, row_offsets: Tensor, in_features: int) -> None:
     """Raise ValueError, saying what is wrong, unless the indices are those of a CSR matrix [O, in_features].
 

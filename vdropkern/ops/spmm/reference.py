@@ -85,6 +85,20 @@ def spmm_backward(
     return dx, dvalues, dbias
 
 
+def spmm_ordered(
+    x: Tensor,  # [*, I]
+    values: Tensor,  # [nnz]
+    col_indices: Tensor,  # [nnz]
+    row_offsets: Tensor,  # [O + 1]
+    order: Tensor,  # int32 [O], which changes nothing
+    bias: Tensor | None,  # [O]
+    relu: bool,
+) -> Tensor:  # [*, O]
+    """`spmm`, then ReLU where asked for."""
+    y = spmm(x, values, col_indices, row_offsets, bias)
+    return y.relu() if relu else y
+
+
 def spmm_packed(
     x: Tensor,  # [*, I]
     packed: Tensor,  # uint8, see `pack.py`
