@@ -138,6 +138,21 @@ def test_noise_of_weights_and_units(name: str) -> None:
             assert ((one - other).abs() <= size * tolerance(torch.float32, length)).all()
 
 
+def test_multi_sample_head() -> None:
+    """The same masks: a bit of one would show in every result. Logits are below 8, sums of 70 terms."""
+    h, weight, bias = torch.randn(9, 70), torch.randn(13, 70) / 8, torch.randn(13)
+    target = torch.randint(13, (9,))
+    by_backend: dict[str, list[Tensor]] = {}
+    for backend in ("reference", "cpu", "triton"):
+        leaves = [t.clone().requires_grad_() for t in (h, weight, bias)]
+        with use_backend(backend):
+            loss = functional.multi_sample_head(*leaves, target, samples=6, p=0.3, seed=-5)
+            by_backend[backend] = [loss, *torch.autograd.grad(loss, leaves)]
+    for a, b in itertools.combinations(by_backend.values(), 2):
+        for one, other in zip(a, b, strict=True):
+            assert ((one - other).abs() <= 8 * tolerance(torch.float32, 70 + 54)).all()
+
+
 @pytest.mark.parametrize("granularity", functional.GRANULARITIES)
 def test_weight_mask(granularity: str) -> None:
     """The same thresholds and the same weights dropped, to the bit."""
