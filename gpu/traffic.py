@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from vdropkern.ops._bands import band_of, waves
+from vdropkern.ops.conv2d_lrt import tiles as convolution
 from vdropkern.ops.linear_lrt.tiles import Tile
 from vdropkern.ops.multi_sample_head import tiles as head
 
@@ -129,6 +130,27 @@ def of_head(
     band = band_of(down, across, programs, row, column, sharing)
     result = tile[0] * tile[1] * 4 * (tile[2] if product == "logits" else 1)
     return _over_least(down, across, band, programs, (row, column, result), sharing)
+
+
+@functools.cache
+def of_convolution(architecture: str, product: str, shape: tuple[int, int, int, int], x: int) -> float:
+    """A Triton product of `conv2d_lrt`, one program a multiprocessor.
+
+    Args:
+        product: ``forward``, ``input_gradient`` or ``weight_gradient``.
+        shape: images, channels in and out, pixels of an image in and out, places of the kernel.
+        x: bytes of an element of x, mu, dy and the noise's gradient.
+    """
+    images, channels, pixels, kernel = shape
+    sizes = (images, (channels, channels), (pixels, pixels), kernel, x, x)
+    down, across, row, column = convolution.grid(product, *sizes)
+    programs = PROCESSORS[architecture]
+    # y or dx, and what else lies where they do: r, or x; of weights two parts of sums
+    result = convolution.rows_of(channels) * convolution.COLUMNS * (8 if "weight" in product else 2 * x)
+    if product == "forward":
+        result += convolution.rows_of(channels) * convolution.COLUMNS * (4 - x)
+    band = band_of(down, across, programs, row, column)
+    return _over_least(down, across, band, programs, (row, column, result))
 
 
 def counted(path: Path) -> dict[tuple[str, str], float]:

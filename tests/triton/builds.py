@@ -272,18 +272,25 @@ def _gates() -> Iterator[Build]:
 
 
 CONV_TYPES = {
-    "forward": "x X, mu X, log *fp32, bias *fp32, seed *i64, y X, r *fp32, channels i32, height i32,"
-    " width i32, out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32, x_h i32, y_n i32, y_c i32,"
-    " eps fp32, exp_clip fp32",
-    "input_gradient": "dy X, g2 G, x X, mu X, log *fp32, dx X, channels i32, width i32, out_channels i32,"
-    " out_height i32, out_width i32, pixels i32, x_n i32, x_c i32, y_n i32, y_c i32, y_h i32, exp_clip fp32",
-    "weight_gradient": "dy X, g2 G, x X, partial *fp32, images i32, channels i32, height i32, width i32,"
-    " out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32, x_h i32, y_n i32, y_c i32",
+    "forward": "x X, mu X, log *fp32, bias *fp32, seed *i64, y X, r *fp32, images i32, band i32,"
+    " channels i32, height i32, width i32, out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32,"
+    " x_h i32, y_n i32, y_c i32, eps fp32, exp_clip fp32",
+    "input_gradient": "dy X, g2 G, x X, mu X, log *fp32, dx X, images i32, band i32, channels i32, width i32,"
+    " out_channels i32, out_height i32, out_width i32, pixels i32, x_n i32, x_c i32, y_n i32, y_c i32,"
+    " y_h i32, exp_clip fp32",
+    "weight_gradient": "dy X, g2 G, x X, partial *fp32, images i32, band i32, channels i32, height i32,"
+    " width i32, out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32, x_h i32, y_n i32, y_c i32",
+}
+# images, channels in and out, pixels, places of the kernel: with tiles enough for more than a wave
+CONV = {
+    "forward": (64, 256, 196, 9),
+    "input_gradient": (64, 256, 196, 9),
+    "weight_gradient": (64, 1024, 49, 9),
 }
 CONV_KERNELS = {
-    "forward": conv_kernels.forward_kernel,
-    "input_gradient": conv_kernels.input_gradient_kernel,
-    "weight_gradient": conv_kernels.weight_gradient_kernel,
+    "forward": conv_kernels.conv_forward_kernel,
+    "input_gradient": conv_kernels.conv_input_gradient_kernel,
+    "weight_gradient": conv_kernels.conv_weight_gradient_kernel,
 }
 
 
@@ -312,6 +319,7 @@ def _convolutions(architecture: str) -> Iterator[Build]:
                 f"conv2d_lrt_{product}-{x[1:]}-{precision.mean}-{precision.variance}", kernel,
                 _types(CONV_TYPES[product], x, g2), {**options, **ones, **steps}, launch,
                 options["BLOCK_M"] * options["BLOCK_N"], must=(WIDE, *tensor_core),
+                traffic=traffic.of_convolution(architecture, product, CONV[product], dtype.itemsize),
             )  # fmt: skip
 
 

@@ -44,10 +44,11 @@ def band_of(down: int, across: int, programs: int, row: int, column: int, sharin
     if across == 1 or down == 1:
         return down
     best = (programs * column * sharing / row) ** 0.5
-    heights = {1, *range(max(1, int(best * 0.6)), int(best * 1.5) + 2)}
+    low, high = max(1, int(best * 0.6)), int(best * 1.5) + 2
+    heights = {1, min(down, high), *range(min(low, down), min(high, down) + 1)}
     tiles = min(down * across, _WAVES * programs)
 
     def loaded(height: int) -> int:
         return _bytes(down, across, height, programs, row, column, sharing, tiles)
 
-    return min(sorted(height for height in heights if height <= down) or [down], key=loaded)
+    return min(sorted(heights), key=loaded)
