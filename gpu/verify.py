@@ -63,8 +63,8 @@ RUNGS = (
     ),
 )
 
-# What they ask for is counted and shown, and held to nothing here: of sparse products it depends on the pattern,
-# and their tests hold it to the byte.
+# What they ask for is counted and shown, and held to nothing here: of sparse products it depends on the
+# pattern, and their tests hold it to the byte.
 UNHELD = ("spmm_product<", "spmm_vector<", "spmm_sampled<", "spmm_column_", "sparse_conv_product<")
 COVERED = {"nvcc": ("1", "2", "2s", "4"), "triton": ("1", "3", "4")}  # rungs that run a compiler's kernels
 
