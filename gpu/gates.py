@@ -32,6 +32,11 @@ RULES = (
     Rule(r"(ragged_)?noise_kernel<(float|\w+16)>", (r"MUFU\.SQRT",)),
     Rule(r"mul_noise_kernel<(float|double)", (WIDE_LOAD, WIDE_STORE)),
     Rule(r"mul_noise_kernel<\w+16", (r"LDG\.\S*64", r"STG\.\S*64")),
+    Rule(
+        r"weight_noise_kernel<(float|double)|weight_noise_\w+s<(float|double).*true>", (WIDE_LOAD, WIDE_STORE)
+    ),
+    Rule(r"weight_noise_kernel<\w+16|weight_noise_\w+s<\w+16.*true>", (r"LDG\.\S*64", r"STG\.\S*64")),
+    Rule(r"weight_noise_\w+<(float|\w+16)", (r"MUFU\.SQRT", r"MUFU\.EX2")),
     Rule(r"kl_kernel<", (WIDE_LOAD,)),
     Rule(r"kl_kernel<.*,true>", (WIDE_STORE,)),
     Rule(r"kl_kernel<(float|\w+16)", (APPROXIMATION,)),
@@ -92,9 +97,11 @@ def cost(kernel: Kernel) -> tuple[str, float]:
 
 def elements(kernel: Kernel) -> int:
     """Elements that the code of a kernel without a main loop takes at a time; 0 where that is not fixed."""
-    if re.match(r"lrt_finish<|lrt_noise_gradient<|ragged_noise_kernel<", kernel.name):
+    if re.match(
+        r"lrt_finish<|lrt_noise_gradient<|ragged_noise_kernel<|weight_noise_(rows|columns)<", kernel.name
+    ):
         return 4  # a turn of a loop
-    if kernel.name.startswith("mul_noise_kernel<"):
+    if kernel.name.startswith(("mul_noise_kernel<", "weight_noise_kernel<")):
         return 8
     if kernel.name.startswith("xnor_pack_planes<"):
         return 32 if kernel.name.endswith("true>") else 16  # a turn of a loop

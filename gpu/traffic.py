@@ -15,7 +15,10 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from vdropkern.ops._bands import band_of, waves
+from vdropkern.ops.conv2d_lrt import tiles as convolution
 from vdropkern.ops.linear_lrt.tiles import Tile
+from vdropkern.ops.multi_sample_head import tiles as head
 
 LIMIT = 1.15  # of the least
 PROBLEM = 4096  # batch, inputs and outputs of the C++ products
@@ -30,29 +33,18 @@ _ENUMERATORS = {
 }
 
 
-def waves(down: int, across: int, band: int, programs: int, row: int, column: int) -> int:
-    """Bytes of operands that waves of `programs` tiles load, each once a wave: `row` and `column` a tile's.
-
-    The kernels' order: bands of `band` rows of tiles, to and fro, column by column.
-    """
-    total = 0
-    for start in range(0, down * across, programs):
-        rows, columns = set(), set()
-        for tile in range(start, min(start + programs, down * across)):
-            turn, within = divmod(tile, band * across)
-            height = min(down - turn * band, band)
-            rows.add(turn * band + within % height)
-            columns.add(across - 1 - within // height if turn % 2 else within // height)
-        total += row * len(rows) + column * len(columns)
-    return total
-
-
-def _over_least(down: int, across: int, band: int, programs: int, sizes: tuple[int, int, int]) -> float:
-    """`sizes`: bytes of a tile's row of operands, its column, its results."""
+def _over_least(
+    down: int, across: int, band: int, programs: int, sizes: tuple[int, int, int], sharing: int = 1
+) -> float:
+    """`sizes`: bytes of a tile's row of operands, its column, its results; `sharing`: see `waves`."""
     row, column, result = sizes
     programs = min(programs, down * across)
-    least = min(row * h + column * programs / h for h in range(1, down + 1) if programs / h <= across)
-    loaded = waves(down, across, band, programs, row, column)
+    least = min(
+        row * max(h / sharing, 1) + column * programs / h
+        for h in range(1, down + 1)
+        if programs / h <= across
+    )
+    loaded = waves(down, across, band, programs, row, column, sharing)
     written = result * down * across
     return (loaded + written) / (least * down * across / programs + written)
 
@@ -119,6 +111,46 @@ def _of_packed(architecture: str, tiles: tuple[int, int, int], band: int, blocks
 def of_signs_tile(architecture: str, rows: int, columns: int, band: int) -> float:
     """The Triton product of packed signs, one program a multiprocessor."""
     return _of_packed(architecture, (PROBLEM // rows, rows, columns), band, 1)
+
+
+@functools.cache
+def of_head(
+    architecture: str, product: str, tile: tuple[int, int, int], shape: tuple[int, int, int, int], x: int
+) -> float:
+    """A Triton product of `multi_sample_head`, one program a multiprocessor.
+
+    Args:
+        product: ``logits``, ``input_gradient`` or ``weight_gradient``.
+        tile: rows, columns, samples that share random words.
+        shape: rows of h, features, classes, samples.
+        x: bytes of an element of h and of the weights; gradients are float32.
+    """
+    down, across, row, column, sharing = head.grid(product, tile, shape, x)
+    programs = PROCESSORS[architecture]
+    band = band_of(down, across, programs, row, column, sharing)
+    result = tile[0] * tile[1] * 4 * (tile[2] if product == "logits" else 1)
+    return _over_least(down, across, band, programs, (row, column, result), sharing)
+
+
+@functools.cache
+def of_convolution(architecture: str, product: str, shape: tuple[int, int, int, int], x: int) -> float:
+    """A Triton product of `conv2d_lrt`, one program a multiprocessor.
+
+    Args:
+        product: ``forward``, ``input_gradient`` or ``weight_gradient``.
+        shape: images, channels in and out, pixels of an image in and out, places of the kernel.
+        x: bytes of an element of x, mu, dy and the noise's gradient.
+    """
+    images, channels, pixels, kernel = shape
+    sizes = (images, (channels, channels), (pixels, pixels), kernel, x, x)
+    down, across, row, column = convolution.grid(product, *sizes)
+    programs = PROCESSORS[architecture]
+    # y or dx, and what else lies where they do: r, or x; of weights two parts of sums
+    result = convolution.rows_of(channels) * convolution.COLUMNS * (8 if "weight" in product else 2 * x)
+    if product == "forward":
+        result += convolution.rows_of(channels) * convolution.COLUMNS * (4 - x)
+    band = band_of(down, across, programs, row, column)
+    return _over_least(down, across, band, programs, (row, column, result))
 
 
 def counted(path: Path) -> dict[tuple[str, str], float]:

@@ -36,6 +36,25 @@ VDK_DEVICE T block_sum(T x) {
   return warp_sum(threadIdx.x < kWarps ? of_warp[threadIdx.x] : T(0));
 }
 
+constexpr int kPartsThreads = 256;
+
+template <class T>
+struct PartsArgs {
+  const T* partial;  // [parts, n]
+  int64_t parts, n;
+  T* sums;  // [n]
+};
+
+// Many sums at once, each part after part by a thread of its own.
+template <class T>
+VDK_KERNEL void __launch_bounds__(kPartsThreads) sum_parts_kernel(PartsArgs<T> a) {
+  const int64_t i = int64_t(blockIdx.x) * kPartsThreads + threadIdx.x;
+  if (i >= a.n) return;
+  Compensated<T> sum{0, 0};
+  for (int64_t part = 0; part < a.parts; ++part) sum.add(load_global<T>(a.partial + part * a.n + i));
+  store_global(a.sums + i, sum.value());
+}
+
 constexpr int kSumThreads = 512;
 
 template <class T>

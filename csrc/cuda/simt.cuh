@@ -16,6 +16,7 @@
 //   every access
 //                                                   to global memory goes through these two (or cp_async16),
 //                                                   which the emulator counts and checks
+//   store_global_whole(p, v)                        a uint2 or uint4 in one access for certain
 //   load_shared<V>(p) store_shared(p, v)            the same for wide accesses to shared memory
 //   cp_async16(dst_shared, src_global, valid)       16 bytes, zeros where !valid (src is not read then);
 //   cp_async8                                       8 of them
@@ -62,6 +63,16 @@ VDK_DEVICE V load_global(const void* p) {
 template <class V>
 VDK_DEVICE void store_global(void* p, V v) {
   *static_cast<V*>(p) = v;
+}
+// One access, also where the compiler would take it apart, as it does at the end of some loops.
+VDK_DEVICE void store_global_whole(void* p, uint4 v) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(v.x),
+               "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
+VDK_DEVICE void store_global_whole(void* p, uint2 v) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(v.x), "r"(v.y)
+               : "memory");
 }
 template <class V>
 VDK_DEVICE V load_shared(const void* p) {
@@ -226,6 +237,10 @@ VDK_DEVICE float2 unpack(uint32_t word) {
 }
 
 #ifdef VDK_EMULATED
+template <class V>
+void store_global_whole(void* p, V v) {
+  store_global(p, v);
+}
 inline uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
   const float2 x = unpack<BFloat16>(a), y = unpack<BFloat16>(b);
   return pack<BFloat16>(x.x * y.x, x.y * y.y);

@@ -3,8 +3,25 @@
 #include <type_traits>
 
 #include "simt.cuh"
+#include "types.h"
 
 namespace vdk {
+
+// An element as it is computed with, and back.
+template <class E>
+VDK_DEVICE ComputeOf<E> computed(E x) {
+  if constexpr (sizeof(E) == 8)
+    return x;
+  else
+    return to_float(x);
+}
+template <class E>
+VDK_DEVICE E stored(ComputeOf<E> x) {
+  if constexpr (sizeof(E) == 8)
+    return x;
+  else
+    return round_to<E>(x);
+}
 
 template <class T>
 constexpr int kPer16 = 16 / sizeof(T);
@@ -61,6 +78,16 @@ VDK_DEVICE Four<T> load_four(const T* p, int n, bool wide) {
   for (int j = 0; j < 4; ++j)
     if (j < n) four.v[j] = load_global<T>(p + j);
   return four;
+}
+// Four elements at a multiple of their size, by `store_global_whole`.
+template <class T>
+VDK_DEVICE void store_whole_four(T* p, const Four<T>& four) {
+  using Word = std::conditional_t<sizeof(T) == 2, uint2, uint4>;
+  constexpr int kWords = sizeof(four) / sizeof(Word);
+  Word words[kWords];
+  memcpy(words, &four, sizeof four);
+  VDK_UNROLL
+  for (int i = 0; i < kWords; ++i) store_global_whole(reinterpret_cast<Word*>(p) + i, words[i]);
 }
 template <class T>
 VDK_DEVICE void store_four(T* p, const Four<T>& four, int n, bool wide) {

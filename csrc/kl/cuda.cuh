@@ -24,21 +24,6 @@ struct KlKernelArgs {
   ComputeOf<E>* partial;  // [blocks]
 };
 
-template <class E>
-VDK_DEVICE ComputeOf<E> computed(E x) {
-  if constexpr (sizeof(E) == 8)
-    return x;
-  else
-    return to_float(x);
-}
-template <class E>
-VDK_DEVICE E stored(ComputeOf<E> x) {
-  if constexpr (sizeof(E) == 8)
-    return x;
-  else
-    return round_to<E>(x);
-}
-
 // KL and dKL/dla of one weight. `mean`: log is log_sigma2, else log_alpha, and mu is not looked at.
 template <class T, Prior::Kind kPrior>
 VDK_DEVICE KlTerms<T> kl_of_weight(T mu, T log, bool mean, const NormalPrior<T>& normal) {

@@ -5,10 +5,10 @@
 namespace {
 
 using vdk::BFloat16;
+using vdk::computed;
 using vdk::Float16;
 using vdk::Prior;
-using vdk::cuda::computed;
-using vdk::cuda::stored;
+using vdk::stored;
 
 // One tile and a bit, so that a tile is ragged and both stages of the sum run.
 template <class E, Prior::Kind kPrior>

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.ops import test_mul_noise_learned as learned
+from tests.ops import test_multi_sample_head as heads
 from tests.ops.test_gate import OPTIONS
 from tests.ops.test_gate import SHAPES as GATE_SHAPES
 from tests.ops.test_gate import inputs as gate_inputs
@@ -78,6 +79,17 @@ def test_gate(kind: str, shape: str, device: torch.device, kernels: str) -> None
     for per_sample in (True, False):
         dy = torch.randn(tensors["x"].shape)
         check(functools.partial(call, per_sample=per_sample), tensors, dy, device)
+
+
+@pytest.mark.parametrize("options", heads.OPTIONS)
+@pytest.mark.parametrize("shape", heads.SHAPES, ids=str)
+def test_multi_sample_head(shape: tuple[int, ...], options: str, device: torch.device, kernels: str) -> None:
+    *sizes, samples = shape
+    given = heads.classes_of(heads.OPTIONS[options], sizes[2], torch.float32)
+    try:
+        heads.check(heads.made(*sizes, dtype=torch.float32), samples, given, device)
+    except BackendUnavailableError as err:
+        pytest.skip(str(err))
 
 
 def test_same_bits_again(device: torch.device, kernels: str) -> None:

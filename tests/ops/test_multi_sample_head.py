@@ -94,14 +94,19 @@ def explicit(
     return {"loss": loss.detach()} | {f"d_{k}": g for k, g in zip(leaves, d, strict=True)}
 
 
-def check(tensors: dict[str, Tensor], samples: int, options: dict[str, Any]) -> None:
+def check(
+    tensors: dict[str, Tensor], samples: int, options: dict[str, Any], device: str | torch.device = "cpu"
+) -> None:
+    """Against the truth on the CPU; `device`: where the op runs."""
     none = options.get("reduction") == "none"
     upstream = torch.linspace(-1, 2, tensors["h"].shape[0]) if none else torch.tensor(-0.75)
     expected = explicit(tensors, samples, upstream, options)
     rows, features = tensors["h"].shape
     classes = tensors["weight"].shape[0]
     length = features + classes + rows * samples
-    actual = results(tensors, samples, upstream, options)
+    there = {k: t.to(device) for k, t in tensors.items()}
+    moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in options.items()}
+    actual = {k: t.cpu() for k, t in results(there, samples, upstream.to(device), moved).items()}
     assert actual.keys() == expected.keys()
     p = options.get("p", 0.5)
     h, w = tensors["h"].double().abs() / (1 - p), tensors["weight"].double().abs()

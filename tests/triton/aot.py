@@ -100,6 +100,12 @@ _UNALIGNED = (
     "low",
     "high",
     "spans",
+    "keep_scale",
+    "share",
+    "smoothing",
+    "ignore_index",
+    "band",
+    "samples",
 )
 
 

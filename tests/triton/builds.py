@@ -22,6 +22,9 @@ from vdropkern.ops.linear_lrt import triton as linear_lrt
 from vdropkern.ops.linear_lrt import triton_kernels as kernels
 from vdropkern.ops.mul_noise import triton as mul_noise
 from vdropkern.ops.mul_noise import triton_learned as learned
+from vdropkern.ops.multi_sample_head import tiles as head_tiles
+from vdropkern.ops.multi_sample_head import triton as head
+from vdropkern.ops.multi_sample_head import triton_kernels as head_kernels
 from vdropkern.ops.philox_normal import triton as philox_normal
 from vdropkern.ops.weight_mask import triton as weight_mask
 from vdropkern.ops.weight_noise import triton as weight_noise
@@ -269,18 +272,25 @@ def _gates() -> Iterator[Build]:
 
 
 CONV_TYPES = {
-    "forward": "x X, mu X, log *fp32, bias *fp32, seed *i64, y X, r *fp32, channels i32, height i32,"
-    " width i32, out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32, x_h i32, y_n i32, y_c i32,"
-    " eps fp32, exp_clip fp32",
-    "input_gradient": "dy X, g2 G, x X, mu X, log *fp32, dx X, channels i32, width i32, out_channels i32,"
-    " out_height i32, out_width i32, pixels i32, x_n i32, x_c i32, y_n i32, y_c i32, y_h i32, exp_clip fp32",
-    "weight_gradient": "dy X, g2 G, x X, partial *fp32, images i32, channels i32, height i32, width i32,"
-    " out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32, x_h i32, y_n i32, y_c i32",
+    "forward": "x X, mu X, log *fp32, bias *fp32, seed *i64, y X, r *fp32, images i32, band i32,"
+    " channels i32, height i32, width i32, out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32,"
+    " x_h i32, y_n i32, y_c i32, eps fp32, exp_clip fp32",
+    "input_gradient": "dy X, g2 G, x X, mu X, log *fp32, dx X, images i32, band i32, channels i32, width i32,"
+    " out_channels i32, out_height i32, out_width i32, pixels i32, x_n i32, x_c i32, y_n i32, y_c i32,"
+    " y_h i32, exp_clip fp32",
+    "weight_gradient": "dy X, g2 G, x X, partial *fp32, images i32, band i32, channels i32, height i32,"
+    " width i32, out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32, x_h i32, y_n i32, y_c i32",
+}
+# images, channels in and out, pixels, places of the kernel: with tiles enough for more than a wave
+CONV = {
+    "forward": (64, 256, 196, 9),
+    "input_gradient": (64, 256, 196, 9),
+    "weight_gradient": (64, 1024, 49, 9),
 }
 CONV_KERNELS = {
-    "forward": conv_kernels.forward_kernel,
-    "input_gradient": conv_kernels.input_gradient_kernel,
-    "weight_gradient": conv_kernels.weight_gradient_kernel,
+    "forward": conv_kernels.conv_forward_kernel,
+    "input_gradient": conv_kernels.conv_input_gradient_kernel,
+    "weight_gradient": conv_kernels.conv_weight_gradient_kernel,
 }
 
 
@@ -309,6 +319,7 @@ def _convolutions(architecture: str) -> Iterator[Build]:
                 f"conv2d_lrt_{product}-{x[1:]}-{precision.mean}-{precision.variance}", kernel,
                 _types(CONV_TYPES[product], x, g2), {**options, **ones, **steps}, launch,
                 options["BLOCK_M"] * options["BLOCK_N"], must=(WIDE, *tensor_core),
+                traffic=traffic.of_convolution(architecture, product, CONV[product], dtype.itemsize),
             )  # fmt: skip
 
 
@@ -356,6 +367,66 @@ def _masks() -> Iterator[Build]:
         )  # fmt: skip
 
 
+_HEAD_SIZES = "rows i32, features i32, classes i32, samples i32, ld i32, band i32, below i64, keep_scale fp32"
+_HEAD_GIVEN = "target *i64, class_weight *fp32, norm *fp32, row_scale *fp32"
+_HEAD_LOSS = "share fp32, smoothing fp32, ignore_index i32"
+HEAD_TYPES = {
+    "logits": f"h X, weight X, bias X, {_HEAD_GIVEN}, seed *i64, logits *fp32, losses *fp32, {_HEAD_SIZES},"
+    f" {_HEAD_LOSS}",
+    "loss": f"logits *fp32, {_HEAD_GIVEN}, losses *fp32, slots i32, classes i32, samples i32, ld i32,"
+    f" {_HEAD_LOSS}",
+    "input_gradient": f"g *fp32, weight X, seed *i64, dh *fp32, {_HEAD_SIZES}",
+    "weight_gradient": f"g *fp32, h X, seed *i64, partial *fp32, {_HEAD_SIZES}",
+}
+HEAD_KERNELS = {
+    "logits": head_kernels.head_logits_kernel,
+    "input_gradient": head_kernels.head_input_gradient_kernel,
+    "weight_gradient": head_kernels.head_weight_gradient_kernel,
+}
+HEAD = (512, 4096, 1024, 8)  # rows, features, classes, samples
+
+
+def _heads(architecture: str) -> Iterator[Build]:
+    """All options on: a large head; one of 16 classes, and one that just fits a tile with its losses.
+
+    Of three samples, which a program takes one by one, the large head alone.
+    """
+    flags = {"WEIGHTED": True, "SMOOTH": True, "ROW_SCALE": True, "GRAD": True}
+    for product, kernel in HEAD_KERNELS.items():
+        for arithmetic, tile in head_tiles.TILES[product].items():
+            x, sizes = "*bf16" if arithmetic == "native" else "*fp32", [("", HEAD)]
+            if arithmetic == "ieee":
+                sizes.append(("-alone", (*[traffic.PROBLEM] * 3, 3)))
+            if arithmetic in ("ieee", "tf32") and product != "input_gradient":
+                sizes.append(("-16", (4096, 128, 16, 8)))
+            if product == "logits":
+                sizes.append(("-whole", (4096, 4096, tile.cols, 8)))
+            for size, shape in sizes:
+                _, features, classes, samples = shape
+                options = head_tiles.launch_options(product, arithmetic, samples, classes, features)
+                placed = (options["ROWS"], options["COLS"], options["SHARED"])
+                launch = {key: options.pop(key) for key in ("num_warps", "num_stages")}
+                if product == "logits":
+                    options |= {"BIAS": True, **flags}
+                elif product == "weight_gradient":
+                    options["SPLIT"] = 4
+                shared = options["SHARED"] if product != "weight_gradient" else 1
+                large = TENSOR_CORE.get(architecture, "HMMA") if classes > 16 else "HMMA|HGMMA|UTC"
+                must = (ASYNC,) if arithmetic == "ieee" else (ASYNC, large)
+                yield Build(
+                    f"multi_sample_head_{product}-{arithmetic}{size}", kernel, _types(HEAD_TYPES[product], x),
+                    options, launch, options["ROWS"] * shared * options["COLS"], must=must,
+                    traffic=traffic.of_head(architecture, product, placed, shape, 2 if x == "*bf16" else 4),
+                )  # fmt: skip
+    for classes in (head.WHOLE_ROW, 4 * head.WHOLE_ROW):
+        options = head.loss_options(classes)
+        launch = {"num_warps": options.pop("num_warps")}
+        yield Build(
+            f"multi_sample_head_loss-{classes}", head_kernels.head_loss_kernel, _types(HEAD_TYPES["loss"]),
+            {**options, **flags}, launch, options["ROWS"] * options["COLS"], must=(WIDE,),
+        )  # fmt: skip
+
+
 def _signs(architecture: str) -> Iterator[Build]:
     """Channels beside each other and pixels, and the product with results of both kinds."""
     types = "x {}, threshold *fp32, flip *i32, out *i32, pixels i32, channels i32, inner i32, halves i32"
@@ -386,5 +457,5 @@ def _signs(architecture: str) -> Iterator[Build]:
 
 def builds(architecture: str) -> list[Build]:
     """Every kernel with every tile that is shipped for `architecture`."""
-    of_all = (*_others(), *_weights(), *_gates(), *_masks(), *_signs(architecture))
+    of_all = (*_others(), *_weights(), *_gates(), *_masks(), *_signs(architecture), *_heads(architecture))
     return [*_products(architecture), *_convolutions(architecture), *of_all]

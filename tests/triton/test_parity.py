@@ -46,6 +46,8 @@ from ..ops import test_mul_noise_cuda as mul_noise_cuda  # noqa: E402
 from ..ops import test_philox_cuda as noise_cuda  # noqa: E402
 from ..ops import test_sparse_conv2d_cuda as sparse_conv_cuda  # noqa: E402
 from ..ops import test_spmm_cuda as spmm_cuda  # noqa: E402
+from ..ops import test_weight_noise as weight_noise  # noqa: E402
+from ..ops import test_weight_noise_cuda as weight_noise_cuda  # noqa: E402
 from ..ops import test_xnor_cuda as xnor_cuda  # noqa: E402
 from ..ops.test_philox_normal import MAX_ULP, ulp  # noqa: E402
 
@@ -136,6 +138,38 @@ def test_noise_of_weights_and_units(name: str) -> None:
             length = max(y.numel() // one.numel(), 1)
             size = one.abs() + one.abs().mean() * 8 * length**0.5
             assert ((one - other).abs() <= size * tolerance(torch.float32, length)).all()
+
+
+@pytest.mark.parametrize("alpha", [None, (9, 1), (1, 37)], ids=str)
+def test_weight_noise(alpha: tuple[int, int] | None) -> None:
+    """In CUDA the same noise: |e| < 7, and sums of 37 terms at most."""
+    tensors, grad = weight_noise.make((9, 37), alpha, "fp32")
+    found = {**weight_noise_cuda.on_gpu(tensors, None)[0], **weight_noise_cuda.on_gpu(tensors, grad)[0]}
+    for backend in ("reference", "cpu", "triton"):
+        leaves = {k: t.clone().requires_grad_() for k, t in tensors.items()}
+        with use_backend(backend):
+            y = functional.weight_noise(**leaves, seed=weight_noise.SEED)
+            gradients = torch.autograd.grad(y, list(leaves.values()), grad)
+        for name, t in {"value": y, **dict(zip(leaves, gradients, strict=True))}.items():
+            if name in found:
+                length = max(y.numel() // t.numel(), 1)
+                size = found[name].abs() + 7 * 8 * length**0.5
+                assert ((found[name] - t).abs() <= size * tolerance(torch.float32, length)).all(), name
+
+
+def test_multi_sample_head() -> None:
+    """The same masks: a bit of one would show in every result. Logits are below 8, sums of 70 terms."""
+    h, weight, bias = torch.randn(9, 70), torch.randn(13, 70) / 8, torch.randn(13)
+    target = torch.randint(13, (9,))
+    by_backend: dict[str, list[Tensor]] = {}
+    for backend in ("reference", "cpu", "triton"):
+        leaves = [t.clone().requires_grad_() for t in (h, weight, bias)]
+        with use_backend(backend):
+            loss = functional.multi_sample_head(*leaves, target, samples=6, p=0.3, seed=-5)
+            by_backend[backend] = [loss, *torch.autograd.grad(loss, leaves)]
+    for a, b in itertools.combinations(by_backend.values(), 2):
+        for one, other in zip(a, b, strict=True):
+            assert ((one - other).abs() <= 8 * tolerance(torch.float32, 70 + 54)).all()
 
 
 @pytest.mark.parametrize("granularity", functional.GRANULARITIES)

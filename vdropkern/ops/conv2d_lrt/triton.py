@@ -15,14 +15,16 @@ import triton
 from torch import Tensor
 
 from ..._precision import resolve
+from .._bands import band_of
 from .._launch import device_of, launch_on, refuse_double
 from ..kl import triton as kl_triton
 from ..kl.triton_terms import prior_constant
 from ..linear_lrt import triton_kernels as linear
 from . import triton_kernels as kernels
 from .reference import memory_format_of
+from .tiles import COLUMNS, grid, rows_of
 
-COLUMNS, WARPS, STAGES = 64, 8, 3  # of a tile
+WARPS, STAGES = 8, 3  # of a tile
 MAX_PARTS = 64
 FINISH = (32, 64)
 
@@ -53,6 +55,12 @@ class _Problem(NamedTuple):
     @property
     def pixels(self) -> int:
         return self.out_height * self.out_width
+
+    def launch(self, product: str, x: Tensor, g2: int = 0) -> tuple[int, int]:
+        """(tiles of a group, rows of them in a band); `g2`: bytes of an element of the noise's gradient."""
+        sizes = ((self.channels, self.out_channels), (self.height * self.width, self.pixels))
+        down, across, *operands = grid(product, self.images, *sizes, self.kernel_size, x.element_size(), g2)
+        return down * across, band_of(down, across, device_of(x).processors, *operands)
 
 
 class _Weights(NamedTuple):
@@ -86,11 +94,10 @@ def launch_options(rows: int, dtype: torch.dtype, kernel: tuple[int, int], major
     """
     mean, variance = resolve(dtype)
     depth = 32 if dtype.itemsize == 2 else 16
-    block = min(64, max(16, triton.next_power_of_2(rows)))
     return {
-        "MEAN": mean, "VARIANCE": variance, "KW": kernel[0], "KK": kernel[1], "BLOCK_M": block,
-        "BLOCK_N": COLUMNS, "BLOCK_K": depth, "num_warps": WARPS, "num_stages": STAGES,
-        "ONCE": major in (8, 12),
+        "MEAN": mean, "VARIANCE": variance, "KW": kernel[0], "KK": kernel[1], "BLOCK_M": rows_of(rows),
+        "BLOCK_N": COLUMNS, "BLOCK_K": depth, "ONCE": major in (8, 12), "num_warps": WARPS,
+        "num_stages": 2 if mean == "ieee" else STAGES,  # a third one makes it spill
     }  # fmt: skip
 
 
@@ -120,12 +127,12 @@ def conv2d_lrt(
     options = launch_options(
         p.out_channels, dtype, (p.kernel_width, p.kernel_size), device_of(x).capability[0]
     )
-    tiles = triton.cdiv(p.out_channels, options["BLOCK_M"]) * triton.cdiv(p.pixels, COLUMNS)
+    tiles, band = p.launch("forward", image)
     with launch_on(x):
-        kernels.forward_kernel[(tiles * p.images, p.groups)](
-            image, w.mu, w.log, r if bias is None else bias.contiguous(), seed, y, r, p.channels, p.height,
-            p.width, p.out_channels, p.out_width, p.pixels, *_strides(image, False), *_strides(y, True),
-            *p.steps, eps, w.exp_clip, BIAS=bias is not None, **w.options, **options,
+        kernels.conv_forward_kernel[(tiles, p.groups)](
+            image, w.mu, w.log, r if bias is None else bias.contiguous(), seed, y, r, p.images, band,
+            p.channels, p.height, p.width, p.out_channels, p.out_width, p.pixels, *_strides(image, False),
+            *_strides(y, True), *p.steps, eps, w.exp_clip, BIAS=bias is not None, **w.options, **options,
         )  # fmt: skip
     return y, r, kl
 
@@ -135,10 +142,11 @@ def _input_gradient(dx: Tensor, dy: Tensor, g2: Tensor, x: Tensor, w: _Weights, 
         p.channels, dy.dtype, (p.kernel_width, p.kernel_size), device_of(x).capability[0]
     )
     pixels = p.height * p.width
-    tiles = triton.cdiv(p.channels, options["BLOCK_M"]) * triton.cdiv(pixels, COLUMNS)
-    kernels.input_gradient_kernel[(tiles * p.images, p.groups)](
-        dy, g2, x, w.mu, w.log, dx, p.channels, p.width, p.out_channels, p.out_height, p.out_width, pixels,
-        *_strides(x, True), *_strides(dy, False), *p.steps, w.exp_clip, **w.options, **options,
+    tiles, band = p.launch("input_gradient", x, g2.element_size())
+    kernels.conv_input_gradient_kernel[(tiles, p.groups)](
+        dy, g2, x, w.mu, w.log, dx, p.images, band, p.channels, p.width, p.out_channels, p.out_height,
+        p.out_width, pixels, *_strides(x, True), *_strides(dy, False), *p.steps, w.exp_clip, **w.options,
+        **options,
     )  # fmt: skip
 
 
@@ -149,16 +157,16 @@ def _weight_gradient(
     depth = p.channels * p.kernel_size
     options = launch_options(p.out_channels, dy.dtype, (p.kernel_width, p.kernel_size), 0)
     del options["ONCE"]
-    tiles = triton.cdiv(p.out_channels, options["BLOCK_M"]) * triton.cdiv(depth, COLUMNS) * p.groups
+    tiles, band = p.launch("weight_gradient", x, g2.element_size())
     steps = triton.cdiv(p.images * p.pixels, options["BLOCK_K"])
     # to fill the processors twice, eight steps each at least
-    parts = max(1, min(2 * device_of(x).processors // max(tiles, 1), steps // 8, MAX_PARTS))
+    parts = max(1, min(2 * device_of(x).processors // max(tiles * p.groups, 1), steps // 8, MAX_PARTS))
     parts = 1 << (parts.bit_length() - 1)
     outputs = p.groups * p.out_channels
     partial = dlog.new_empty((parts, 2, outputs, depth), dtype=torch.float32)
-    kernels.weight_gradient_kernel[(tiles // p.groups, p.groups, parts)](
-        dy, g2, x, partial, p.images, p.channels, p.height, p.width, p.out_channels, p.out_width, p.pixels,
-        *_strides(x, False), *_strides(dy, True), *p.steps, SPLIT=parts, **options,
+    kernels.conv_weight_gradient_kernel[(tiles, p.groups, parts)](
+        dy, g2, x, partial, p.images, band, p.channels, p.height, p.width, p.out_channels, p.out_width,
+        p.pixels, *_strides(x, False), *_strides(dy, True), *p.steps, SPLIT=parts, **options,
     )  # fmt: skip
     grid = (triton.cdiv(outputs, FINISH[0]) * triton.cdiv(depth, FINISH[1]),)
     linear.finish_weight_kernel[grid](

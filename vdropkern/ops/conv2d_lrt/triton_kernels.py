@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from .._triton import dot, normal_tile, square
-from ..linear_lrt.triton_kernels import scale_of, weights_of
+from ..linear_lrt.triton_kernels import scale_of, tile_of, weights_of
 
 
 @triton.jit
@@ -26,14 +26,13 @@ def load_weights(
 
 
 @triton.jit
-def tile_of_image(rows, pixels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(group, rows of this tile in it, image, pixels): rows change fastest, they share gathered pixels."""
-    tiles_m = tl.cdiv(rows, BLOCK_M)
+def tile_of_image(rows, images, pixels, band, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(group, rows of this tile in it, image, pixels), in bands of `band` rows of tiles."""
     tiles_n = tl.cdiv(pixels, BLOCK_N)
-    program = tl.program_id(0)
-    row = program % tiles_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    pixel = program // tiles_m % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    return tl.program_id(1), row, (program // (tiles_m * tiles_n)).to(tl.int64), pixel
+    tile_m, tile_n = tile_of(rows, images * tiles_n, BLOCK_M, 1, band)
+    row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    pixel = tile_n % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    return tl.program_id(1), row, (tile_n // tiles_n).to(tl.int64), pixel
 
 
 @triton.jit
@@ -47,16 +46,16 @@ def gathered(
     return h, w
 
 
-@triton.jit
-def forward_kernel(
-    x, mu, log, bias, seed, y, r, channels, height, width, out_channels, out_width, pixels,
+@triton.jit(do_not_specialize=["band"])
+def conv_forward_kernel(
+    x, mu, log, bias, seed, y, r, images, band, channels, height, width, out_channels, out_width, pixels,
     x_n, x_c, x_h, x_w, y_n, y_c, y_p, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w,
     eps, exp_clip, FORM: tl.constexpr, BIAS: tl.constexpr, CLIP: tl.constexpr, MEAN: tl.constexpr,
     VARIANCE: tl.constexpr, KW: tl.constexpr, KK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr, ONCE: tl.constexpr,
 ):  # fmt: skip
     """y, r [images, groups * out_channels, pixels]; channels, out_channels: of a group."""
-    group, row, image, pixel = tile_of_image(out_channels, pixels, BLOCK_M, BLOCK_N)
+    group, row, image, pixel = tile_of_image(out_channels, images, pixels, band, BLOCK_M, BLOCK_N)
     depth = channels * KK
     out = group * out_channels + row
     weight_row = out.to(tl.int64)[:, None] * depth
@@ -90,16 +89,16 @@ def forward_kernel(
     tl.store(y + at, (mean + std * noise).to(y.dtype.element_ty), inside)
 
 
-@triton.jit
-def input_gradient_kernel(
-    dy, g2, x, mu, log, dx, channels, width, out_channels, out_height, out_width, pixels,
+@triton.jit(do_not_specialize=["band"])
+def conv_input_gradient_kernel(
+    dy, g2, x, mu, log, dx, images, band, channels, width, out_channels, out_height, out_width, pixels,
     x_n, x_c, x_p, y_n, y_c, y_h, y_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w,
     exp_clip, FORM: tl.constexpr, CLIP: tl.constexpr, MEAN: tl.constexpr, VARIANCE: tl.constexpr,
     KW: tl.constexpr, KK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     ONCE: tl.constexpr,
 ):  # fmt: skip
     """dx = conv_T(dy, mean) + x conv_T(g2, sigma^2); pixels are the input's, the depth (output, place)."""
-    group, row, image, pixel = tile_of_image(channels, pixels, BLOCK_M, BLOCK_N)
+    group, row, image, pixel = tile_of_image(channels, images, pixels, band, BLOCK_M, BLOCK_N)
     depth = out_channels * KK
     first = group.to(tl.int64) * out_channels
     image_at = image * y_n + first * y_c
@@ -128,18 +127,18 @@ def input_gradient_kernel(
     tl.store(dx + at, (mean + value * variance).to(dx.dtype.element_ty), inside)
 
 
-@triton.jit
-def weight_gradient_kernel(
-    dy, g2, x, partial, images, channels, height, width, out_channels, out_width, pixels,
+@triton.jit(do_not_specialize=["band"])
+def conv_weight_gradient_kernel(
+    dy, g2, x, partial, images, band, channels, height, width, out_channels, out_width, pixels,
     x_n, x_c, x_h, x_w, y_n, y_c, y_p, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w,
     MEAN: tl.constexpr, VARIANCE: tl.constexpr, KW: tl.constexpr, KK: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """partial [SPLIT, 2, groups * out_channels, depth]: wgrad(dy, x), wgrad(g2, x^2), each of some pixels."""
     depth = channels * KK
-    across = tl.cdiv(depth, BLOCK_N)
-    row = tl.program_id(0) // across * BLOCK_M + tl.arange(0, BLOCK_M)
-    k = tl.program_id(0) % across * BLOCK_N + tl.arange(0, BLOCK_N)
+    tile_m, tile_n = tile_of(out_channels, depth, BLOCK_M, BLOCK_N, band)
+    row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    k = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     group = tl.program_id(1)
     out = (group * out_channels + row).to(tl.int64)
     x += group.to(tl.int64) * channels * x_c

@@ -28,7 +28,7 @@ def aligned(size, ALIGN: tl.constexpr):
 
 
 @triton.jit
-def tile_of(M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
+def tile_of(M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP):
     """This program's tile, in bands of GROUP rows, so that programs at work together share operands in L2.
 
     Bands are walked through to and fro: programs where one ends and the next begins share columns.

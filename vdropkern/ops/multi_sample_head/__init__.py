@@ -81,9 +81,13 @@ def _backward_fake(
     return _gradients_like(h, weight, bias, needs_h, needs_weight)
 
 
-_op = register(SCHEMA, reference.multi_sample_head, _fake)
+_op = register(SCHEMA, reference.multi_sample_head, _fake, triton=f"{__name__}.triton")
 _backward_op = register(
-    BACKWARD_SCHEMA, reference.multi_sample_head_backward, _backward_fake, of="multi_sample_head"
+    BACKWARD_SCHEMA,
+    reference.multi_sample_head_backward,
+    _backward_fake,
+    of="multi_sample_head",
+    triton=f"{__name__}.triton",
 )
 
 
