@@ -65,8 +65,8 @@ template <bool kMirrored, int kWords>
 void first_signs(const SignMlpArgs& a, const FirstLayer& layer, const Draw& draw, Range rows) {
   const int64_t blocks = kWords ? kWords : blocks_of(a.width), count = rows.end - rows.begin;
   for (int64_t block = 0; block < blocks; ++block) {
-    uint32_t *const plus = draw.candidates[0].signs + block * kRows, *const minus = draw.candidates[1].signs +
-                                                                                    block * kRows;
+    uint32_t* const plus = draw.candidates[0].signs + block * kRows;
+    uint32_t* const minus = draw.candidates[1].signs + block * kRows;
     for (int64_t r = 0; r < count; r += kTogether)  // and some rows beyond
       draw.first.signs<kMirrored, kWords>(a, layer, rows.begin + r, block, plus + r, minus + r,
                                           draw.near + r);
