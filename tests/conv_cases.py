@@ -55,6 +55,12 @@ def _shapes() -> Iterator[Case]:
     yield conv("depthwise-x2-stride2", (2, 5, 9, 8), 10, (5, 3), groups=5, stride=2, padding=(2, 1))
     yield conv("kernel-is-image", (3, 4, 5, 6), 8, (5, 6))
     yield conv("one-channel", (2, 1, 9, 10), 3, (5, 5))
+    # one channel of inputs is a plane in either layout
+    yield conv("one-channel-to-many", (5, 1, 19, 28), 20, (5, 5))
+    yield conv("one-channel-padded", (3, 1, 9, 10), 21, (5, 4), padding=(4, 2))
+    yield conv("one-channel-stride", (2, 1, 13, 29), 18, (4, 3), stride=(2, 3), padding=1, dilation=(1, 2))
+    yield conv("one-channel-groups", (2, 2, 9, 21), 42, (5, 5), groups=2, padding=1)
+    yield conv("short-lines", (4, 2, 11, 12), 19, (7, 3), padding=(0, 1))
     yield conv("all_ones", (1, 1, 1, 1), 1, (1, 1))
     yield conv("row", (2, 5, 1, 43), 6, (1, 5), padding=(0, 2))
     yield conv("empty_batch", (0, 3, 5, 5), 4, (3, 3), padding=1)

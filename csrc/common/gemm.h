@@ -170,11 +170,16 @@ Grid make_grid(int64_t m, int64_t n, int64_t threads, OnTheFly packed) {
 template <class T, class V>
 VDK_INLINE void chunk_product(int64_t k, const V* a, int64_t a_stride, const V* b, int64_t n_rows, bool half,
                               T* c, int64_t ldc, bool accumulate) {
-  const auto kernel = half ? microkernel<T, 1, V> : microkernel<T, Tile<T>::kVectors, V>;
   k = (k + kPerElement<V> - 1) / kPerElement<V>;
   a_stride /= kPerElement<V>;
-  for (int64_t i = 0; i < n_rows; i += Tile<T>::kRows)
-    kernel(k, a + i * a_stride, a_stride, b, c + i * ldc, ldc, accumulate);
+  constexpr int kRows = Tile<T>::kRows;
+  int64_t i = 0;
+  // one vector a row: few rows would wait for their own sums
+  if constexpr (kRows < 12)
+    for (; half && i + kRows < n_rows; i += 2 * kRows)
+      microkernel<T, 1, V, 2 * kRows>(k, a + i * a_stride, a_stride, b, c + i * ldc, ldc, accumulate);
+  const auto kernel = half ? microkernel<T, 1, V> : microkernel<T, Tile<T>::kVectors, V>;
+  for (; i < n_rows; i += kRows) kernel(k, a + i * a_stride, a_stride, b, c + i * ldc, ldc, accumulate);
 }
 
 // One block of results: all of k.

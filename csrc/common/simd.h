@@ -102,11 +102,29 @@ VDK_INLINE VecF load_masked(const float* p, int n) {
 VDK_INLINE VecD load_masked(const double* p, int n) {
   return (VecD)_mm256_maskload_pd(p, lane_mask<int64_t>(n));
 }
+// By halves: a masked store takes 20 cycles on AMD's CPUs with AVX2.
 VDK_INLINE void store_masked(float* p, VecF v, int n) {
-  _mm256_maskstore_ps(p, lane_mask<int32_t>(n), (__m256)v);
+  __m128 rest = _mm256_castps256_ps128((__m256)v);
+  if (n & 4) {
+    _mm_storeu_ps(p, rest);
+    rest = _mm256_extractf128_ps((__m256)v, 1);
+    p += 4;
+  }
+  if (n & 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(p), rest);
+    rest = _mm_movehl_ps(rest, rest);
+    p += 2;
+  }
+  if (n & 1) _mm_store_ss(p, rest);
 }
 VDK_INLINE void store_masked(double* p, VecD v, int n) {
-  _mm256_maskstore_pd(p, lane_mask<int64_t>(n), (__m256d)v);
+  __m128d rest = _mm256_castpd256_pd128((__m256d)v);
+  if (n & 2) {
+    _mm_storeu_pd(p, rest);
+    rest = _mm256_extractf128_pd((__m256d)v, 1);
+    p += 2;
+  }
+  if (n & 1) _mm_store_sd(p, rest);
 }
 VDK_INLINE VecF minimum(VecF a, VecF b) { return (VecF)_mm256_min_ps((__m256)a, (__m256)b); }
 VDK_INLINE VecF maximum(VecF a, VecF b) { return (VecF)_mm256_max_ps((__m256)a, (__m256)b); }

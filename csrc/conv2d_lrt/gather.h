@@ -22,6 +22,7 @@ struct Gather {
 // A pixel of the grid, and the next one.
 struct Place {
   int64_t image, a, b;
+  Place() = default;
   Place(const Gather& g, int64_t pixel)
       : image(pixel / (g.grid_h * g.grid_w)), a(pixel / g.grid_w % g.grid_h), b(pixel % g.grid_w) {}
   void advance(const Gather& g) {
@@ -30,6 +31,16 @@ struct Place {
     if (++a < g.grid_h) return;
     a = 0;
     ++image;
+  }
+};
+
+// One of the kernel's.
+struct Tap {
+  int64_t h, w;
+  void next(const Gather& g) {
+    if (++w < g.taps_w) return;
+    w = 0;
+    ++h;
   }
 };
 
@@ -84,17 +95,17 @@ struct Lanes {
   int64_t step;
 
   // `n` pixels from `at` on
-  VDK_INLINE void find(const Gather& g, Place at, int64_t n, int64_t tap) {
+  VDK_INLINE void find(const Gather& g, Place at, int64_t n, const Tap& tap) {
     count = 0;
-    const int64_t i = tap / g.taps_w, j = tap % g.taps_w;
     step = g.step_w * g.pixel_stride;
+    const auto steps = [&](int64_t w) { return g.step_w == 1 ? w : (w + g.step_w - 1) / g.step_w; };
     for (int64_t lane = 0; lane < n && lane < kLanes<T>;) {
       const int64_t run = at_most(at_most(n, kLanes<T>) - lane, g.grid_w - at.b);
-      const int64_t h = at.a * g.step_h + g.first_h + i * g.tap_step_h;
-      const int64_t w = at.b * g.step_w + g.first_w + j * g.tap_step_w;  // of the first lane
+      const int64_t h = at.a * g.step_h + g.first_h + tap.h * g.tap_step_h;
+      const int64_t w = at.b * g.step_w + g.first_w + tap.w * g.tap_step_w;  // of the first lane
       if (h >= 0 && h < g.height) {
-        const int64_t skip = w < 0 ? (-w + g.step_w - 1) / g.step_w : 0;
-        const int64_t end = w < g.width ? at_most(run, (g.width - w + g.step_w - 1) / g.step_w) : 0;
+        const int64_t skip = w < 0 ? steps(-w) : 0;
+        const int64_t end = w < g.width ? at_most(run, steps(g.width - w)) : 0;
         if (skip < end)
           pieces[count++] = {at.image * g.image_stride + (h * g.width + w - lane * g.step_w) * g.pixel_stride,
                              int(lane + skip), int(lane + end)};
@@ -104,6 +115,22 @@ struct Lanes {
       at.advance(g);
     }
     whole = count == 1 && step == 1 && pieces[0].lo == 0 && pieces[0].hi == kLanes<T>;
+  }
+  // columns [k, k + n) of what one pixel sees, from its first tap on
+  VDK_INLINE void find_columns(const Gather& g, int64_t k, int64_t n) {
+    count = 0;
+    step = 1;
+    for (int64_t lane = 0, run; lane < n && lane < kLanes<T>; lane += run) {
+      const int64_t tap = (k + lane) / g.channels, c = (k + lane) % g.channels;
+      run = at_most(at_most(n, kLanes<T>) - lane, g.channels - c);
+      const int64_t pixel = tap / g.taps_w * g.tap_step_h * g.width + tap % g.taps_w * g.tap_step_w;
+      const int64_t offset = pixel * g.pixel_stride + c - lane;
+      if (count > 0 && pieces[count - 1].offset == offset)
+        pieces[count - 1].hi += int(run);
+      else
+        pieces[count++] = {offset, int(lane), int(lane + run)};
+    }
+    whole = count == 1 && pieces[0].hi == kLanes<T>;
   }
   VDK_INLINE Vec<T> load_from(const T* p) const {
     if (whole) return load(p + pieces[0].offset);
@@ -159,12 +186,12 @@ struct PixelPanels {
     const int64_t k0 = chunk * chunks.depth;
     for (int64_t p0 = 0; p0 < count; p0 += kPanelsAtOnce) {
       const int64_t vectors = at_most(count - p0, kPanelsAtOnce) * Tile<T>::kVectors;
+      Place places[kPanelsAtOnce * Tile<T>::kVectors];
+      for (int64_t v = 0; v < vectors; ++v) places[v] = Place(g, j0 + p0 * kCols + v * kL);
       for_taps(g, k0, k0 + chunks.length(chunk), [&](int64_t k, int64_t tap, int64_t c, int64_t channels) {
         Lanes<T> lanes[kPanelsAtOnce * Tile<T>::kVectors];
-        for (int64_t v = 0; v < vectors; ++v) {
-          const int64_t at = p0 * kCols + v * kL;
-          lanes[v].find(g, Place(g, j0 + at), n - at, tap);
-        }
+        const Tap window{tap / g.taps_w, tap % g.taps_w};
+        for (int64_t v = 0; v < vectors; ++v) lanes[v].find(g, places[v], n - p0 * kCols - v * kL, window);
         // a few channels at a time, so that branches on the pieces of a vector repeat themselves
         for (int64_t i0 = 0; i0 < channels; i0 += kAhead) {
           const int64_t tile = at_most(channels - i0, kAhead);
@@ -189,46 +216,85 @@ struct PixelPanels {
   static constexpr int64_t kPanelsAtOnce = 4, kAhead = 8;  // channels fetched ahead
 };
 
-// NHWC: what grid pixel `at` sees, [k0, k1) of it, written along k to `to` and its partner to `partner`.
+// [begin, end) of what a pixel sees, and where in the kernel that begins.
+struct Stretch {
+  int64_t begin, end, tap_h, tap_w, channel;
+  Stretch(const Gather& g, int64_t begin, int64_t end)
+      : begin(begin),
+        end(end),
+        tap_h(begin / (g.taps_w * g.channels)),
+        tap_w(begin / g.channels % g.taps_w),
+        channel(begin % g.channels) {}
+};
+
+// NHWC: a stretch of what grid pixel `at` sees, written along k to `to` and its partner to `partner`.
+// Elements up to `room` may be written beyond, with zeros: whole vectors are faster than pieces.
 template <class T, bool kSquare>
-VDK_INLINE void pack_pixel(const Gather& g, const Source<T, kSquare>& source, const Place& at, int64_t k0,
-                           int64_t k1, T* to, T* partner) {
-  const auto zeros = [&](int64_t k, int64_t n) __attribute__((always_inline)) {
-    for (int64_t i = 0; i < n; i += kLanes<T>) {
-      store_first(to + k - k0 + i, Vec<T>{}, n - i);
-      store_first(partner + k - k0 + i, Vec<T>{}, n - i);
+VDK_INLINE void pack_pixel(const Gather& g, const Source<T, kSquare>& source, const Place& at,
+                           const Stretch& stretch, int64_t room, T* to, T* partner) {
+  const T* const last = to + room - kLanes<T>;
+  const auto put = [&](Vec<T> v, Vec<T> other, int64_t i, int64_t n) __attribute__((always_inline)) {
+    n = to + i <= last ? kLanes<T> : n;
+    store_first(to + i, v, n);
+    store_first(partner + i, other, n);
+  };
+  const auto zeros = [&](int64_t i, int64_t end) __attribute__((always_inline)) {
+    for (; i < end; i += kLanes<T>) put(Vec<T>{}, Vec<T>{}, i, end - i);
+  };
+  const auto copy = [&](int64_t i, int64_t end, int64_t offset) __attribute__((always_inline)) {
+    for (; i < end; i += kLanes<T>, offset += kLanes<T>) {
+      const Vec<T> v = load_first(source.first + offset, end - i);
+      put(v, v * (kSquare ? v : load_first(source.factor + offset, end - i)), i, end - i);
     }
   };
-  const auto copy = [&](int64_t k, int64_t offset, int64_t n) __attribute__((always_inline)) {
-    for (int64_t i = 0; i < n; i += kLanes<T>) {
-      const Vec<T> v = load_first(source.first + offset + i, n - i);
-      const Vec<T> other = kSquare ? v : load_first(source.factor + offset + i, n - i);
-      store_first(to + k - k0 + i, v, n - i);
-      store_first(partner + k - k0 + i, v * other, n - i);
-    }
-  };
-  const int64_t w0 = at.b * g.step_w + g.first_w, line = g.taps_w * g.channels;
+  const int64_t w0 = at.b * g.step_w + g.first_w, line = g.taps_w * g.channels,
+                n = stretch.end - stretch.begin;
   // taps that are neighbours in memory are one run
   const bool joined = g.tap_step_w == 1 && g.pixel_stride == g.channels;
-  for (int64_t k = k0; k < k1;) {
-    const int64_t i = k / line, h = at.a * g.step_h + g.first_h + i * g.tap_step_h;
-    const int64_t row = at.image * g.image_stride + h * g.width * g.pixel_stride;
-    const int64_t q = k - i * line, unit = joined ? line : g.channels;
-    const int64_t end = at_most(k1, k + unit - q % unit),
-                  w = w0 + (joined ? 0 : q / g.channels * g.tap_step_w);
-    int64_t lo = k, hi = end;  // what lies inside the image
-    if (h < 0 || h >= g.height) {
-      lo = hi = end;
-    } else if (joined) {
-      lo = at_most(at_least(k, k - q - w * g.channels), end);
-      hi = at_least(at_most(end, k - q + (g.width - w) * g.channels), lo);
-    } else if (w < 0 || w >= g.width) {
-      lo = hi = end;
+  int64_t h = at.a * g.step_h + g.first_h + stretch.tap_h * g.tap_step_h;
+  int64_t tap = stretch.tap_w, c = stretch.channel;
+  const bool inside = joined && h >= 0 && h + (g.taps_h - 1 - stretch.tap_h) * g.tap_step_h < g.height &&
+                      g.tap_step_h > 0 && w0 >= 0 && w0 + g.taps_w <= g.width;
+  if (inside) {
+    int64_t i = 0, from = at.image * g.image_stride + (h * g.width + w0 + tap) * g.channels + c;
+    const int64_t next_line = g.tap_step_h * g.width * g.channels;
+    if (tap == 0 && c == 0)  // lines shorter than a vector: what is written beyond one, the next overwrites
+      for (; line < kLanes<T> && i + kLanes<T> <= room && i + line <= n; i += line, from += next_line) {
+        const Vec<T> v = load_masked(source.first + from, int(line));
+        store(to + i, v);
+        store(partner + i, v * (kSquare ? v : load_masked(source.factor + from, int(line))));
+      }
+    for (int64_t end = i + line - tap * g.channels - c; i < n; i = end, end += line) {
+      copy(i, at_most(n, end), from);
+      from += next_line - line + end - i;
     }
-    zeros(k, lo - k);
-    copy(lo, row + w * g.pixel_stride + (lo - k) + (joined ? q : q % unit), hi - lo);
-    zeros(hi, end - hi);
-    k = end;
+    return;
+  }
+  for (int64_t i = 0; i < n; h += g.tap_step_h, tap = c = 0) {
+    const int64_t zero = i - tap * g.channels - c, end = at_most(n, zero + line);  // where the line begins
+    if (h < 0 || h >= g.height) {
+      zeros(i, end);
+      i = end;
+      continue;
+    }
+    const int64_t row = at.image * g.image_stride + h * g.width * g.pixel_stride;
+    if (joined) {
+      const int64_t lo = at_most(at_least(i, zero - w0 * g.channels), end);
+      const int64_t hi = at_least(at_most(end, zero + (g.width - w0) * g.channels), lo);
+      zeros(i, lo);
+      copy(lo, hi, row + w0 * g.channels + lo - zero);
+      zeros(hi, end);
+      i = end;
+      continue;
+    }
+    for (; i < end; ++tap, c = 0) {
+      const int64_t w = w0 + tap * g.tap_step_w, stop = at_most(end, i + g.channels - c);
+      if (w >= 0 && w < g.width)
+        copy(i, stop, row + w * g.pixel_stride + c);
+      else
+        zeros(i, stop);
+      i = stop;
+    }
   }
 }
 
@@ -240,12 +306,13 @@ struct PixelRows {
   const Chunks& chunks;
 
   VDK_INLINE Packed<T, T> rows(int64_t i0, int64_t n, int64_t chunk, T* to, bool) const {
-    const int64_t depth = chunks.depth, k0 = chunk * depth, k1 = k0 + chunks.length(chunk);
+    const int64_t depth = chunks.depth, k0 = chunk * depth;
     const int64_t padded = round_up(n, Tile<T>::kRows);
+    const Stretch stretch(g, k0, k0 + chunks.length(chunk));
     T* const partner = to + padded * depth;
     Place place(g, i0);
     for (int64_t i = 0; i < n; ++i, place.advance(g))
-      pack_pixel(g, source, place, k0, k1, to + i * depth, partner + i * depth);
+      pack_pixel(g, source, place, stretch, depth, to + i * depth, partner + i * depth);
     for (int64_t i = n * depth; i < padded * depth; ++i) to[i] = partner[i] = 0;
     return {to, partner, depth};
   }
