@@ -22,6 +22,9 @@ CONVS = {
     "groups": (6, 9, 3, 1, 1, 1, 3, (7, 9)),
     "depthwise": (8, 8, 3, 2, 1, 1, 8, (12, 10)),
     "blocks-and-bands": (40, 7, 3, 1, 1, 1, 1, (60, 60)),
+    # tiles three and two vectors wide, with rows left over, and slices of the weight that threads share
+    "three-vectors": (6, 10, 3, 1, 1, 1, 1, (7, 23)),
+    "many-slices": (12, 300, 3, 1, 1, 1, 1, (7, 10)),
     "one-column": (2, 3, (3, 1), 1, 0, 1, 1, (5, 1)),
 }
 

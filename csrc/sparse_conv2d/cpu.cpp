@@ -1,4 +1,4 @@
-// Tiles of eight columns by up to four rows of outputs: a weight meets eight neighbouring inputs a row,
+// Tiles of up to eight vectors of eight neighbours: a weight meets eight neighbouring inputs a vector,
 // wherever in the kernel's window it stands, so no columns are ever laid out.
 #include "sparse_conv2d.h"
 
@@ -10,34 +10,51 @@ namespace VDK_ISA {
 namespace {
 
 constexpr int64_t kEight = 8;
-// Vectors of a tile: side by side, or one a row where images are narrow. AVX2 has registers for four rows of
-// the weight times three of them, but many a net's images are four wide.
-#if defined(__AVX512F__)
-constexpr int64_t kVectors = 4, kHigh = 4;
-#elif defined(__AVX2__)
-constexpr int64_t kVectors = 4, kHigh = 3;
+// Vectors of a tile, side by side and one above the other: narrow images have high tiles. The more share a
+// weight the less its loads weigh in; ops/sparse_conv2d/plane.py knows these shapes too.
+#if defined(__AVX2__)
+constexpr int64_t kVectors = 8, kWidest = 4;
+constexpr int kSums = sizeof(VecF) / 4;  // registers that accumulate: 16 of 32, or 8 of 16
+constexpr int64_t highest(int64_t wide) { return wide == 1 ? 8 : wide == 2 ? 4 : 2; }
 #else
-constexpr int64_t kVectors = 1, kHigh = 1;
+constexpr int64_t kVectors = 1, kWidest = 1;
+constexpr int64_t highest(int64_t) { return 1; }
 #endif
 
-template <bool kAlong>
-void multiply_as(const TileArgs& t, const ImageLayout<kAlong>& lay, int64_t vectors) {
-  const int64_t slices = t.pack.h.slices;
-#if defined(__AVX512F__)
-  if (vectors == 4) return multiply_tile<Vec8, 4, 4>(t, lay, 0, slices);
-#elif defined(__AVX2__)
-  if (vectors == 4) return multiply_tile<Vec8, 4, 2>(t, lay, 0, slices);  // as registers allow
-#endif
+// The slices [begin, end) of the weight for a tile.
+struct Slices {
+  int64_t begin, end;
+};
+
 #if defined(__AVX2__)
-  if (vectors == 3) return multiply_tile<Vec8, 3, 4>(t, lay, 0, slices);
-  if (vectors == 2) return multiply_tile<Vec8, 2, 4>(t, lay, 0, slices);
-#endif
-  (void)vectors;
-  multiply_tile<Vec8, 1, 4>(t, lay, 0, slices);
+template <int kWide, int kHigh>
+void multiply_as(const TileArgs& t, int64_t in, int64_t out, int64_t channel, Slices s) {
+  constexpr int kFit = kSums / (kWide * kHigh), kRows = kFit < 1 ? 1 : (kFit > 4 ? 4 : kFit);
+  multiply_tile<Vec8, kWide * kHigh, kRows>(t, ImageLayout<kWide>{in, out, channel}, s.begin, s.end);
 }
-void multiply(const TileArgs& t, const ImageLayout<false>& lay, bool along, int64_t vectors) {
-  if (along) return multiply_as(t, ImageLayout<true>{lay.in, lay.out, lay.channel}, vectors);
-  multiply_as(t, lay, vectors);
+template <int kWide>
+void multiply_high(const TileArgs& t, int64_t in, int64_t out, int64_t channel, Slices s, int64_t high) {
+  if constexpr (kWide == 1)
+    if (high == 8) return multiply_as<kWide, 8>(t, in, out, channel, s);
+  if constexpr (kWide <= 2)
+    if (high == 4) return multiply_as<kWide, 4>(t, in, out, channel, s);
+  if (high == 2) return multiply_as<kWide, 2>(t, in, out, channel, s);
+  multiply_as<kWide, 1>(t, in, out, channel, s);
+}
+#endif
+
+// A tile of wide x high vectors, `in` and `out` floats from row to row; high is a power of two.
+void multiply(const TileArgs& t, int64_t in, int64_t out, int64_t channel, Slices s, int64_t wide,
+              int64_t high) {
+#if defined(__AVX2__)
+  if (wide == 4) return multiply_high<4>(t, in, out, channel, s, high);
+  if (wide == 3) return multiply_high<3>(t, in, out, channel, s, high);
+  if (wide == 2) return multiply_high<2>(t, in, out, channel, s, high);
+  multiply_high<1>(t, in, out, channel, s, high);
+#else
+  (void)wide, (void)high;
+  multiply_tile<Vec8, 1, 4>(t, ImageLayout<1>{in, out, channel}, s.begin, s.end);
+#endif
 }
 
 VDK_INLINE void copy_few(const float* from, float* to, int64_t n) {
@@ -121,34 +138,53 @@ Buffers buffers(const SparseConvArgs& a, Scratch which) {
   return b;
 }
 
-// The outputs of a tile, of all channels: `rows` x `cols` from (row, col) of a band.
-void run_tile(const SparseConvArgs& a, const float* staged, const Buffers& own, float* y, int64_t row,
-              int64_t col, int64_t rows, int64_t cols) {
-  const int64_t pixels = a.out_height * a.out_width, in = a.plane.cols;
-  const bool along = a.out_width > kEight;
-  const int64_t vectors = along ? (cols + kEight - 1) / kEight : rows;
+// How a band of `rows` rows is cut into tiles.
+struct Tiles {
+  int64_t wide, high, across, count;  // vectors of a tile; tiles side by side, and in all
+
+  Tiles(const SparseConvArgs& a, int64_t rows) {
+    const int64_t vectors = (a.out_width + kEight - 1) / kEight;
+    wide = vectors < kWidest ? vectors : kWidest;
+    high = highest(wide);
+    across = (vectors + wide - 1) / wide;
+    count = across * ((rows + high - 1) / high);
+  }
+};
+
+// `high` rows of outputs from `row` of a band, `cols` columns from `col`, of the channels of some slices.
+void run_part(const SparseConvArgs& a, const float* staged, const Buffers& own, float* y, int64_t row,
+              int64_t col, int64_t high, int64_t cols, Slices s) {
+  const int64_t pixels = a.out_height * a.out_width, in = a.plane.cols, wide = (cols + kEight - 1) / kEight;
   float* const to = y + row * a.out_width + col;
   TileArgs t{a.pack, staged + row * in + col, a.plane.size(), to, own.decoded, a.relu};
-  const ImageLayout<false> direct{along ? kEight : in, along ? kEight : a.out_width, pixels};
   // what is added to once and again stays in a tile of its own: channels may lie where caches hold but few
-  if (cols % kEight == 0 && a.pack.h.blocks == 1) return multiply(t, direct, along, vectors);
+  if (cols % kEight == 0 && a.pack.h.blocks == 1) return multiply(t, in, a.out_width, pixels, s, wide, high);
   t.y = own.tile;
-  multiply(t, {direct.in, kEight, vectors * kEight}, along, vectors);
-  for (int64_t o = 0; o < a.pack.h.out; ++o)
-    for (int64_t r = 0; r < rows; ++r)
-      copy_few(own.tile + (o * vectors + r) * kEight, to + o * pixels + r * a.out_width, cols);
+  const int64_t width = wide * kEight;
+  multiply(t, in, width, high * width, s, wide, high);
+  const int64_t end = s.end * a.pack.h.slice_rows, last = end < a.pack.h.out ? end : a.pack.h.out;
+  for (int64_t o = s.begin * a.pack.h.slice_rows; o < last; ++o)
+    for (int64_t r = 0; r < high; ++r)
+      copy_few(own.tile + (o * high + r) * width, to + o * pixels + r * a.out_width, cols);
 }
 
-// Tiles [begin, end) of a band of `rows` rows.
-void run_tiles(const SparseConvArgs& a, const float* staged, const Buffers& own, float* y, int64_t rows,
+// Units [begin, end) of a band of `rows` rows: tiles, each with one slice of the weight after the other.
+void run_units(const SparseConvArgs& a, const float* staged, const Buffers& own, float* y, int64_t rows,
                int64_t begin, int64_t end) {
-  const bool along = a.out_width > kEight;
-  const int64_t high = along ? 1 : kHigh, wide = along ? kVectors * kEight : kEight;
-  const int64_t in_row = (a.out_width + wide - 1) / wide;
-  for (int64_t tile = begin; tile < end; ++tile) {
-    const int64_t row = tile / in_row * high, col = tile % in_row * wide;
-    run_tile(a, staged, own, y, row, col, rows - row < high ? rows - row : high,
-             a.out_width - col < wide ? a.out_width - col : wide);
+  const Tiles tiles(a, rows);
+  const int64_t slices = a.pack.h.slices;
+  for (int64_t unit = begin; unit < end;) {
+    const int64_t tile = unit / slices, first = unit % slices;
+    const int64_t last = slices - first < end - unit ? slices : first + end - unit;
+    const int64_t col = tile % tiles.across * tiles.wide * kEight, left = a.out_width - col;
+    const int64_t cols = left < tiles.wide * kEight ? left : tiles.wide * kEight;
+    int64_t row = tile / tiles.across * tiles.high, high = tiles.high;
+    const int64_t bottom = rows - row < high ? rows : row + high;
+    for (; row < bottom; row += high) {
+      while (high > bottom - row) high /= 2;  // the last rows, by powers of two
+      run_part(a, staged, own, y, row, col, high, cols, {first, last});
+    }
+    unit += last - first;
   }
 }
 
@@ -157,28 +193,23 @@ float* band_outputs(const SparseConvArgs& a, int64_t image, int64_t top) {
   return a.y + (image * a.pack.h.out * a.out_height + top) * a.out_width;
 }
 
-int64_t tile_count(const SparseConvArgs& a, int64_t rows) {
-  if (a.out_width <= kEight) return (rows + kHigh - 1) / kHigh;
-  return rows * ((a.out_width + kVectors * kEight - 1) / (kVectors * kEight));
-}
-
 int64_t band_rows(const SparseConvArgs& a, int64_t top) {
   return a.out_height - top < a.plane.band ? a.out_height - top : a.plane.band;
 }
 
-// Bands of one image, each shared among threads: first its channels, then its tiles.
+// Bands of one image, each shared among threads: first its channels, then its tiles and the weight's slices.
 void share_image(const SparseConvArgs& a, int64_t image, int64_t tasks, const Parallel& parallel) {
   const Buffers shared = buffers(a, Scratch::kShared);
   const float* const x = a.x + image * a.channels * a.height * a.width;
   for (int64_t top = 0; top < a.out_height; top += a.plane.band) {
-    const int64_t rows = band_rows(a, top), tiles = tile_count(a, rows);
+    const int64_t rows = band_rows(a, top), units = Tiles(a, rows).count * a.pack.h.slices;
     parallel(tasks, [&](int64_t task) {
       const Range mine = part_of(a.channels, 1, task, tasks);
       stage(a, x, top, mine.begin, mine.end, shared.staged);
     });
     parallel(tasks, [&](int64_t task) {
-      const Range mine = part_of(tiles, 1, task, tasks);
-      run_tiles(a, shared.staged, buffers(a, Scratch::kTask), band_outputs(a, image, top), rows, mine.begin,
+      const Range mine = part_of(units, 1, task, tasks);
+      run_units(a, shared.staged, buffers(a, Scratch::kTask), band_outputs(a, image, top), rows, mine.begin,
                 mine.end);
     });
   }
@@ -188,7 +219,7 @@ void run_band(const SparseConvArgs& a, int64_t image, int64_t top) {
   const Buffers own = buffers(a, Scratch::kTask);
   stage(a, a.x + image * a.channels * a.height * a.width, top, 0, a.channels, own.staged);
   const int64_t rows = band_rows(a, top);
-  run_tiles(a, own.staged, own, band_outputs(a, image, top), rows, 0, tile_count(a, rows));
+  run_units(a, own.staged, own, band_outputs(a, image, top), rows, 0, Tiles(a, rows).count * a.pack.h.slices);
 }
 
 }  // namespace

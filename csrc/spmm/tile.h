@@ -40,16 +40,17 @@ struct PanelLayout {
   VDK_INLINE static int64_t x_at(int64_t vector_floats) { return vector_floats; }
   VDK_INLINE static int64_t y_at(int64_t row, int64_t vector_floats) { return row * kWidth + vector_floats; }
 };
-// or in images, in and out by steps of their own, and outputs `channel` floats from row to row of the weight.
-template <bool kAlong>  // vectors side by side in one row of inputs
+// or in images, kWide of them side by side, `in` and `out` floats from row to row of inputs and outputs, and
+// outputs `channel` floats from row to row of the weight.
+template <int kWide>
 struct ImageLayout {
   static constexpr int kScale = 1;
-  int64_t in, out, channel;  // floats; in and out from vector to vector
+  int64_t in, out, channel;
   VDK_INLINE int64_t x_at(int64_t vector_floats) const {
-    return kAlong ? vector_floats : vector_floats / 8 * in;
+    return vector_floats / 8 / kWide * in + vector_floats % (8 * kWide);
   }
   VDK_INLINE int64_t y_at(int64_t row, int64_t vector_floats) const {
-    return row * channel + vector_floats / 8 * out;
+    return row * channel + vector_floats / 8 / kWide * out + vector_floats % (8 * kWide);
   }
 };
 
@@ -171,7 +172,8 @@ VDK_INLINE void multiply_groups(const TileArgs& t, const Layout& lay, int64_t bl
   const bool clamp = t.relu && k.h.blocks == 1;
   for (int64_t g = k.first[segment]; g < k.first[segment + 1]; ++g) {
     const float* const w = group_values(k, g, t.decoded);
-    for (int at = 0; at < kPackRows; at += kRows)
+    const uint16_t* const rows = k.rows + g * kPackRows;
+    for (int at = 0; at < kPackRows && rows[at] != kNoRow; at += kRows)
       multiply_rows<V, P, kRows>(t, lay, g, at, row0, x, w, block == 0, clamp);
   }
 }

@@ -15,8 +15,8 @@ from tests.sparse_cases import CONVS
 from tests.sparse_cases import sparse_conv as layer
 from tests.tolerance import assert_close
 from vdropkern import _backend
-from vdropkern.ops.sparse_conv2d import _op, band_of, sparse_conv2d
-from vdropkern.ops.spmm.pack import check_pack
+from vdropkern.ops.sparse_conv2d import _op, band_of, blocks_of, sparse_conv2d
+from vdropkern.ops.spmm.pack import check_pack, parts
 from vdropkern.sparse import SparseConv2d
 
 ISAS = _backend.cpu_isas()
@@ -93,11 +93,12 @@ def test_any_geometry(problem: tuple[SparseConv2d, Tensor], threads: int) -> Non
         torch.set_num_threads(before)
 
 
-def test_results_do_not_depend_on_threads() -> None:
-    sparse, before = layer("blocks-and-bands"), torch.get_num_threads()
+@pytest.mark.parametrize("name", ["blocks-and-bands", "many-slices"])
+def test_results_do_not_depend_on_threads(name: str) -> None:
+    sparse, before = layer(name), torch.get_num_threads()
     try:
         for batch in (1, 5):
-            x, results = torch.randn(batch, 40, 60, 60), []
+            x, results = torch.randn(batch, CONVS[name][0], *CONVS[name][-1]), []
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
                 with torch.no_grad():
@@ -105,6 +106,21 @@ def test_results_do_not_depend_on_threads() -> None:
             assert all(torch.equal(y, results[0]) for y in results)
     finally:
         torch.set_num_threads(before)
+
+
+def test_blocks_of_channels() -> None:
+    """Channels fall into blocks where what a tile reads of all of them is larger than L1."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(200, 16, 3, padding=1)
+    with torch.no_grad():
+        conv.weight.mul_(torch.rand_like(conv.weight) < 0.4)
+    sparse, x = SparseConv2d.from_dense(conv, activation="relu"), torch.randn(2, 200, 13, 11)
+    geometry = sparse._geometry(x)
+    assert parts(sparse.packed(geometry)).header["blocks"] == blocks_of(geometry, sparse.nnz / 16) > 2
+    assert blocks_of(geometry, 3.0) == 1, "few weights, whose sums would be loaded again and again"
+    for isa in ISAS:
+        with _backend.use_cpu_isa(isa):
+            check(sparse, x)
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.int8], ids=str)

@@ -11,6 +11,7 @@ from ..ops.sparse_conv2d import (
     ConvGeometry,
     Pair,
     band_of,
+    blocks_of,
     conv_columns,
     sparse_conv2d,
     sparse_conv2d_ordered,
@@ -150,7 +151,7 @@ class SparseConv2d(SparseLayer):
         return f"{sizes}, {rest}, {super().extra_repr()}"
 
     def _columns(self, columns: Any) -> Columns:
-        return conv_columns(columns)
+        return conv_columns(columns, blocks_of(columns, self.nnz / max(self.out_channels, 1)))
 
     def _column_of_each(self) -> Tensor:
         """Columns of the weight without groups, [O, C * kh * kw]."""

@@ -8,9 +8,17 @@ from torch import Tensor
 from ..._backend import choose
 from .._register import register
 from . import reference
-from .plane import ConvGeometry, Pair, band_of, conv_columns
+from .plane import ConvGeometry, Pair, band_of, blocks_of, conv_columns
 
-__all__ = ["ConvGeometry", "Pair", "band_of", "conv_columns", "sparse_conv2d", "sparse_conv2d_ordered"]
+__all__ = [
+    "ConvGeometry",
+    "Pair",
+    "band_of",
+    "blocks_of",
+    "conv_columns",
+    "sparse_conv2d",
+    "sparse_conv2d_ordered",
+]
 
 SCHEMA = (
     "sparse_conv2d(Tensor x, Tensor packed, int out_channels, int[] kernel_size, int[] stride, int[] padding,"

@@ -21,6 +21,9 @@ _PLANE = 4096  # floats a plane should have at most where channels need several 
 _LEAST_BAND = 2  # rows of outputs for one of inputs that the next band reads again
 _INDICES = 1 << 16
 _STAGED = 5 << 13  # floats of a band, which shares L2 with the weights, the image and the outputs
+_TILE = 6 << 10  # floats that a tile of outputs reads of one block, which shares L1 with the weights and sums
+_PER_ROW = 40  # weights that a row should have in a block: fewer, and loading and storing its sums weighs in
+_LANES, _WIDE, _HIGH = 8, 4, (0, 8, 4, 2, 2)  # a tile in vectors: at most so wide, and by its width so high
 
 
 class ConvGeometry(NamedTuple):
@@ -70,12 +73,26 @@ def band_of(g: ConvGeometry) -> int:
     return min(height, whole if whole >= _LEAST_BAND * (one // row) else max(part, 1))
 
 
-def conv_columns(g: ConvGeometry) -> Columns:
-    """Places of the inputs of every weight (channel, row, column of the window)."""
+def blocks_of(g: ConvGeometry, per_row: float) -> int:
+    """Blocks of channels for a weight with `per_row` nonzeros a row.
+
+    What a tile reads of one should stay in L1 while the rows of the weight go over it, but a row's sums are
+    loaded and stored once a block.
+    """
+    high = min(_HIGH[min(-(-g.out_size[1] // _LANES), _WIDE)], band_of(g))
+    rows, cols = _phase(g, high)
+    cols -= max(g.out_size[1] - _WIDE * _LANES, 0)
+    tile = g.in_channels * g.stride[0] * g.stride[1] * rows * cols
+    return max(min(-(-tile // _TILE), int(per_row / _PER_ROW), g.in_channels), 1)
+
+
+def conv_columns(g: ConvGeometry, blocks: int = 1) -> Columns:
+    """Places of the inputs of every weight (channel, row, column of the window), in at least `blocks`."""
     band = band_of(g)
     plane, (rows, cols) = _plane(g, band), _phase(g, band)
-    blocks = -(-g.in_channels // (_INDICES // plane - 1))
+    blocks = max(blocks, -(-g.in_channels // (_INDICES // plane - 1)))
     per_block = -(-g.in_channels // max(blocks, 1))
+    blocks = -(-g.in_channels // max(per_block, 1))
     channel = torch.arange(g.in_channels)[:, None, None]
     row = torch.arange(g.kernel_size[0])[:, None] * g.dilation[0]
     col = torch.arange(g.kernel_size[1]) * g.dilation[1]

@@ -14,7 +14,8 @@ from .plane import ConvGeometry, conv_columns
 
 def unpack_conv(packed: Tensor, geometry: ConvGeometry) -> tuple[Tensor, Tensor]:
     """(weight [O, C, kh, kw] without groups, bias [O]) of a packed convolution, in float32."""
-    p, columns = parts(packed), conv_columns(geometry)
+    p = parts(packed)
+    columns = conv_columns(geometry, p.header["blocks"])
     width = 1 << 16
     column_of = torch.full((p.header["blocks"], width), columns.block.shape[0])
     column_of[columns.block, columns.index] = torch.arange(columns.block.shape[0])
