@@ -110,6 +110,10 @@ void stage(const SparseConvArgs& a, const float* image, int64_t top, int64_t beg
           float* const plane = to + (c + block) * p.size() + offset;
           if (padded) __builtin_memset(plane, 0, size_t(size) * sizeof(float));
           const float* const channel = image + c * a.height * a.width;
+          // the next channel's: pages are too short for the hardware to see it coming
+          const float* const next = channel + a.height * a.width + top * p.phases_h * a.width;
+          if (c + 1 < end && ph + pw == 0)
+            for (int64_t i = 0; i < p.rows * p.phases_h * a.width; i += 16) __builtin_prefetch(next + i);
           for (int64_t r = rows.begin; r < rows.end; ++r)
             stage_row(channel + ((top + r) * p.phases_h + ph - a.pad_h) * a.width, phase, plane + r * p.cols);
         }

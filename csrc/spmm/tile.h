@@ -37,6 +37,7 @@ struct TileArgs {
 template <int kWidth>
 struct PanelLayout {
   static constexpr int kScale = kWidth / 4;  // floats that an index stands for
+  static constexpr bool kFar = false;
   VDK_INLINE static int64_t x_at(int64_t vector_floats) { return vector_floats; }
   VDK_INLINE static int64_t y_at(int64_t row, int64_t vector_floats) { return row * kWidth + vector_floats; }
 };
@@ -45,6 +46,7 @@ struct PanelLayout {
 template <int kWide>
 struct ImageLayout {
   static constexpr int kScale = 1;
+  static constexpr bool kFar = true;  // outputs are in no cache yet
   int64_t in, out, channel;
   VDK_INLINE int64_t x_at(int64_t vector_floats) const {
     return vector_floats / 8 / kWide * in + vector_floats % (8 * kWide);
@@ -144,8 +146,11 @@ VDK_INLINE void multiply_rows(const TileArgs& t, const Layout& lay, int64_t g, i
   for (int r = 0; r < kRows; ++r) {
     const int64_t row = row0 + rows[rows[at + r] == kNoRow ? 0 : at + r];  // a group has one row at least
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p)
-      sum[r][p] = scaled ? V{} : before<V>(k, is_first, row, t.y + lay.y_at(row, p * kLanesV));
+    for (int p = 0; p < P; ++p) {
+      float* const y = t.y + lay.y_at(row, p * kLanesV);
+      if (Layout::kFar) __builtin_prefetch(y, 1);
+      sum[r][p] = scaled ? V{} : before<V>(k, is_first, row, y);
+    }
   }
   const int64_t n = k.start[g + 1] - k.start[g];
   add_rows<V, P, kRows>(lay, w + at, k.index + int64_t(k.start[g]) * kPackRows + at, n, x, sum);
