@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
+import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +19,7 @@ import vdropkern as vdk
 from vdropkern import sparse
 
 from .gate import compare
+from .sparse_peers import run_onnxruntime, run_openvino
 from .specs import Contender, MissingError, PrunedNet
 
 # zeros by layer: Molchanov et al. 2017, table 1; of the VGG-like net the paper prints the whole net's alone
@@ -85,22 +90,28 @@ def _timed(forward: Callable[[Tensor], object], x: Tensor) -> Callable[[], None]
     return run
 
 
-def _onnx(spec: PrunedNet) -> Callable[[Tensor], Tensor]:
-    for name in ("onnxruntime", "onnxscript"):
+def _other(run: Callable[[bytes], Callable[[Tensor], Tensor]], package: str, spec: PrunedNet) -> Any:
+    """Another runtime with the dense net."""
+    for name in (package, "onnxscript"):
         if importlib.util.find_spec(name) is None:
             raise MissingError(f"{name} is not installed")
-    import tempfile
-
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of torch
-        sparse.to_onnx(_dense(spec), f"{folder}/net.onnx", _x(PrunedNet(spec.net, 2)))
-        session = onnxruntime.InferenceSession(f"{folder}/net.onnx", options, ["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+        path = Path(folder) / "net.onnx"
+        sparse.to_onnx(_dense(spec), path, _x(PrunedNet(spec.net, 2)))
+        return run(path.read_bytes())
+
+
+@functools.lru_cache(maxsize=1)  # the gate compiles it first
+def _aotinductor(spec: PrunedNet) -> Any:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's compiler warns of torch
+        path = Path(folder) / "net.pt2"
+        try:
+            sparse.to_aotinductor(_sparse(spec), path, _x(spec))
+        except torch._inductor.exc.InvalidCxxCompiler as err:
+            raise MissingError("no C++ compiler") from err
+        return torch._inductor.aoti_load_package(str(path))
 
 
 def _compiled(spec: PrunedNet) -> Any:
@@ -114,8 +125,18 @@ def _make(net: Callable[[PrunedNet], Callable[[Tensor], object]], spec: PrunedNe
 CONTENDERS = {
     "dense": Contender("dense torch layers", partial(_make, _dense), core=True),
     "vdropkern": Contender("vdropkern.sparsify", partial(_make, _sparse), core=True),
+    "aotinductor": Contender("vdropkern.sparse.to_aotinductor", partial(_make, _aotinductor)),
     "compile": Contender("torch.compile of the dense net", partial(_make, _compiled)),
-    "onnx": Contender("ONNX Runtime, dense with zeros", partial(_make, _onnx), package="onnxruntime"),
+    "onnx": Contender(
+        "ONNX Runtime, dense with zeros",
+        partial(_make, partial(_other, run_onnxruntime, "onnxruntime")),
+        package="onnxruntime",
+    ),
+    "openvino": Contender(
+        "OpenVINO, dense with zeros",
+        partial(_make, partial(_other, run_openvino, "openvino")),
+        package="openvino",
+    ),
 }
 
 
@@ -124,6 +145,8 @@ def gate(spec: PrunedNet) -> list[str]:
     x = _x(spec)
     with torch.inference_mode():
         found = {"vdropkern": _sparse(spec)(x)}
+        with contextlib.suppress(MissingError):
+            found["aotinductor"] = _aotinductor(spec)(x)
         truth = _dense(spec).double()(x.double())
     lengths = (m.weight[0].numel() for m in _dense(spec) if isinstance(m, (nn.Linear, nn.Conv2d)))
     return compare(found, dict.fromkeys(found, truth), sum(lengths))

@@ -27,7 +27,7 @@ from .docs import PAGE, between
 from .gate import compare
 from .machine import describe
 from .run import ROOT, write_whole
-from .sparse_peers import PEERS
+from .sparse_peers import CONV_PEERS, PEERS
 from .stats import paired_ratio, spread
 from .timing import interleave
 
@@ -88,8 +88,8 @@ def measure(cell: Cell, peers: bool) -> dict[str, Any]:
     """The cell's record: speed-ups, or the gate's lines; peers that are not installed are left out."""
     dense, x = cell.problem()
     makers: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {"vdropkern": _ours}
-    if peers and cell.kind == "linear":
-        makers |= PEERS
+    if peers:
+        makers |= PEERS if cell.kind == "linear" else CONV_PEERS
     runs: dict[str, Callable[[Tensor], Tensor]] = {"dense": lambda x: torch.relu_(dense(x))}
     record: dict[str, Any] = {**cell.__dict__, "red": []}
     with torch.inference_mode():

@@ -71,35 +71,68 @@ def numba_csr(dense: Any) -> Forward:
     return forward
 
 
-def onnxruntime(dense: Any) -> Forward:
-    """The dense layer with its zeros, on as many threads as torch has."""
+def _onnx_layer(dense: Any) -> bytes:
+    """The dense layer with its zeros and its ReLU."""
     import numpy
     import onnx
-    import onnxruntime as ort
 
-    weight, bias = (t.detach().numpy() for t in (dense.weight, dense.bias))
-    node = [
-        onnx.helper.make_node("Gemm", ["x", "w", "b"], ["z"], transB=1),
-        onnx.helper.make_node("Relu", ["z"], ["y"]),
-    ]
-    sizes = [("x", ["n", weight.shape[1]]), ("y", ["n", weight.shape[0]])]
-    x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in sizes)
-    kept = [
-        onnx.numpy_helper.from_array(numpy.ascontiguousarray(a), n) for a, n in ((weight, "w"), (bias, "b"))
-    ]
-    graph = onnx.helper.make_graph(node, "layer", [x], [y], kept)
+    tensors = {"w": dense.weight, "b": dense.bias}
+    kept = [onnx.numpy_helper.from_array(numpy.ascontiguousarray(t.detach()), n) for n, t in tensors.items()]
+    if isinstance(dense, nn.Linear):
+        product = onnx.helper.make_node("Gemm", ["x", "w", "b"], ["z"], transB=1)
+        sizes: list[list[Any]] = [["n", dense.in_features], ["n", dense.out_features]]
+    else:
+        pads = [p for side in (0, 1) for p in dense.padding]
+        product = onnx.helper.make_node("Conv", ["x", "w", "b"], ["z"], pads=pads)
+        sizes = [["n", dense.in_channels, "h", "v"], ["n", dense.out_channels, "i", "j"]]
+    x, y = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size)
+        for name, size in zip("xy", sizes, strict=True)
+    )
+    graph = onnx.helper.make_graph(
+        [product, onnx.helper.make_node("Relu", ["z"], ["y"])], "layer", [x], [y], kept
+    )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     buffer = io.BytesIO()
     onnx.save(model, buffer)
+    return buffer.getvalue()
+
+
+def run_onnxruntime(model: bytes) -> Forward:
+    """A model of one input, on as many threads as torch has."""
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = ort.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
-    return lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
 
 
+def run_openvino(model: bytes) -> Forward:
+    """A model of one input, tuned for latency, on as many threads as torch has."""
+    import openvino
+
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(model), "CPU", options).create_infer_request()
+    # without `share_outputs` it copies what it returns, as a user who keeps results must
+    return lambda x: torch.from_numpy(request.infer([x.numpy()], share_inputs=True)[0])
+
+
+def onnxruntime(dense: Any) -> Forward:
+    return run_onnxruntime(_onnx_layer(dense))
+
+
+def openvino(dense: Any) -> Forward:
+    return run_openvino(_onnx_layer(dense))
+
+
+# those that know convolutions too
+CONV_PEERS: dict[str, Callable[[nn.Module], Forward]] = {"onnxruntime": onnxruntime, "openvino": openvino}
 PEERS: dict[str, Callable[[nn.Module], Forward]] = {
     "torch CSR": torch_csr,
     "scipy": scipy_csr,
     "numba": numba_csr,
-    "onnxruntime": onnxruntime,
+    **CONV_PEERS,
 }

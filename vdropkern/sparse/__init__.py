@@ -3,6 +3,7 @@
 from .conv import SparseConv2d
 from .export import to_dense, to_onnx, to_torch_csr
 from .files import ModelFileError, describe, load, save
+from .frozen import freeze, to_aotinductor, to_export
 from .linear import SparseLinear
 from .report import SparsityReport, SparsityRow, sparsity
 from .sequential import SparseSequential
@@ -26,6 +27,7 @@ __all__ = [
     "SparsityReport",
     "SparsityRow",
     "describe",
+    "freeze",
     "load",
     "plan_sparsification",
     "register_module",
@@ -34,7 +36,9 @@ __all__ = [
     "size_report",
     "sparsify",
     "sparsity",
+    "to_aotinductor",
     "to_dense",
+    "to_export",
     "to_onnx",
     "to_torch_csr",
 ]

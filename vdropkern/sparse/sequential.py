@@ -14,7 +14,7 @@ from .conv import SparseConv2d
 from .linear import SparseLinear
 from .pool import max_pool2d, pools_apart
 
-__all__ = ["SparseSequential"]
+__all__ = ["SparseSequential", "fuse", "stretch_of"]
 
 # what does nothing in eval mode
 IDLE = (torch.nn.Dropout, torch.nn.Identity)
@@ -73,10 +73,10 @@ class SparseSequential(torch.nn.Sequential):
     def _stretch(self, modules: list[torch.nn.Module], begin: int) -> Stretch | None:
         """The stretch that begins here, made anew where anything in it changed; None where there is none."""
         if type(modules[begin]) is not SparseLinear:
-            return None
+            return None  # found at once, at every call
         held = self._stretches.get(begin)
         if held is None or not _is_current(held, modules, begin):
-            held = _made(modules, begin)
+            held = stretch_of(modules, begin)
             if held is None:
                 self._stretches.pop(begin, None)
             else:
@@ -107,8 +107,8 @@ def _is_current(held: Stretch, modules: list[torch.nn.Module], begin: int) -> bo
     return len(modules) >= held.end
 
 
-def _made(modules: list[torch.nn.Module], begin: int) -> Stretch | None:
-    """The longest stretch that begins with the sparse layer at `begin`; None where that has hooks."""
+def stretch_of(modules: list[torch.nn.Module], begin: int) -> Stretch | None:
+    """The longest stretch that begins at `begin`; None unless a sparse layer without hooks stands there."""
     layers: list[SparseLinear] = []
     relus: list[bool] = []
     end = begin
@@ -123,6 +123,8 @@ def _made(modules: list[torch.nn.Module], begin: int) -> Stretch | None:
                 break
             layers.append(module)
             relus.append(module.activation == "relu")
+        elif not layers:
+            return None
         elif type(module) is torch.nn.ReLU:
             relus[-1] = True
         elif type(module) not in IDLE:

@@ -17,6 +17,7 @@ __all__ = [
     "blocks_of",
     "conv_columns",
     "sparse_conv2d",
+    "sparse_conv2d_native",
     "sparse_conv2d_ordered",
 ]
 
@@ -80,6 +81,7 @@ def _ordered_fake(
 
 
 _op = register(SCHEMA, reference.sparse_conv2d, _fake)
+sparse_conv2d_native = _op.native  # for graphs
 _ordered_op = register(ORDERED_SCHEMA, reference.sparse_conv2d_ordered, _ordered_fake)
 
 

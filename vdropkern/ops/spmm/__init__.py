@@ -72,7 +72,8 @@ def _chain_fake(x: Tensor, chain: Tensor, out_features: int) -> Tensor:
 
 _chain_op = register(CHAIN_SCHEMA, reference.spmm_chain, _chain_fake, of="spmm")
 _packed_op = register(PACKED_SCHEMA, reference.spmm_packed, _packed_fake, of="spmm")
-spmm_packed_native = _packed_op.native  # for whoever has seen that compiled kernels are to run
+# for whoever has seen that compiled kernels are to run, and for graphs
+spmm_packed_native, spmm_chain_native = _packed_op.native, _chain_op.native
 _op = register(SCHEMA, reference.spmm, _fake)
 _ordered_op = register(ORDERED_SCHEMA, reference.spmm_ordered, _ordered_fake, of="spmm")
 _backward_op = register(BACKWARD_SCHEMA, reference.spmm_backward, _backward_fake, of="spmm")

@@ -1,0 +1,234 @@
+"""Sparse nets with packed weights as constants: for torch.compile, torch.export and AOTInductor."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._surgery import carry_over, copied, replace_
+from ..ops.sparse_conv2d import ConvGeometry, band_of, sparse_conv2d_native
+from ..ops.spmm import spmm_chain_native
+from ..ops.spmm.pack import chain
+from ._layer import SparseLayer
+from .conv import SparseConv2d
+from .linear import SparseLinear
+from .pool import max_pool2d, pools_apart
+from .sequential import SparseSequential, stretch_of
+
+__all__ = ["freeze", "to_aotinductor", "to_export"]
+
+Sample = Tensor | tuple[Tensor, ...]
+
+
+class FrozenLinear(torch.nn.Module):
+    """Packed linear layers one after the other, each with or without a ReLU behind it: op ``spmm_chain``.
+
+    Shapes: x [*, I of the first] -> y [*, O of the last].
+    """
+
+    chain: Tensor
+
+    def __init__(self, chain: Tensor, out_features: int) -> None:
+        super().__init__()
+        self.register_buffer("chain", chain)
+        self.out_features = out_features
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name in torch.nn
+        y: Tensor = spmm_chain_native(input, self.chain, self.out_features)
+        return y
+
+
+class FrozenConv2d(torch.nn.Module):
+    """A packed convolution of images of one size, with or without a ReLU behind it: op ``sparse_conv2d``.
+
+    Shapes: x [N, C, H, W] -> y [N, O, H', W'], H and W as in `geometry`.
+    """
+
+    packed: Tensor
+
+    def __init__(self, packed: Tensor, out_channels: int, geometry: ConvGeometry, relu: bool) -> None:
+        super().__init__()
+        self.register_buffer("packed", packed)
+        self.out_channels, self.geometry, self.relu = out_channels, geometry, relu
+        self.band = band_of(geometry)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name in torch.nn
+        g = self.geometry
+        size = tuple(input.shape[2:])
+        if size != g.image:
+            expected = ", ".join(map(str, (g.in_channels, *g.image)))
+            raise ValueError(f"FrozenConv2d: input must be [N, {expected}], got {tuple(input.shape)}; "
+                             "freeze the net with a sample of that size")  # fmt: skip
+        y: Tensor = sparse_conv2d_native(
+            input, self.packed, self.out_channels, g.kernel_size, g.stride, g.padding, g.dilation,
+            self.band, self.relu,
+        )  # fmt: skip
+        return y
+
+
+class FrozenMaxPool2d(torch.nn.Module):
+    """Max pooling over windows side by side, by comparisons of rows."""
+
+    def __init__(self, pool: torch.nn.MaxPool2d) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name in torch.nn
+        return max_pool2d(self.pool, input)
+
+
+def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
+    """A copy of a sparse net for inference alone, whose sparse layers are plain ops on packed constants.
+
+    `SparseLinear` and `SparseConv2d` make their packed form when they are called, which a compiler or an
+    exporter cannot follow: there they compute from compressed rows or, convolutions, as dense ones. A frozen
+    net takes the same kernels everywhere. Children keep their places; what a neighbour took over becomes an
+    Identity.
+
+    Args:
+        model: on the CPU; any module with sparse layers in it.
+        sample_input: a batch, or a tuple of arguments: convolutions are packed for images of its size. The
+            model is run on it once, in eval mode.
+
+    Raises:
+        ValueError: the model holds no sparse layer, one on another device, or a sparse convolution that
+            sample_input does not reach, reaches with images of several sizes, or of a size its kernel does
+            not take.
+    """
+    frozen = copied(model).eval()
+    layers = [m for m in frozen.modules() if isinstance(m, SparseLayer)]
+    if not layers:
+        raise ValueError("freeze: model holds no sparse layer; vdropkern.sparsify makes them")
+    for layer in layers:
+        if not layer.values.is_cpu or layer.values.dtype == torch.float64:
+            what = f"{layer.values.dtype} on {layer.values.device}"
+            raise ValueError(f"freeze: sparse layers must be on the CPU and not float64, got {what}")
+    geometries = _geometries(frozen, _arguments(sample_input))
+    holder = torch.nn.Sequential(frozen)
+    fused: dict[Any, torch.nn.Module] = {
+        m: _sequential(m, geometries) for m in holder.modules() if isinstance(m, SparseSequential)
+    }
+    replace_(holder, fused)
+    changes: dict[Any, torch.nn.Module] = {}
+    for module in holder.modules():
+        if isinstance(module, SparseLinear):
+            changes[module] = carry_over(module, _linear(module))
+        elif isinstance(module, SparseConv2d):
+            changes[module] = carry_over(module, _conv(module, geometries, module.activation == "relu"))
+    replace_(holder, changes)
+    return holder[0]
+
+
+def _arguments(sample_input: Sample) -> tuple[Tensor, ...]:
+    return sample_input if isinstance(sample_input, tuple) else (sample_input,)
+
+
+def _geometries(model: torch.nn.Module, arguments: tuple[Tensor, ...]) -> dict[SparseConv2d, ConvGeometry]:
+    """Of what every sparse convolution sees."""
+    seen: dict[SparseConv2d, ConvGeometry] = {}
+
+    def look(name: str) -> Any:
+        def before(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            geometry = module._geometry(inputs[0])
+            if seen.setdefault(module, geometry) != geometry:
+                sizes = f"{seen[module].image} and {geometry.image}"
+                raise ValueError(f"freeze: {name} meets images of several sizes, {sizes}")
+
+        return before
+
+    convs = {n: m for n, m in model.named_modules() if isinstance(m, SparseConv2d)}
+    handles = [module.register_forward_pre_hook(look(name)) for name, module in convs.items()]
+    try:
+        with torch.no_grad():
+            model(*arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, module in convs.items():
+        if module not in seen:
+            raise ValueError(f"freeze: sample_input does not reach {name}")
+        if band_of(seen[module]) == 0:
+            raise ValueError(f"freeze: {name} has no kernel for images of {seen[module].image}")
+    return seen
+
+
+def _linear(layer: SparseLinear) -> FrozenLinear:
+    return FrozenLinear(chain([layer.packed()], [layer.activation == "relu"]), layer.out_features)
+
+
+def _conv(layer: SparseConv2d, geometries: dict[SparseConv2d, ConvGeometry], relu: bool) -> FrozenConv2d:
+    geometry = geometries[layer]
+    return FrozenConv2d(layer.packed(geometry).clone(), layer.out_channels, geometry, relu)
+
+
+def _sequential(
+    module: SparseSequential, geometries: dict[SparseConv2d, ConvGeometry]
+) -> torch.nn.Sequential:
+    """What a `SparseSequential` runs as one call, as one module."""
+    modules, steps = list(module), torch.nn.Sequential(*module)
+    at = 0
+    while at < len(modules):
+        own, behind = modules[at], modules[at + 1] if at + 1 < len(modules) else None
+        stretch, end = stretch_of(modules, at), at + 1
+        if stretch is not None:
+            steps[at], end = FrozenLinear(stretch.chain.clone(), stretch.out_features), stretch.end
+        elif type(own) is SparseConv2d and type(behind) is torch.nn.ReLU:
+            steps[at], end = _conv(own, geometries, relu=True), at + 2
+        elif type(own) is torch.nn.MaxPool2d and pools_apart(own):
+            steps[at] = FrozenMaxPool2d(own)
+        for swallowed in range(at + 1, end):
+            steps[swallowed] = torch.nn.Identity()
+        at = end
+    return steps.eval()
+
+
+def to_export(model: torch.nn.Module, sample_input: Sample) -> torch.export.ExportedProgram:
+    """The frozen net as a program of torch.export, its batch left open.
+
+    Args:
+        model: as of `freeze`.
+        sample_input: as of `freeze`; the first dimension of each tensor is the batch.
+
+    Raises:
+        ValueError: as of `freeze`.
+    """
+    frozen = freeze(model, sample_input)
+    # a batch of one would be taken for a constant
+    arguments = tuple(t.expand(2, *t.shape[1:]) if t.ndim and t.shape[0] == 1 else t
+                      for t in _arguments(sample_input))  # fmt: skip
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tuple({0: batch} if t.ndim else None for t in arguments)
+    with torch.no_grad():
+        return torch.export.export(frozen, arguments, dynamic_shapes=shapes)
+
+
+def to_aotinductor(model: torch.nn.Module, path: str | os.PathLike[str], sample_input: Sample) -> None:
+    """Compile the frozen net to a package of AOTInductor (``.pt2``), whole or not at all; seconds to minutes.
+
+    ``torch._inductor.aoti_load_package`` reads it where vdropkern is imported. What stands between sparse
+    layers is compiled into one library, so a call runs no Python.
+
+    Args:
+        model: as of `freeze`.
+        path: the file, named ``*.pt2``. Its folder must exist.
+        sample_input: as of `to_export`.
+
+    Raises:
+        ValueError: as of `freeze`, or path has another suffix.
+        OSError: the file cannot be written; what was there before is still there.
+        torch._inductor.exc.InvalidCxxCompiler: there is no C++ compiler.
+    """
+    path = Path(path)
+    if path.suffix != ".pt2":
+        raise ValueError(f"to_aotinductor: path must end in .pt2, got {str(path)!r}")
+    program = to_export(model, sample_input)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        made = torch._inductor.aoti_compile_and_package(
+            program, package_path=os.fspath(Path(folder) / "net.pt2")
+        )
+        os.replace(made, path)
