@@ -170,7 +170,26 @@ def test_packed_forms_are_held_once() -> None:
     first, second = model._stretches[1].layers
     storage = model._stretches[1].chain.untyped_storage()
     for layer in (first, second):
-        assert layer.held_pack().untyped_storage().data_ptr() == storage.data_ptr()
+        assert layer.packed().untyped_storage().data_ptr() == storage.data_ptr()
+
+
+def test_a_layer_of_two_is_packed_once() -> None:
+    shared, x = sparse(40, 30), torch.randn(2, 40)
+    first, second = (
+        fuse(torch.nn.Sequential(shared, torch.nn.ReLU(), sparse(30, 7)).eval()) for _ in range(2)
+    )
+    assert isinstance(first, SparseSequential) and isinstance(second, SparseSequential)
+    with torch.no_grad():
+        expected = [torch.nn.Sequential(*model)(x) for model in (first, second)]
+        for _ in range(2):
+            for model, y in zip((first, second), expected, strict=True):
+                torch.testing.assert_close(model(x), y)
+        stretches = [model._stretches[0] for model in (first, second)]
+        first(x), second(x)
+        assert all(model._stretches[0] is s for model, s in zip((first, second), stretches, strict=True))
+        shared.values.mul_(2)
+        assert not torch.equal(first(x), expected[0])
+        assert not torch.equal(second(x), expected[1])
 
 
 def test_copies() -> None:

@@ -31,6 +31,7 @@ class Packed(NamedTuple):
     memory: tuple[Tensor, Tensor | None]
     columns: Any
     packed: Tensor
+    mark: object  # of this packing, wherever its bytes are held
 
 
 def may_pack(x: Tensor) -> bool:
@@ -190,27 +191,32 @@ class SparseLayer(torch.nn.Module):
                 return None
         return made
 
-    def held_pack(self) -> Tensor | None:
-        """The packed form, or None where there is none or a parameter changed since it was made."""
+    def pack_mark(self) -> object:
+        """What tells one packing from the next; None where there is none, or a parameter changed since."""
         made = self._held()
-        return None if made is None else made.packed
+        return None if made is None else made.mark
 
-    def packed(self, columns: Any = None) -> Tensor:
-        """The packed form, made where `held_pack` has none, or one for other `columns`."""
+    def packing(self, columns: Any = None) -> Packed:
+        """The packed form and its mark, made where none is held, or one for other `columns`."""
         made = self._held()
         if made is None or made.columns != columns:
             values, bias = self.values, self.bias
             versions = (version(values), version(bias))
             memory = (values.data, None if bias is None else bias.data)
             places = (memory[0].data_ptr(), 0 if memory[1] is None else memory[1].data_ptr())
-            made = Packed(values, bias, versions, places, memory, columns, self._packed_now(columns))
+            packed = self._packed_now(columns)
+            made = Packed(values, bias, versions, places, memory, columns, packed, object())
             self._pack = made
-        return made.packed
+        return made
 
-    def share_pack(self, packed: Tensor, within: Tensor) -> None:
-        """Hold `within`, equal bytes in a larger tensor, in place of `packed`, if that is still held."""
+    def packed(self, columns: Any = None) -> Tensor:
+        """The packed form alone."""
+        return self.packing(columns).packed
+
+    def share_pack(self, mark: object, within: Tensor) -> None:
+        """Hold `within`, equal bytes in a larger tensor, in place of that packing, if it is still held."""
         made = self._pack
-        if made is not None and made.packed is packed:
+        if made is not None and made.mark is mark:
             self._pack = made._replace(packed=within)
 
     def ordered(self) -> tuple[Tensor, Tensor]:

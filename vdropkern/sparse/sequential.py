@@ -26,7 +26,7 @@ class Stretch(NamedTuple):
     end: int
     modules: tuple[torch.nn.Module, ...]
     layers: tuple[SparseLinear, ...]
-    packs: tuple[Tensor, ...]  # of the layers, views of `chain`
+    marks: tuple[object, ...]  # of the layers' packings
     chain: Tensor
     out_features: int
 
@@ -101,8 +101,8 @@ def _is_current(held: Stretch, modules: list[torch.nn.Module], begin: int) -> bo
     for own, module in zip(held.modules, modules[begin : held.end], strict=False):
         if own is not module or not _is_plain(own):
             return False
-    for layer, packed in zip(held.layers, held.packs, strict=True):
-        if layer.held_pack() is not packed:
+    for layer, mark in zip(held.layers, held.marks, strict=True):
+        if layer.pack_mark() is not mark:
             return False
     return len(modules) >= held.end
 
@@ -132,13 +132,13 @@ def stretch_of(modules: list[torch.nn.Module], begin: int) -> Stretch | None:
         end += 1
     if not layers:
         return None
-    single = [layer.packed() for layer in layers]
-    joined = chain(single, relus)
-    packs = tuple(packed for packed, _ in chain_parts(joined))
-    for layer, packed, within in zip(layers, single, packs, strict=True):
-        layer.share_pack(packed, within)  # held once, not twice
+    packings = [layer.packing() for layer in layers]
+    joined = chain([p.packed for p in packings], relus)
+    marks = tuple(p.mark for p in packings)
+    for layer, mark, (within, _) in zip(layers, marks, chain_parts(joined), strict=True):
+        layer.share_pack(mark, within)  # held once, not twice
     own = tuple(modules[begin:end])
-    return Stretch(end, own, tuple(layers), packs, joined, layers[-1].out_features)
+    return Stretch(end, own, tuple(layers), marks, joined, layers[-1].out_features)
 
 
 def fuse(model: torch.nn.Module) -> torch.nn.Module:
