@@ -10,6 +10,7 @@ from .sass import Kernel
 
 LOCAL = r"LDL|STL"  # registers spilled, or an array indexed at run time
 DOUBLE = r"D(ADD|MUL|FMA|SETP|MNMX)\b|MUFU\.\w+64H|[FI]2[FI]\.(\w+\.)*F64|DMMA"
+IN_DOUBLE = r"double|LogNormalChannel"  # kernels that compute in float64: what they draw cancels in less
 WIDE_COPY = r"LDGSTS\.\S*128"
 WIDE_LOAD = r"LDG\.\S*128"
 WIDE_STORE = r"STG\.\S*128"
@@ -37,6 +38,9 @@ RULES = (
     ),
     Rule(r"weight_noise_kernel<\w+16|weight_noise_\w+s<\w+16.*true>", (r"LDG\.\S*64", r"STG\.\S*64")),
     Rule(r"weight_noise_\w+<(float|\w+16)", (r"MUFU\.SQRT", r"MUFU\.EX2")),
+    Rule(r"gate_\w+<(float|double),\w+,\w+,true>", (WIDE_LOAD, WIDE_STORE)),
+    Rule(r"gate_\w+<\w+16,\w+,\w+,true>", (r"LDG\.\S*64", r"STG\.\S*64")),
+    Rule(r"gate_\w+<(float|\w+16),PlainChannel", (r"MUFU\.SQRT", r"MUFU\.EX2")),
     Rule(r"kl_kernel<", (WIDE_LOAD,)),
     Rule(r"kl_kernel<.*,true>", (WIDE_STORE,)),
     Rule(r"kl_kernel<(float|\w+16)", (APPROXIMATION,)),
@@ -72,7 +76,7 @@ def problems(kernel: Kernel) -> Iterator[str]:
         yield f"stack of {kernel.stack} bytes"
     if n := kernel.count(LOCAL):
         yield f"{n} loads and stores of local memory"
-    if "double" not in kernel.name and (n := kernel.count(DOUBLE)):
+    if not re.search(IN_DOUBLE, kernel.name) and (n := kernel.count(DOUBLE)):
         yield f"{n} float64 instructions"
     for rule in RULES:
         if re.match(rule.kernels, kernel.name) and kernel.architecture.startswith(rule.architectures):

@@ -40,6 +40,8 @@ pytest.importorskip("emulated", reason="the emulator's module is not built")
 pytestmark = pytest.mark.skipif(_backend.library_error() is not None, reason="needs the compiled library")
 
 # after the module that they skip without
+from ..ops import test_gate as gate  # noqa: E402
+from ..ops import test_gate_cuda as gate_cuda  # noqa: E402
 from ..ops import test_kl_cuda as kl_cuda  # noqa: E402
 from ..ops import test_linear_lrt_cuda as lrt_cuda  # noqa: E402
 from ..ops import test_mul_noise_cuda as mul_noise_cuda  # noqa: E402
@@ -155,6 +157,24 @@ def test_weight_noise(alpha: tuple[int, int] | None) -> None:
                 length = max(y.numel() // t.numel(), 1)
                 size = found[name].abs() + 7 * 8 * length**0.5
                 assert ((found[name] - t).abs() <= size * tolerance(torch.float32, length)).all(), name
+
+
+@pytest.mark.parametrize("shape", ["linear", "conv2d"])
+@pytest.mark.parametrize("kind", gate.KINDS)
+def test_gate(kind: str, shape: str) -> None:
+    """In CUDA the same gates and the same gradients."""
+    tensors, channel_dim = gate.inputs(kind, shape, "fp32"), gate.SHAPES[shape][1]
+    dy = torch.randn(tensors["x"].shape)
+    run = gate_cuda.Run(tensors, kind, channel_dim)
+    by_backend: dict[str, Results] = {"cuda": {"y": run.forward()[0], **run.backward(dy)[0]}}
+    for backend in ("reference", "cpu", "triton"):
+        leaves = {k: t.clone().requires_grad_() for k, t in tensors.items()}
+        with use_backend(backend):
+            y = gate.call(leaves, kind, channel_dim)
+            gradients = torch.autograd.grad(y, list(leaves.values()), dy)
+        by_backend[backend] = {"y": y, **dict(zip(leaves, gradients, strict=True))}
+    known = gate.truth(tensors, dy, kind, channel_dim, True)
+    agree(by_backend, {name: Truth(*t) for name, t in known.items()})
 
 
 def test_multi_sample_head() -> None:

@@ -32,13 +32,30 @@ def _sigmoids(x):
 
 
 @triton.jit
+def channels_of(tile, groups, GROUPS: tl.constexpr):
+    """The channels, int64, of a tile's 4 GROUPS lanes; there may be more than 2^31."""
+    return (tile % tl.cdiv(groups, GROUPS)).to(tl.int64) * (4 * GROUPS) + tl.arange(0, 4 * GROUPS)
+
+
+@triton.jit
+def shared_gates(first, channels, LINES: tl.constexpr):
+    """The gates, int64, of LINES lines from `first` on, which is int64, where all samples share them."""
+    place = first % channels + tl.arange(0, LINES)
+    if channels > LINES:  # without a division, which of 64 bits is slow
+        gate = tl.where(place >= channels, place - channels, place)
+    else:
+        gate = (place.to(tl.uint32) % tl.cast(channels, tl.uint32)).to(tl.int64)
+    return gate
+
+
+@triton.jit
 def draw_kernel(
     location, log_sigma2, seed, theta, by_location, by_log_sigma2, rows, cols, groups, temperature, low, high,
     KIND: tl.constexpr, GRAD: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     """Gates [rows, cols], cols being channels, and their derivatives by the kind's parameters."""
     counter, at, inside = noise_tile(rows, cols, groups, ROWS, GROUPS)
-    col = tl.program_id(0) % tl.cdiv(groups, GROUPS) * (4 * GROUPS) + tl.arange(0, 4 * GROUPS)
+    col = channels_of(tl.program_id(0), groups, GROUPS)
     a = tl.load(location + col, col < cols, 0.0).to(tl.float32)[None, :]
     if KIND == "normal":
         b = tl.load(log_sigma2 + col, col < cols, 0.0).to(tl.float32)[None, :]
@@ -77,10 +94,7 @@ def scale_kernel(
     first = tl.program_id(0).to(tl.int64) * LINES
     line = first + tl.arange(0, LINES)
     if OUT:
-        gate = line
-        if SHARED:  # in words of 32 bits, whose division is fast
-            place = (first % channels).to(tl.uint32) + tl.arange(0, LINES).to(tl.uint32)
-            gate = (place % tl.cast(channels, tl.uint32)).to(tl.int64)
+        gate = shared_gates(first, channels, LINES) if SHARED else line
         scale = tl.load(theta + gate, line < lines, 0.0)
     total = tl.zeros((LINES, SPAN), tl.float32)
     for start in range(0, spatial, SPAN):
