@@ -24,7 +24,8 @@ struct Plan {
       const int64_t each = single ? 1 : 4;  // channels a thread
       owned = least(kGateAcross, power_of_two(ceil_div(s.channels, each)));
       const int64_t rows = single ? 16 : 8, pixels = 128 / each;  // a thread
-      const int64_t positions = kGateThreads / owned * (s.spatial == 1 ? rows : pixels);
+      const int64_t threads = single ? kGateThreads<1> : kGateThreads<4>;
+      const int64_t positions = threads / owned * (s.spatial == 1 ? rows : pixels);
       wide = least(s.spatial, positions);
       tall = positions / wide;
       across = ceil_div(s.channels, owned * each);
@@ -86,21 +87,21 @@ struct Launch {
 
   template <template <class> class Channel, bool kSums>
   void kernel() const {
+    constexpr int kThreads = kGateThreads<Channel<C>::kPer>;
     const GateKernelArgs<E> args = arguments();
     if (plan.columns) {
       const Grid grid{plan.parts * plan.across};
       if (Channel<C>::kPer == 4 && whole())
-        VDK_LAUNCH((gate_columns<E, Channel, kSums, Channel<C>::kPer == 4>), grid, kGateThreads, 0, stream,
-                   args);
+        VDK_LAUNCH((gate_columns<E, Channel, kSums, Channel<C>::kPer == 4>), grid, kThreads, 0, stream, args);
       else
-        VDK_LAUNCH((gate_columns<E, Channel, kSums, false>), grid, kGateThreads, 0, stream, args);
+        VDK_LAUNCH((gate_columns<E, Channel, kSums, false>), grid, kThreads, 0, stream, args);
       return;
     }
-    const Grid grid{ceil_div(args.units, kGateThreads / 32)};
+    const Grid grid{ceil_div(args.units, kThreads / 32)};
     if (whole())
-      VDK_LAUNCH((gate_lines<E, Channel, kSums, true>), grid, kGateThreads, 0, stream, args);
+      VDK_LAUNCH((gate_lines<E, Channel, kSums, true>), grid, kThreads, 0, stream, args);
     else
-      VDK_LAUNCH((gate_lines<E, Channel, kSums, false>), grid, kGateThreads, 0, stream, args);
+      VDK_LAUNCH((gate_lines<E, Channel, kSums, false>), grid, kThreads, 0, stream, args);
   }
 
   void add(const C* partial, C* sums) const {

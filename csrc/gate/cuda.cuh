@@ -13,11 +13,16 @@
 namespace vdk {
 namespace cuda {
 
-constexpr int kGateThreads = 256;
+// Of a block; the log-normal, one channel a thread, takes so many registers that half as many leave more of
+// them at work.
+template <int kPer>
+constexpr int kGateThreads = kPer == 1 ? 128 : 256;
 constexpr int kGateAcross = 64;  // threads side by side, of gate_columns
-// a multiprocessor is to hold; double is not held back, nor is the log-normal, which would spill
-template <class C, int kPer>
-constexpr int kGateBlocks = kPer == 1 || sizeof(C) == 8 ? 1 : 3;
+// Blocks that a multiprocessor is to hold; double is not held back, nor is the log-normal, which would spill.
+template <class C, int kPer, bool kSums>
+constexpr int kGateBlocks = kPer == 1 || sizeof(C) == 8 ? 1
+                            : kSums                     ? 2
+                                                        : 3;
 
 template <class E>
 struct GateKernelArgs {
@@ -100,11 +105,12 @@ VDK_DEVICE ComputeOf<E> gate_line(const GateKernelArgs<E>& a, int64_t at, int n,
 
 // x is [rows, channels, spatial]. kWide: lines are whole fours at a multiple of their size.
 template <class E, template <class> class Channel, bool kSums, bool kWide>
-VDK_KERNEL void __launch_bounds__(kGateThreads, kGateBlocks<ComputeOf<E>, Channel<float>::kPer>)
+VDK_KERNEL void __launch_bounds__(kGateThreads<Channel<float>::kPer>,
+                                  kGateBlocks<ComputeOf<E>, Channel<float>::kPer, false>)
     gate_lines(GateKernelArgs<E> a) {
   using C = ComputeOf<E>;
   const int lane = threadIdx.x % 32;
-  const int64_t unit = int64_t(blockIdx.x) * (kGateThreads / 32) + threadIdx.x / 32;
+  const int64_t unit = int64_t(blockIdx.x) * (kGateThreads<Channel<C>::kPer> / 32) + threadIdx.x / 32;
   if (unit >= a.units) return;
   const int tile = a.across.of(int(unit)), strip = a.parts_wide.of(tile);
   const int64_t part_wide = tile - int64_t(strip) * a.parts_wide.divisor;
@@ -159,15 +165,15 @@ VDK_KERNEL void __launch_bounds__(kGateThreads, kGateBlocks<ComputeOf<E>, Channe
 // The sums of a block over the threads of a channel, [1 of a part, channels].
 template <int kPer, class C>
 VDK_DEVICE void sum_down(const C (&mine)[kPer], C* sums, int across, int64_t first, int64_t channels) {
-  VDK_SHARED_ARRAY(C, shared, kGateThreads * kPer);
+  VDK_SHARED_ARRAY(C, shared, kGateThreads<kPer> * kPer);
   __syncthreads();  // of the sums before these
   VDK_UNROLL
   for (int j = 0; j < kPer; ++j) shared[threadIdx.x * kPer + j] = mine[j];
   __syncthreads();
-  for (int i = threadIdx.x; i < across * kPer; i += kGateThreads) {
+  for (int i = threadIdx.x; i < across * kPer; i += kGateThreads<kPer>) {
     if (first + i >= channels) continue;
     C sum = 0;
-    for (int at = i; at < kGateThreads * kPer; at += across * kPer) sum += shared[at];
+    for (int at = i; at < kGateThreads<kPer> * kPer; at += across * kPer) sum += shared[at];
     store_global(sums + first + i, sum);
   }
 }
@@ -175,11 +181,12 @@ VDK_DEVICE void sum_down(const C (&mine)[kPer], C* sums, int across, int64_t fir
 // x is [rows, spatial, channels], spatial perhaps 1. kWide: channels are whole fours at a multiple of their
 // size.
 template <class E, template <class> class Channel, bool kSums, bool kWide>
-VDK_KERNEL void __launch_bounds__(kGateThreads, kSums ? 1 : kGateBlocks<ComputeOf<E>, Channel<float>::kPer>)
+VDK_KERNEL void __launch_bounds__(kGateThreads<Channel<float>::kPer>,
+                                  kGateBlocks<ComputeOf<E>, Channel<float>::kPer, kSums>)
     gate_columns(GateKernelArgs<E> a) {
   using C = ComputeOf<E>;
   constexpr int kPer = Channel<C>::kPer, kBatch = kPer == 4 && kSums ? 2 : 4;
-  const int across = a.owned, down = kGateThreads / across;
+  const int across = a.owned, down = kGateThreads<kPer> / across;
   const int tile = a.across.of(int(blockIdx.x)), strip = a.parts_wide.of(tile);
   const int64_t part_wide = tile - int64_t(strip) * a.parts_wide.divisor;
   const int64_t first = (blockIdx.x - int64_t(tile) * a.across.divisor) * (across * kPer);
@@ -190,7 +197,7 @@ VDK_KERNEL void __launch_bounds__(kGateThreads, kSums ? 1 : kGateBlocks<ComputeO
 
   VDK_SHARED_ARRAY(C, locations, kGateAcross * kPer);
   VDK_SHARED_ARRAY(C, logs, kGateAcross * kPer);
-  for (int i = threadIdx.x; i < across * kPer; i += kGateThreads) {
+  for (int i = threadIdx.x; i < across * kPer; i += kGateThreads<kPer>) {
     const bool there = first + i < a.channels;
     locations[i] = there ? load_global<C>(a.draws.location + first + i) : C(0);
     logs[i] = there && a.draws.log_sigma2 ? load_global<C>(a.draws.log_sigma2 + first + i) : C(0);
@@ -241,7 +248,12 @@ VDK_KERNEL void __launch_bounds__(kGateThreads, kSums ? 1 : kGateBlocks<ComputeO
           if constexpr (kSums) of_row[j] += g * computed(x[b].v[j]);
           out.v[j] = stored<E>(g * gates[j].theta);
         }
-        if (!kSums || a.out) store_four(a.out + at, out, n, kWide);
+        if (kSums && !a.out) continue;
+        if constexpr (kWide) {
+          if (n > 0) store_whole_four(a.out + at, out);
+        } else {
+          store_four(a.out + at, out, n, false);
+        }
       }
     }
     VDK_UNROLL

@@ -44,9 +44,6 @@ VDK_DEVICE C normal_of(const uint32_t (&words)[4], int j) {
     box_muller(twice, z);
   return j % 2 ? z[1] : z[0];
 }
-VDK_DEVICE uint32_t word_of(const uint32_t (&words)[4], int j) {
-  return j < 2 ? (j == 0 ? words[0] : words[1]) : (j == 2 ? words[2] : words[3]);
-}
 
 // Every kind but the log-normal, in the type that x is computed in. A thread takes four channels.
 template <class C>

@@ -23,9 +23,9 @@ SEED = torch.tensor(5)
 
 
 @triton.jit
-def _channels(tile, groups, first, channels, cols, gates, GROUPS: tl.constexpr, LINES: tl.constexpr):
+def _channels(tile, groups, first, channels, cols, gates, WIDE: tl.constexpr, GROUPS: tl.constexpr):
     tl.store(cols + tl.arange(0, 4 * GROUPS), kernels.channels_of(tile, groups, GROUPS))
-    tl.store(gates + tl.arange(0, LINES), kernels.shared_gates(first.to(tl.int64), channels, LINES))
+    tl.store(gates + tl.arange(0, 8), kernels.shared_gates(first.to(tl.int64), channels, WIDE, 8))
 
 
 @pytest.fixture(autouse=True)
@@ -109,8 +109,12 @@ def test_traffic(shape: str, launches: list[Launch]) -> None:
 def test_channels_beyond_32_bits(channels: int) -> None:
     """Of the last tile of a row, and of lines from a row's last channels on into the next."""
     groups, last = -(-channels // 4), 3 * channels - 3
-    tile, cols, gates = (groups - 1) // 2, torch.zeros(8, dtype=torch.int64), torch.zeros(8, dtype=torch.int64)
-    _channels[(1,)](tile, groups, last, channels, cols, gates, GROUPS=2, LINES=8)
+    tile, cols, gates = (
+        (groups - 1) // 2,
+        torch.zeros(8, dtype=torch.int64),
+        torch.zeros(8, dtype=torch.int64),
+    )
+    _channels[(1,)](tile, groups, last, channels, cols, gates, WIDE=channels >= 2**31, GROUPS=2)
     assert torch.equal(cols, 8 * tile + torch.arange(8))
     assert torch.equal(gates, (last + torch.arange(8)) % channels)
 

@@ -48,6 +48,7 @@ from ..ops import test_mul_noise_cuda as mul_noise_cuda  # noqa: E402
 from ..ops import test_philox_cuda as noise_cuda  # noqa: E402
 from ..ops import test_sparse_conv2d_cuda as sparse_conv_cuda  # noqa: E402
 from ..ops import test_spmm_cuda as spmm_cuda  # noqa: E402
+from ..ops import test_weight_mask_cuda as weight_mask_cuda  # noqa: E402
 from ..ops import test_weight_noise as weight_noise  # noqa: E402
 from ..ops import test_weight_noise_cuda as weight_noise_cuda  # noqa: E402
 from ..ops import test_xnor_cuda as xnor_cuda  # noqa: E402
@@ -195,10 +196,12 @@ def test_multi_sample_head() -> None:
 @pytest.mark.parametrize("granularity", functional.GRANULARITIES)
 def test_weight_mask(granularity: str) -> None:
     """The same thresholds and the same weights dropped, to the bit."""
-    w, found = torch.randn(33, 70), []
+    w, share = torch.randn(33, 70), torch.tensor(0.6, dtype=torch.float64)
+    half, seed = torch.tensor(0.5, dtype=torch.float64), weight_mask_cuda.SEED
+    found = [weight_mask_cuda.on_gpu(w, share, half, granularity)[:2]]
     for backend in ("reference", "cpu", "triton"):
         with use_backend(backend):
-            masked = functional.weight_mask(w, 0.6, 0.5, granularity=granularity, seed=5)
+            masked = functional.weight_mask(w, 0.6, 0.5, granularity=granularity, seed=seed)
             found.append((masked, functional.weight_thresholds(w, 0.6, granularity=granularity)))
     assert 0 < (found[0][0] == 0).sum() < w.numel()
     for a, b in itertools.combinations(found, 2):

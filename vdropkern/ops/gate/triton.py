@@ -38,13 +38,16 @@ def channels_of(tile, groups, GROUPS: tl.constexpr):
 
 
 @triton.jit
-def shared_gates(first, channels, LINES: tl.constexpr):
-    """The gates, int64, of LINES lines from `first` on, which is int64, where all samples share them."""
-    place = first % channels + tl.arange(0, LINES)
-    if channels > LINES:  # without a division, which of 64 bits is slow
-        gate = tl.where(place >= channels, place - channels, place)
-    else:
-        gate = (place.to(tl.uint32) % tl.cast(channels, tl.uint32)).to(tl.int64)
+def shared_gates(first, channels, WIDE: tl.constexpr, LINES: tl.constexpr):
+    """The gates, int64, of LINES lines from `first` on, which is int64, where all samples share them.
+
+    WIDE: channels may be 2^31 or more.
+    """
+    lane, place = tl.arange(0, LINES), first % channels
+    if WIDE:
+        gate = (place + lane) % channels
+    else:  # in words of 32 bits, whose division is fast
+        gate = ((place.to(tl.uint32) + lane.to(tl.uint32)) % tl.cast(channels, tl.uint32)).to(tl.int64)
     return gate
 
 
@@ -85,7 +88,8 @@ def draw_kernel(
 @triton.jit
 def scale_kernel(
     given, x, theta, out, by_theta, lines, channels, spatial,
-    SHARED: tl.constexpr, OUT: tl.constexpr, SUMS: tl.constexpr, LINES: tl.constexpr, SPAN: tl.constexpr,
+    SHARED: tl.constexpr, OUT: tl.constexpr, SUMS: tl.constexpr, WIDE: tl.constexpr, LINES: tl.constexpr,
+    SPAN: tl.constexpr,
 ):  # fmt: skip
     """given [lines, spatial] times a gate a line, which lines of one channel share where SHARED.
 
@@ -94,7 +98,7 @@ def scale_kernel(
     first = tl.program_id(0).to(tl.int64) * LINES
     line = first + tl.arange(0, LINES)
     if OUT:
-        gate = shared_gates(first, channels, LINES) if SHARED else line
+        gate = shared_gates(first, channels, WIDE, LINES) if SHARED else line
         scale = tl.load(theta + gate, line < lines, 0.0)
     total = tl.zeros((LINES, SPAN), tl.float32)
     for start in range(0, spatial, SPAN):
@@ -155,7 +159,8 @@ def _scale(
         tall = min(TILE // span, triton.next_power_of_2(rows * channels))
         scale_kernel[(triton.cdiv(rows * channels, tall),)](
             given_v, x_v, theta, y, by_theta, rows * channels, channels, spatial,
-            SHARED=theta.shape[0] != rows, OUT=out, SUMS=sums, LINES=tall, SPAN=span, num_warps=4,
+            SHARED=theta.shape[0] != rows, OUT=out, SUMS=sums, WIDE=channels >= 2**31, LINES=tall, SPAN=span,
+            num_warps=4,
         )  # fmt: skip
     if not out:
         return y, by_theta
