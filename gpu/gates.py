@@ -10,6 +10,8 @@ from .sass import Kernel
 
 LOCAL = r"LDL|STL"  # registers spilled, or an array indexed at run time
 DOUBLE = r"D(ADD|MUL|FMA|SETP|MNMX)\b|MUFU\.\w+64H|[FI]2[FI]\.(\w+\.)*F64|DMMA"
+# Kernels that compute in float64: draws that cancel in less, norms that are to round one way, two numbers
+IN_DOUBLE = r"double|LogNormalChannel|mask_(row_norms|numbers)"
 WIDE_COPY = r"LDGSTS\.\S*128"
 WIDE_LOAD = r"LDG\.\S*128"
 WIDE_STORE = r"STG\.\S*128"
@@ -37,6 +39,13 @@ RULES = (
     ),
     Rule(r"weight_noise_kernel<\w+16|weight_noise_\w+s<\w+16.*true>", (r"LDG\.\S*64", r"STG\.\S*64")),
     Rule(r"weight_noise_\w+<(float|\w+16)", (r"MUFU\.SQRT", r"MUFU\.EX2")),
+    Rule(r"gate_\w+<(float|double),\w+,\w+,true>", (WIDE_LOAD, WIDE_STORE)),
+    Rule(r"gate_\w+<\w+16,\w+,\w+,true>", (r"LDG\.\S*64", r"STG\.\S*64")),
+    Rule(r"gate_\w+<(float|\w+16),PlainChannel", (r"MUFU\.SQRT", r"MUFU\.EX2")),
+    Rule(r"mask_(select|apply|row_norms|count)<(float|double)", (WIDE_LOAD,)),
+    Rule(r"mask_(select|apply|row_norms|count)<\w+16", (r"LDG\.\S*64",)),
+    Rule(r"mask_(select<(float|double).*true>|apply<(float|double))", (WIDE_STORE,)),
+    Rule(r"mask_(select|apply)<\w+16", (r"STG\.\S*64",)),
     Rule(r"kl_kernel<", (WIDE_LOAD,)),
     Rule(r"kl_kernel<.*,true>", (WIDE_STORE,)),
     Rule(r"kl_kernel<(float|\w+16)", (APPROXIMATION,)),
@@ -72,7 +81,7 @@ def problems(kernel: Kernel) -> Iterator[str]:
         yield f"stack of {kernel.stack} bytes"
     if n := kernel.count(LOCAL):
         yield f"{n} loads and stores of local memory"
-    if "double" not in kernel.name and (n := kernel.count(DOUBLE)):
+    if not re.search(IN_DOUBLE, kernel.name) and (n := kernel.count(DOUBLE)):
         yield f"{n} float64 instructions"
     for rule in RULES:
         if re.match(rule.kernels, kernel.name) and kernel.architecture.startswith(rule.architectures):
@@ -103,6 +112,10 @@ def elements(kernel: Kernel) -> int:
         return 4  # a turn of a loop
     if kernel.name.startswith(("mul_noise_kernel<", "weight_noise_kernel<")):
         return 8
+    if match := re.match(r"mask_select<\w+,\d+,(\d+)", kernel.name):
+        return 4 * int(match[1])
+    if kernel.name.startswith("mask_apply<"):
+        return 16
     if kernel.name.startswith("xnor_pack_planes<"):
         return 32 if kernel.name.endswith("true>") else 16  # a turn of a loop
     match = re.match(r"(?:noise_kernel|kl_kernel|xnor_pack_rows)<(\w+)", kernel.name)

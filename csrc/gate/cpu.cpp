@@ -46,7 +46,7 @@ class Gates {
  private:
   size_t carve(void* base, int64_t vectors, int64_t chunks) {
     Carver carver(base);
-    prepared_ = carver.take<LogNormalChannels>(vectors);
+    prepared_ = carver.take<LogNormalChannels<VecD>>(vectors);
     rows_ = carver.take<GateRow<T>>(chunks);
     return carver.used();
   }
@@ -60,7 +60,7 @@ class Gates {
   int64_t channels_;
   bool derivatives_;
   NoiseGrid grid_;
-  LogNormalChannels* prepared_;
+  LogNormalChannels<VecD>* prepared_;
   GateRow<T>* rows_;
 };
 

@@ -1,6 +1,7 @@
 // The gates of a run of channels and their derivatives by both parameters.
 #pragma once
 #include "../random/runs.h"
+#include "concrete.h"
 #include "gate.h"
 #include "truncated.h"
 
@@ -37,38 +38,6 @@ VDK_INLINE VecD log_odds(const uint32_t* words, double) {
   return log_f64(u) - log_f64(rest);
 }
 
-VDK_INLINE VecF exponential(VecF x) { return exp_f32(x); }
-VDK_INLINE VecD exponential(VecD x) { return exp_f64(x); }
-
-// 1 / (1 + e^-x) and 1 / (1 + e^x), each exact where it is small
-template <class V>
-VDK_INLINE void sigmoids(V x, V& of_x, V& of_minus_x) {
-  const auto positive = x > V{};
-  const V e = exponential(positive ? V{} - x : x), large = reciprocal(1 + e), small = e * large;
-  of_x = positive ? large : small;
-  of_minus_x = positive ? small : large;
-}
-
-// One vector of the two concrete kinds: gates and their derivatives by location.
-template <class T>
-VDK_INLINE void concrete_draw(const GateDistribution<T>& g, const uint32_t* words, Vec<T> a, Vec<T>& theta,
-                              Vec<T>& slope) {
-  using V = Vec<T>;
-  V s, rest;
-  sigmoids((log_odds(words, T{}) + a) * T(1 / g.temperature), s, rest);
-  if (g.kind == GateKind::kHardConcrete) {
-    const V stretched = s * T(g.high - g.low) + T(g.low), zero{}, one = zero + 1;
-    theta = minimum(one, maximum(zero, stretched));
-    slope = (stretched > zero) & (stretched < one) ? s * rest * T((g.high - g.low) / g.temperature) : zero;
-    theta = stretched == stretched ? theta : stretched;  // NaN stays NaN
-  } else {
-    V p, keep;
-    sigmoids(a, p, keep);
-    theta = rest * (1 + exponential(a));
-    slope = theta * (p - s * T(1 / g.temperature));
-  }
-}
-
 // doubles to T
 VDK_INLINE void store_as(double* to, VecD v) { store(to, v); }
 VDK_INLINE void store_as(float* to, VecD v) {
@@ -88,7 +57,7 @@ namespace {
 
 // What log-normal channels share, for every kLanes<double> of them.
 template <class T>
-void prepare_channels(const GateDistribution<T>& g, int64_t channels, LogNormalChannels* out) {
+void prepare_channels(const GateDistribution<T>& g, int64_t channels, LogNormalChannels<VecD>* out) {
   for (int64_t c = 0; c < channels; c += kLanes<double>)
     out[c / kLanes<double>] =
         log_normal_channels(load_doubles(g.location + c, channels - c),
@@ -96,16 +65,18 @@ void prepare_channels(const GateDistribution<T>& g, int64_t channels, LogNormalC
 }
 
 template <class T>
-void draw_log_normal(const GateDistribution<T>& g, const LogNormalChannels* prepared, const uint32_t* words,
-                     int64_t n, bool derivatives, T* theta, T* by_location, T* by_log_sigma2) {
+void draw_log_normal(const GateDistribution<T>& g, const LogNormalChannels<VecD>* prepared,
+                     const uint32_t* words, int64_t n, bool derivatives, T* theta, T* by_location,
+                     T* by_log_sigma2) {
   for (int64_t i = 0; i < n; i += kLanes<double>) {
     VecD u, rest;
     uniforms(words + i, u, rest);
     constexpr bool kSingle = sizeof(T) == 4;
-    const LogNormalChannels& c = prepared[i / kLanes<double>];
-    const LogNormalDraw d = sum_lanes<double>(c.above + c.below) == 0
-                                ? log_normal_draw<kSingle, true>(c, u, rest, g.low, g.high, derivatives)
-                                : log_normal_draw<kSingle, false>(c, u, rest, g.low, g.high, derivatives);
+    const LogNormalChannels<VecD>& c = prepared[i / kLanes<double>];
+    const LogNormalDraw<VecD> d =
+        sum_lanes<double>(c.above + c.below) == 0
+            ? log_normal_draw<kSingle, true>(c, u, rest, g.low, g.high, derivatives)
+            : log_normal_draw<kSingle, false>(c, u, rest, g.low, g.high, derivatives);
     store_as(theta + i, d.theta);
     if (!derivatives) continue;
     store_as(by_location + i, d.by_location);
@@ -115,9 +86,10 @@ void draw_log_normal(const GateDistribution<T>& g, const LogNormalChannels* prep
 
 // Channels [first, first + n) of one row, first a multiple of kRunLength and n <= kGateChunk.
 template <class T>
-void draw_gates(const GateDistribution<T>& g, const LogNormalChannels* prepared, const NoiseGrid& grid,
+void draw_gates(const GateDistribution<T>& g, const LogNormalChannels<VecD>* prepared, const NoiseGrid& grid,
                 int64_t row, int64_t first, int64_t n, bool derivatives, GateRow<T>& out) {
   using V = Vec<T>;
+  const ConcreteNumbers<T> numbers(g.temperature, g.low, g.high);
   for (int64_t c = 0; c < n; c += kRunLength) {
     const uint64_t group = uint64_t(row) * grid.groups + uint64_t(first + c) / 4;
     const int64_t run = n - c < kRunLength ? n - c : kRunLength;
@@ -140,7 +112,7 @@ void draw_gates(const GateDistribution<T>& g, const LogNormalChannels* prepared,
         theta = load_first(a + i, run - i) + other;
         other *= T(0.5);
       } else {
-        concrete_draw(g, words + i, load_first(a + i, run - i), theta, slope);
+        concrete_draw(g.kind, numbers, log_odds(words + i, T{}), load_first(a + i, run - i), theta, slope);
       }
       store(out.theta + c + i, theta);
       store(out.by_location + c + i, slope);

@@ -2,16 +2,9 @@
 #pragma once
 #include "../common/isa.h"
 #include "../common/parallel.h"
+#include "kinds.h"
 
 namespace vdk {
-
-enum class GateKind { kNormal, kLogNormal, kHardConcrete, kConcrete, kSwitch };
-
-// x is [rows, channels, spatial], or [rows, spatial, channels] where channels are last in memory.
-struct GateShape {
-  int64_t rows, channels, spatial;
-  bool channels_last;
-};
 
 template <class T>
 struct GateDistribution {

@@ -1,40 +1,45 @@
 // Draws from the truncated log-normal and their derivatives, in double whatever the tensors are: its draws
-// are few, its ends cancel. The formulas are those of vdropkern/ops/gate/truncated.py.
+// are few, its ends cancel. On vectors and on scalars, host and device. The formulas are those of
+// vdropkern/ops/gate/truncated.py.
 #pragma once
 #include "double_math.h"
 
 namespace vdk {
-namespace VDK_ISA {
 
 // What a channel's draws share. A draw lies on one side of `base`: towards low (0) or high (1).
+template <class V>
 struct LogNormalSide {
-  VecD k, width, m_k, far;  // the far end, its distance, Mills' ratio there, Q(k) / Q(h)
+  V k, width, m_k, far;  // the far end, its distance, Mills' ratio there, Q(k) / Q(h)
 };
+template <class V>
 struct LogNormalChannels {
-  VecD sigma, base, h, m_h, e_h, left, right, per_left, per_right;
-  VecD above, below;  // 1 or 0
-  LogNormalSide side[2];
+  V sigma, base, h, m_h, e_h, left, right, per_left, per_right;
+  V above, below;  // 1 or 0
+  LogNormalSide<V> side[2];
 };
 
-VDK_INLINE LogNormalSide side_of(VecD k, VecD width, VecD h, VecD m_h) {
-  const VecD m_k = mills(k);
+template <class V>
+VDK_HD LogNormalSide<V> side_of(V k, V width, V h, V m_h) {
+  const V m_k = mills(k);
   return {k, width, m_k, exp_f64(-0.5 * width * (h + k)) * m_k / m_h};
 }
 
-VDK_INLINE LogNormalChannels log_normal_channels(VecD mu, VecD log_sigma2, double low, double high) {
-  LogNormalChannels c;
+template <class V>
+VDK_HD LogNormalChannels<V> log_normal_channels(V mu, V log_sigma2, double low, double high) {
+  LogNormalChannels<V> c;
   // squares of whatever is divided by sigma stay finite
-  c.sigma = exp_f64(0.5 * minimum(broadcast(400.0), maximum(broadcast(-400.0), log_sigma2)));
-  const VecD alpha = (low - mu) / c.sigma, beta = (high - mu) / c.sigma, width = (high - low) / c.sigma;
-  const auto above = alpha >= 0.0, below = beta <= 0.0, outside = above | below;
-  const VecD zero{}, one = broadcast(1.0);
+  c.sigma = exp_f64(0.5 * minimum(V{} + 400.0, maximum(V{} - 400.0, log_sigma2)));
+  const V alpha = (low - mu) / c.sigma, beta = (high - mu) / c.sigma, width = (high - low) / c.sigma;
+  const auto above = alpha >= 0.0, below = beta <= 0.0;
+  const auto outside = above | below;
+  const V zero{}, one = V{} + 1.0;
   c.above = above ? one : zero;
   c.below = below ? one : zero;
-  c.base = above ? broadcast(low) : below ? broadcast(high) : mu;
+  c.base = above ? V{} + low : below ? V{} + high : mu;
   c.h = above ? alpha : below ? zero - beta : zero;
   c.m_h = mills(c.h);
   c.e_h = mills_rest(c.h);
-  const VecD k_low = maximum(zero - alpha, zero), k_high = maximum(beta, zero);
+  const V k_low = maximum(zero - alpha, zero), k_high = maximum(beta, zero);
   c.side[0] = side_of(k_low, outside ? width : k_low, c.h, c.m_h);
   c.side[1] = side_of(k_high, outside ? width : k_high, c.h, c.m_h);
   c.left = 0.5 - 0.5 * c.side[0].far;  // of N(0, 1) between the end and 0, where h is 0
@@ -46,20 +51,21 @@ VDK_INLINE LogNormalChannels log_normal_channels(VecD mu, VecD log_sigma2, doubl
 
 // d with Q(h + d) / Q(h) = exp(-s): see `_distance` there. Off by 1e-8 / (1 + h) after two steps, by double's
 // roundings after three.
-template <int kSteps>
-VDK_INLINE VecD tail_distance(VecD h, VecD m_h, VecD s) {
-  VecD d = minimum(s * m_h, 2.0 * s / (h + square_root(h * h + 2.0 * s)));
+template <int kSteps, class V>
+VDK_HD V tail_distance(V h, V m_h, V s) {
+  V d = minimum(s * m_h, 2.0 * s / (h + square_root(h * h + 2.0 * s)));
   for (int step = 0; step < kSteps; ++step) {
-    const VecD m_t = mills(h + d);
-    const VecD correction = (d * (h + 0.5 * d) - log_f64(m_t / m_h) - s) * m_t;
-    d = maximum(d - correction / (1.0 - 0.5 * correction * (1.0 / m_t - (h + d))), VecD{});
+    const V m_t = mills(h + d);
+    const V correction = (d * (h + 0.5 * d) - log_f64(m_t / m_h) - s) * m_t;
+    d = maximum(d - correction / (1.0 - 0.5 * correction * (1.0 / m_t - (h + d))), V{});
   }
   return d;
 }
 
 // The same for h = 0, off by 2e-8 of itself: d / s, which falls from sqrt(pi / 2) as 1 / sqrt(s), as a
 // polynomial in 1 / (1 + sqrt(s)), interpolated at Chebyshev's points of s <= 24, the most of a 32-bit word.
-VDK_INLINE VecD distance_from_mean(VecD s) {
+template <class V>
+VDK_HD V distance_from_mean(V s) {
   static constexpr double c[] = {1.0290120118027735,      0.55583768160488711,    -0.37396504189286567,
                                  -0.082045749891181907,   0.16053630854686468,    0.019413274741101511,
                                  -0.076862121490030119,   -0.0066629332806557992, 0.040208216918858473,
@@ -69,49 +75,48 @@ VDK_INLINE VecD distance_from_mean(VecD s) {
   return s * polynomial(c, (1.0 / (1.0 + square_root(s)) - 0.585) * (1 / 0.415));
 }
 
+template <class V>
 struct LogNormalDraw {
-  VecD theta, by_location, by_log_sigma2;
+  V theta, by_location, by_log_sigma2;
 };
 
 // kInside: mu lies in the interval in every lane. kSingle: for floats.
-template <bool kSingle, bool kInside>
-VDK_INLINE LogNormalDraw log_normal_draw(const LogNormalChannels& c, VecD u, VecD rest, double low,
-                                         double high, bool derivatives) {
-  const VecD zero{}, one = broadcast(1.0);
+template <bool kSingle, bool kInside, class V>
+VDK_HD LogNormalDraw<V> log_normal_draw(const LogNormalChannels<V>& c, V u, V rest, double low, double high,
+                                        bool derivatives) {
+  const V zero{}, one = V{} + 1.0;
   const auto above = c.above != 0.0, below = c.below != 0.0, inside = c.above + c.below == 0.0;
-  const VecD z = c.left + c.right, uz = u * z;
-  const auto to_left = uz < c.left, mirrored = below | (inside & to_left);
-  const VecD k = mirrored ? c.side[0].k : c.side[1].k, m_k = mirrored ? c.side[0].m_k : c.side[1].m_k;
-  const VecD width = mirrored ? c.side[0].width : c.side[1].width;
-  const VecD far = mirrored ? c.side[0].far : c.side[1].far;
-  const VecD v_inside = to_left ? (c.left - uz) * c.per_left : (uz - c.left) * c.per_right;
-  const VecD w_inside = to_left ? uz * c.per_left : rest * z * c.per_right;
-  const VecD v = above ? u : below ? rest : minimum(one, maximum(zero, v_inside));
-  const VecD w = above ? rest : below ? u : minimum(one, maximum(zero, w_inside));
+  const V z = c.left + c.right, uz = u * z;
+  const auto to_left = uz < c.left;
+  const auto mirrored = below | (inside & to_left);
+  const V k = mirrored ? c.side[0].k : c.side[1].k, m_k = mirrored ? c.side[0].m_k : c.side[1].m_k;
+  const V width = mirrored ? c.side[0].width : c.side[1].width;
+  const V far = mirrored ? c.side[0].far : c.side[1].far;
+  const V v_inside = to_left ? (c.left - uz) * c.per_left : (uz - c.left) * c.per_right;
+  const V w_inside = to_left ? uz * c.per_left : rest * z * c.per_right;
+  const V v = above ? u : below ? rest : minimum(one, maximum(zero, v_inside));
+  const V w = above ? rest : below ? u : minimum(one, maximum(zero, w_inside));
 
-  const VecD p = v * (1.0 - far), q = w + v * far;
-  VecD f, exponent;
-  split_f64(maximum(q, broadcast(1e-300)), f, exponent);
-  const auto small = p < 0.25;
-  const VecD s = zero - log_of_parts(small ? zero - p : f, small ? zero : exponent);
-  const VecD distance =
+  const V p = v * (1.0 - far), q = w + v * far;
+  const V s = minus_log(p, q);
+  const V distance =
       kSingle && kInside ? distance_from_mean(s) : tail_distance<kSingle ? 2 : 3>(c.h, c.m_h, s);
-  const VecD d = minimum(distance, width);
-  const VecD t = c.h + d, sign = mirrored ? zero - one : one;
-  const VecD y = c.base + sign * c.sigma * d;
-  const VecD theta = exp_f64<kSingle>(minimum(broadcast(high), maximum(broadcast(low), y)));
-  LogNormalDraw draw{theta, zero, zero};
+  const V d = minimum(distance, width);
+  const V t = c.h + d, sign = mirrored ? zero - one : one;
+  const V y = c.base + sign * c.sigma * d;
+  const V theta = exp_f64<kSingle>(minimum(V{} + high, maximum(V{} + low, y)));
+  LogNormalDraw<V> draw{theta, zero, zero};
   if (!derivatives) return draw;
 
-  const VecD a = c.side[0].k, b = c.side[1].k;  // where mu lies inside: |alpha| and beta
-  const VecD w_low = rest * exp_f64<kSingle>(0.5 * (t - a) * (t + a));
-  const VecD w_high = u * exp_f64<kSingle>(0.5 * (t - b) * (t + b));
-  VecD by_mu = 1.0 - w_low - w_high, by_log_sigma = sign * t + w_low * a - w_high * b;
+  const V a = c.side[0].k, b = c.side[1].k;  // where mu lies inside: |alpha| and beta
+  const V w_low = rest * exp_f64<kSingle>(0.5 * (t - a) * (t + a));
+  const V w_high = u * exp_f64<kSingle>(0.5 * (t - b) * (t + b));
+  V by_mu = 1.0 - w_low - w_high, by_log_sigma = sign * t + w_low * a - w_high * b;
   if (!kInside) {
-    const VecD w_far = v * exp_f64(-0.5 * (width - d) * (t + k));
-    const VecD near = 1.0 - mills(t) / c.m_h;
-    const VecD tail = (d - t * c.e_h + c.h * mills_rest(t)) / maximum(t * (1.0 - c.e_h), broadcast(1e-300));
-    const VecD stays = (c.h < 1.0 ? near : tail) + w_far * m_k / c.m_h;
+    const V w_far = v * exp_f64(-0.5 * (width - d) * (t + k));
+    const V near = 1.0 - mills(t) / c.m_h;
+    const V tail = (d - t * c.e_h + c.h * mills_rest(t)) / maximum(t * (1.0 - c.e_h), V{} + 1e-300);
+    const V stays = (c.h < 1.0 ? near : tail) + w_far * m_k / c.m_h;
     by_mu = inside ? by_mu : stays - w_far;
     by_log_sigma = inside ? by_log_sigma : sign * (c.h * stays + d - w_far * k);
   }
@@ -120,5 +125,4 @@ VDK_INLINE LogNormalDraw log_normal_draw(const LogNormalChannels& c, VecD u, Vec
   return draw;
 }
 
-}  // namespace VDK_ISA
 }  // namespace vdk

@@ -26,6 +26,11 @@ VDK_DEVICE void noise_words(NoiseKey key, uint64_t counter, uint32_t (&words)[4]
   philox4x32(words, key.low, key.high);
 }
 
+// Word j by choice: an index known at run time alone would put the words on a stack.
+VDK_DEVICE uint32_t word_of(const uint32_t (&words)[4], int j) {
+  return j < 2 ? (j == 0 ? words[0] : words[1]) : (j == 2 ? words[2] : words[3]);
+}
+
 VDK_DEVICE void noise_normals(NoiseKey key, uint64_t counter, float (&z)[4]) {
   uint32_t words[4];
   noise_words(key, counter, words);

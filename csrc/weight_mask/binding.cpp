@@ -1,4 +1,4 @@
-#include "../common/binding.h"
+#include "checks.h"
 #include "weight_mask.h"
 
 namespace vdk {
@@ -6,13 +6,6 @@ namespace {
 
 template <class T>
 using Kernel = void (*)(const WeightMaskArgs<T>&, const Parallel&);
-
-Granularity granularity_of(const std::string& name) {
-  if (name == "weight") return Granularity::kWeight;
-  if (name == "unit") return Granularity::kUnit;
-  STD_TORCH_CHECK(name == "unit-element", "weight_mask: unknown granularity ", name);
-  return Granularity::kUnitElement;
-}
 
 // A candidate is dropped where its random word is below this.
 uint64_t below_of(const Tensor& alpha) {
@@ -38,8 +31,7 @@ WeightMaskArgs<T> args_of(const Tensor& w, double gamma, const Tensor& alpha, co
 
 std::tuple<Tensor, Tensor> weight_mask(const Tensor& given, const Tensor& gamma, const Tensor& alpha,
                                        const Tensor& seed, const std::string& granularity) {
-  STD_TORCH_CHECK(given.dim() == 2 && gamma.numel() == 1 && alpha.numel() == 1,
-                  "weight_mask: w must be [O, I], gamma and alpha scalars");
+  check_mask(given, gamma, alpha);
   const ScalarType type = compute_type(given);
   const Tensor w = prepared(given, type), out = empty_like(w, type);
   Tensor threshold = empty({w.size(0)}, type);
@@ -55,8 +47,7 @@ std::tuple<Tensor, Tensor> weight_mask(const Tensor& given, const Tensor& gamma,
 
 Tensor weight_mask_grad(const Tensor& grad, const Tensor& given, const Tensor& threshold, const Tensor& alpha,
                         const Tensor& seed, const std::string& granularity) {
-  STD_TORCH_CHECK(given.dim() == 2 && grad.numel() == given.numel() && threshold.numel() == given.size(0),
-                  "weight_mask_grad: grad and w must be [O, I], threshold [O]");
+  check_mask_grad(grad, given, threshold);
   const ScalarType type = compute_type(given, grad);
   const Tensor w = prepared(given, type), from = prepared(grad, type), bound = prepared(threshold, type);
   const Tensor out = empty_like(w, type);

@@ -2,10 +2,9 @@
 #pragma once
 #include "../common/isa.h"
 #include "../common/parallel.h"
+#include "granularity.h"
 
 namespace vdk {
-
-enum class Granularity : int { kWeight = 0, kUnit = 1, kUnitElement = 2 };
 
 template <class T>
 struct WeightMaskArgs {

@@ -36,6 +36,13 @@ Buffer* buffer_around(const char* p, size_t bytes) {
   return nullptr;
 }
 
+bool in_shared(const void* address, size_t bytes) {
+  const char* const p = static_cast<const char*>(address);
+  for (const Arena::Array& a : machine.arena->arrays)
+    if (p >= a.begin && p + bytes <= a.begin + a.bytes) return true;
+  return false;
+}
+
 // Checks an access to global memory and returns its buffer, or null where none are registered.
 Buffer* check_access(const char* what, const void* address, size_t bytes, Site site) {
   if (!machine.running) fail("%s outside of a kernel", what);
@@ -134,12 +141,9 @@ void* shared_array(const char* name, size_t bytes, Site site) {
 }
 
 void require_shared(const char* what, const void* address, size_t bytes) {
-  const char* const p = static_cast<const char*>(address);
-  if (reinterpret_cast<uintptr_t>(p) % bytes != 0)
+  if (reinterpret_cast<uintptr_t>(address) % bytes != 0)
     fail("%s of %zu bytes is misaligned: %p", what, bytes, address);
-  for (const Arena::Array& a : machine.arena->arrays)
-    if (p >= a.begin && p + bytes <= a.begin + a.bytes) return;
-  fail("%s of %zu bytes: not inside of shared memory", what, bytes);
+  if (!in_shared(address, bytes)) fail("%s of %zu bytes: not inside of shared memory", what, bytes);
 }
 
 void async_issue(const Copy& copy) {
@@ -187,6 +191,7 @@ void count_store(const void* p, size_t bytes, Site site) {
 }
 
 void count_atomic(const void* p, size_t bytes, Site site) {
+  if (in_shared(p, bytes)) return;
   Buffer* const b = check_access("atomic access", p, bytes, site);
   for (Traffic* t : {b ? &b->traffic : nullptr, &machine.record->traffic}) {
     if (!t) continue;

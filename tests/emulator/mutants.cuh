@@ -8,6 +8,7 @@
 
 #include "cuda/launch.cuh"
 #include "mutants_gather.cuh"
+#include "mutants_select.cuh"
 
 namespace mutants {
 
@@ -228,6 +229,11 @@ inline const std::vector<Mutant>& all() {
       {"sync of another part", &error_of_gather<GatherBug::kSyncOfOtherPart>},
       {"stage a column short", &error_of_gather<GatherBug::kStageShort>},
       {"row of zeros missing", &error_of_gather<GatherBug::kZeroRowMissing>},
+      {"select", &error_of_select<SelectBug::kNone>},
+      {"no barrier before count", &error_of_select<SelectBug::kNoBarrierBeforeCount>},
+      {"no barrier after count", &error_of_select<SelectBug::kNoBarrierAfterCount>},
+      {"plain count", &error_of_select<SelectBug::kPlainCount>},
+      {"one buffer of sums", &error_of_select<SelectBug::kOneBuffer>},
       {"too many threads",
        [] {
          VDK_LAUNCH(empty_kernel, vdk::Grid{1}, 1025, 0, nullptr, Empty{});

@@ -41,11 +41,16 @@ CAUGHT_BY = {
     "product": set(),
     "sum": set(),
     "gather": set(),
+    "select": set(),
     # a race, which values show only under some schedules
     "no barrier after wait": {"thread", "unordered"},
     "no barrier at loop end": {"thread", "unordered"},
     "no barrier before read": {"thread", "unordered"},
     "no sync before write": {"thread", "unordered"},
+    "no barrier before count": {"thread", "unordered"},
+    "no barrier after count": {"thread", "unordered"},
+    "plain count": {"thread", "unordered"},
+    "one buffer of sums": {"thread", "unordered"},
     # by no means but that blocks are not ordered
     "lost atomic, uncounted": {"unordered"},
 }

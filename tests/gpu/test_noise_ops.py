@@ -15,6 +15,7 @@ from tests.ops import test_multi_sample_head as heads
 from tests.ops.test_gate import OPTIONS
 from tests.ops.test_gate import SHAPES as GATE_SHAPES
 from tests.ops.test_gate import inputs as gate_inputs
+from tests.ops.test_weight_mask import weights
 from tests.ops.test_weight_noise import SHAPES as WEIGHT_SHAPES
 from tests.ops.test_weight_noise import alphas, make
 from tests.tolerance import assert_close
@@ -52,6 +53,24 @@ def check(call: Call, tensors: dict[str, Tensor], dy: Tensor, device: torch.devi
         length = max(dy.numel() // max(value.numel(), 1), 1)
         spread = 8 * (1 + value.abs() + sizes[name].abs()) * length**0.5  # |e| < 7
         assert_close(found[name].cpu(), value, spread, length, name)
+
+
+@pytest.mark.parametrize("granularity", functional.GRANULARITIES)
+@pytest.mark.parametrize("shape", [(5, 37), (64, 1000), (3, 9001), (2, 40000)], ids=str)
+def test_weight_mask(shape: tuple[int, int], granularity: str, device: torch.device, kernels: str) -> None:
+    """The reference's bits: the same thresholds and words decide."""
+    for dtype in (torch.float32, torch.bfloat16):
+        call = functools.partial(
+            functional.weight_mask, gamma=0.6, alpha=0.5, granularity=granularity, seed=SEED
+        )
+        w, dy = weights(*shape, dtype=dtype), torch.randn(shape).to(dtype)
+        try:
+            found = results(call, {"w": w.to(device)}, dy.to(device))
+        except BackendUnavailableError as err:
+            pytest.skip(str(err))
+        with use_backend("reference"):
+            expected = results(call, {"w": w}, dy)
+        assert all(torch.equal(found[name].cpu(), t) for name, t in expected.items())
 
 
 @pytest.mark.parametrize("shape", WEIGHT_SHAPES, ids=str)

@@ -263,7 +263,7 @@ def _gates() -> Iterator[Build]:
         for name, span in (("units", 1), ("images", gate.SPAN)):
             one = {"spatial": 1} if span == 1 else {}
             own = {k: v for k, v in types.items() if k not in one}
-            constants = {"SHARED": span == 1, "OUT": True, "SUMS": grad}
+            constants = {"SHARED": span == 1, "OUT": True, "SUMS": grad, "WIDE": False}
             constants |= {"LINES": gate.TILE // span, "SPAN": span}
             yield Build(
                 f"gate_scale{'_grad' if grad else ''}-{name}", gate.scale_kernel, own, {**constants, **one},

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from vdropkern import functional as F
 from vdropkern import use_backend
@@ -18,6 +20,12 @@ from ..ops.test_gate import OPTIONS, SHAPES, check, inputs
 from .interpreter import Launch
 
 SEED = torch.tensor(5)
+
+
+@triton.jit
+def _channels(tile, groups, first, channels, cols, gates, WIDE: tl.constexpr, GROUPS: tl.constexpr):
+    tl.store(cols + tl.arange(0, 4 * GROUPS), kernels.channels_of(tile, groups, GROUPS))
+    tl.store(gates + tl.arange(0, 8), kernels.shared_gates(first.to(tl.int64), channels, WIDE, 8))
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +103,20 @@ def test_traffic(shape: str, launches: list[Launch]) -> None:
     launches.clear()
     kernels.gate_backward(dy, x, *arguments, True, False)
     assert launches[1].loaded == 4 * x.numel() + gates
+
+
+@pytest.mark.parametrize("channels", [5, 8, 2**31 + 12, 2**33 + 3])
+def test_channels_beyond_32_bits(channels: int) -> None:
+    """Of the last tile of a row, and of lines from a row's last channels on into the next."""
+    groups, last = -(-channels // 4), 3 * channels - 3
+    tile, cols, gates = (
+        (groups - 1) // 2,
+        torch.zeros(8, dtype=torch.int64),
+        torch.zeros(8, dtype=torch.int64),
+    )
+    _channels[(1,)](tile, groups, last, channels, cols, gates, WIDE=channels >= 2**31, GROUPS=2)
+    assert torch.equal(cols, 8 * tile + torch.arange(8))
+    assert torch.equal(gates, (last + torch.arange(8)) % channels)
 
 
 def test_double_is_refused() -> None:

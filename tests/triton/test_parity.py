@@ -40,12 +40,15 @@ pytest.importorskip("emulated", reason="the emulator's module is not built")
 pytestmark = pytest.mark.skipif(_backend.library_error() is not None, reason="needs the compiled library")
 
 # after the module that they skip without
+from ..ops import test_gate as gate  # noqa: E402
+from ..ops import test_gate_cuda as gate_cuda  # noqa: E402
 from ..ops import test_kl_cuda as kl_cuda  # noqa: E402
 from ..ops import test_linear_lrt_cuda as lrt_cuda  # noqa: E402
 from ..ops import test_mul_noise_cuda as mul_noise_cuda  # noqa: E402
 from ..ops import test_philox_cuda as noise_cuda  # noqa: E402
 from ..ops import test_sparse_conv2d_cuda as sparse_conv_cuda  # noqa: E402
 from ..ops import test_spmm_cuda as spmm_cuda  # noqa: E402
+from ..ops import test_weight_mask_cuda as weight_mask_cuda  # noqa: E402
 from ..ops import test_weight_noise as weight_noise  # noqa: E402
 from ..ops import test_weight_noise_cuda as weight_noise_cuda  # noqa: E402
 from ..ops import test_xnor_cuda as xnor_cuda  # noqa: E402
@@ -157,6 +160,24 @@ def test_weight_noise(alpha: tuple[int, int] | None) -> None:
                 assert ((found[name] - t).abs() <= size * tolerance(torch.float32, length)).all(), name
 
 
+@pytest.mark.parametrize("shape", ["linear", "conv2d"])
+@pytest.mark.parametrize("kind", gate.KINDS)
+def test_gate(kind: str, shape: str) -> None:
+    """In CUDA the same gates and the same gradients."""
+    tensors, channel_dim = gate.inputs(kind, shape, "fp32"), gate.SHAPES[shape][1]
+    dy = torch.randn(tensors["x"].shape)
+    run = gate_cuda.Run(tensors, kind, channel_dim)
+    by_backend: dict[str, Results] = {"cuda": {"y": run.forward()[0], **run.backward(dy)[0]}}
+    for backend in ("reference", "cpu", "triton"):
+        leaves = {k: t.clone().requires_grad_() for k, t in tensors.items()}
+        with use_backend(backend):
+            y = gate.call(leaves, kind, channel_dim)
+            gradients = torch.autograd.grad(y, list(leaves.values()), dy)
+        by_backend[backend] = {"y": y, **dict(zip(leaves, gradients, strict=True))}
+    known = gate.truth(tensors, dy, kind, channel_dim, True)
+    agree(by_backend, {name: Truth(*t) for name, t in known.items()})
+
+
 def test_multi_sample_head() -> None:
     """The same masks: a bit of one would show in every result. Logits are below 8, sums of 70 terms."""
     h, weight, bias = torch.randn(9, 70), torch.randn(13, 70) / 8, torch.randn(13)
@@ -175,10 +196,12 @@ def test_multi_sample_head() -> None:
 @pytest.mark.parametrize("granularity", functional.GRANULARITIES)
 def test_weight_mask(granularity: str) -> None:
     """The same thresholds and the same weights dropped, to the bit."""
-    w, found = torch.randn(33, 70), []
+    w, share = torch.randn(33, 70), torch.tensor(0.6, dtype=torch.float64)
+    half, seed = torch.tensor(0.5, dtype=torch.float64), weight_mask_cuda.SEED
+    found = [weight_mask_cuda.on_gpu(w, share, half, granularity)[:2]]
     for backend in ("reference", "cpu", "triton"):
         with use_backend(backend):
-            masked = functional.weight_mask(w, 0.6, 0.5, granularity=granularity, seed=5)
+            masked = functional.weight_mask(w, 0.6, 0.5, granularity=granularity, seed=seed)
             found.append((masked, functional.weight_thresholds(w, 0.6, granularity=granularity)))
     assert 0 < (found[0][0] == 0).sum() < w.numel()
     for a, b in itertools.combinations(found, 2):

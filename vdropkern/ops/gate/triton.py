@@ -32,13 +32,33 @@ def _sigmoids(x):
 
 
 @triton.jit
+def channels_of(tile, groups, GROUPS: tl.constexpr):
+    """The channels, int64, of a tile's 4 GROUPS lanes; there may be more than 2^31."""
+    return (tile % tl.cdiv(groups, GROUPS)).to(tl.int64) * (4 * GROUPS) + tl.arange(0, 4 * GROUPS)
+
+
+@triton.jit
+def shared_gates(first, channels, WIDE: tl.constexpr, LINES: tl.constexpr):
+    """The gates, int64, of LINES lines from `first` on, which is int64, where all samples share them.
+
+    WIDE: channels may be 2^31 or more.
+    """
+    lane, place = tl.arange(0, LINES), first % channels
+    if WIDE:
+        gate = (place + lane) % channels
+    else:  # in words of 32 bits, whose division is fast
+        gate = ((place.to(tl.uint32) + lane.to(tl.uint32)) % tl.cast(channels, tl.uint32)).to(tl.int64)
+    return gate
+
+
+@triton.jit
 def draw_kernel(
     location, log_sigma2, seed, theta, by_location, by_log_sigma2, rows, cols, groups, temperature, low, high,
     KIND: tl.constexpr, GRAD: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     """Gates [rows, cols], cols being channels, and their derivatives by the kind's parameters."""
     counter, at, inside = noise_tile(rows, cols, groups, ROWS, GROUPS)
-    col = tl.program_id(0) % tl.cdiv(groups, GROUPS) * (4 * GROUPS) + tl.arange(0, 4 * GROUPS)
+    col = channels_of(tl.program_id(0), groups, GROUPS)
     a = tl.load(location + col, col < cols, 0.0).to(tl.float32)[None, :]
     if KIND == "normal":
         b = tl.load(log_sigma2 + col, col < cols, 0.0).to(tl.float32)[None, :]
@@ -68,7 +88,8 @@ def draw_kernel(
 @triton.jit
 def scale_kernel(
     given, x, theta, out, by_theta, lines, channels, spatial,
-    SHARED: tl.constexpr, OUT: tl.constexpr, SUMS: tl.constexpr, LINES: tl.constexpr, SPAN: tl.constexpr,
+    SHARED: tl.constexpr, OUT: tl.constexpr, SUMS: tl.constexpr, WIDE: tl.constexpr, LINES: tl.constexpr,
+    SPAN: tl.constexpr,
 ):  # fmt: skip
     """given [lines, spatial] times a gate a line, which lines of one channel share where SHARED.
 
@@ -77,10 +98,7 @@ def scale_kernel(
     first = tl.program_id(0).to(tl.int64) * LINES
     line = first + tl.arange(0, LINES)
     if OUT:
-        gate = line
-        if SHARED:  # in words of 32 bits, whose division is fast
-            place = (first % channels).to(tl.uint32) + tl.arange(0, LINES).to(tl.uint32)
-            gate = (place % tl.cast(channels, tl.uint32)).to(tl.int64)
+        gate = shared_gates(first, channels, WIDE, LINES) if SHARED else line
         scale = tl.load(theta + gate, line < lines, 0.0)
     total = tl.zeros((LINES, SPAN), tl.float32)
     for start in range(0, spatial, SPAN):
@@ -141,7 +159,8 @@ def _scale(
         tall = min(TILE // span, triton.next_power_of_2(rows * channels))
         scale_kernel[(triton.cdiv(rows * channels, tall),)](
             given_v, x_v, theta, y, by_theta, rows * channels, channels, spatial,
-            SHARED=theta.shape[0] != rows, OUT=out, SUMS=sums, LINES=tall, SPAN=span, num_warps=4,
+            SHARED=theta.shape[0] != rows, OUT=out, SUMS=sums, WIDE=channels >= 2**31, LINES=tall, SPAN=span,
+            num_warps=4,
         )  # fmt: skip
     if not out:
         return y, by_theta
