@@ -8,6 +8,7 @@
 
 #include "cuda/launch.cuh"
 #include "mutants_gather.cuh"
+#include "mutants_masked.cuh"
 
 namespace mutants {
 
@@ -228,6 +229,13 @@ inline const std::vector<Mutant>& all() {
       {"sync of another part", &error_of_gather<GatherBug::kSyncOfOtherPart>},
       {"stage a column short", &error_of_gather<GatherBug::kStageShort>},
       {"row of zeros missing", &error_of_gather<GatherBug::kZeroRowMissing>},
+      {"masked", &error_of_masked<MaskedBug::kNone>},
+      {"others' chunks converted", &error_of_masked<MaskedBug::kConvertsOthers>},
+      {"no wait before conversion", &error_of_masked<MaskedBug::kNoWaitBefore>},
+      {"no barrier after conversion", &error_of_masked<MaskedBug::kNoBarrierAfter>},
+      {"sample's word not turned", &error_of_masked<MaskedBug::kSampleNotTurned>},
+      {"mask of the step before", &error_of_masked<MaskedBug::kFetchedOneStepAfter>},
+      {"masked tile a line short", &error_of_masked<MaskedBug::kTileShort>},
       {"too many threads",
        [] {
          VDK_LAUNCH(empty_kernel, vdk::Grid{1}, 1025, 0, nullptr, Empty{});

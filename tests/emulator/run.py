@@ -41,11 +41,13 @@ CAUGHT_BY = {
     "product": set(),
     "sum": set(),
     "gather": set(),
+    "masked": set(),
     # a race, which values show only under some schedules
     "no barrier after wait": {"thread", "unordered"},
     "no barrier at loop end": {"thread", "unordered"},
     "no barrier before read": {"thread", "unordered"},
     "no sync before write": {"thread", "unordered"},
+    "no barrier after conversion": {"thread", "unordered"},
     # by no means but that blocks are not ordered
     "lost atomic, uncounted": {"unordered"},
 }
