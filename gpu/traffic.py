@@ -112,7 +112,8 @@ def _of_masked(architecture: str, kernel: str, blocks: int) -> float:
     assert match is not None, kernel
     rows, features, classes, samples = HEAD
     ieee, x, product, tile = match[1] == "IeeeMath", 4 if match[2] == "float" else 2, match[3], int(match[4])
-    # tiles of 64 classes are for heads that have no more, or few tiles; of 64 slots, for four samples
+    # tiles of 64 classes are for heads that have no more, or few tiles; of 64 slots, for four samples, but
+    # without tensor cores, where dh is read and written again for the next four: nothing beside the operands
     few, beside = tile == 64 and not ieee, 1
     if product == "0":  # columns of tiles are slots, and those of one row's samples lie side by side
         down, across, beside = (1 if few else classes // tile), rows * samples // _COLUMNS, samples // 4
