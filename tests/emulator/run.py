@@ -42,6 +42,7 @@ CAUGHT_BY = {
     "sum": set(),
     "gather": set(),
     "masked": set(),
+    "rows": set(),
     # a race, which values show only under some schedules
     "no barrier after wait": {"thread", "unordered"},
     "no barrier at loop end": {"thread", "unordered"},

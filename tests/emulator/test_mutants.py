@@ -13,7 +13,7 @@ gpu = emulated()
 SCHEDULES = range(6)
 # what only the thread sanitizer sees, with blocks unordered
 BEYOND = {"lost atomic, uncounted"}
-RIGHT = {"product", "sum", "gather", "masked"}
+RIGHT = {"product", "sum", "gather", "masked", "rows"}
 TOLD = {
     "wait one group too late": "cp.async in flight",
     "shared memory a row short": "not inside of shared memory",
@@ -37,6 +37,9 @@ TOLD = {
     "stage a column short": "past the end of 'staged'",
     "row of zeros missing": "out of bounds",
     "masked tile a line short": "past the end of 'tile'",
+    "tail of a row summed": "out of bounds",
+    "ragged rows in whole groups": "misaligned",
+    "parts of a row overlap": "but block .* wrote it",
     "too many threads": "at most 1024",
     "too much shared memory": "at most 232448",
 }
@@ -49,6 +52,8 @@ SHOWN_BY_VALUES = {
     "no wait before conversion",
     "no barrier after conversion",
     # under every schedule
+    "scale of a row not shared",
+    "parts of sums mixed up",
     "sample's word not turned",
     "mask of the step before",
 }
