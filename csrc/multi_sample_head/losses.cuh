@@ -204,11 +204,13 @@ template <class T>
 VDK_KERNEL void __launch_bounds__(kRowThreads) head_rows(RowLossArgs a) {
   const LossArgs& args = a.loss;
   const int row = int(blockIdx.x * kRowThreads + threadIdx.x);
+  T norm = threadIdx.x % 32 == 0 ? load_global<T>(args.norms) : T(0);
+  norm = __shfl_sync(~0u, norm, 0);
   if (row >= a.n) return;
   T sum = 0;
   if (row < args.slots.rows)
     for (int i = 0; i < args.slots.samples; ++i) sum += load_global<T>(args.losses + args.slots.of(row, i));
-  store_global(a.rows + row, sum / (T(args.slots.samples) * load_global<T>(args.norms)));
+  store_global(a.rows + row, sum / (T(args.slots.samples) * norm));
 }
 
 }  // namespace cuda
