@@ -56,6 +56,13 @@ RULES = (
     Rule(r"lrt_product<Product<Tf32Math<.,.>,Pass [01]", (MATRIX_LOAD,)),  # it transposes no words
     Rule(r"lrt_product<Product<(HalfMath<\w+>|Tf32Math<.,1>),Pass [01]", (r"MUFU\.EX2",)),
     Rule(r"lrt_product<Product<IeeeMath", (r"FFMA",)),
+    Rule(r"head_\w+<HeadProduct<", (WIDE_COPY, WIDE_STORE)),
+    Rule(r"head_logits<HeadProduct<HalfMath", (r"HMMA\.16816\.F32", MATRIX_LOAD)),
+    Rule(r"head_\w+<HeadProduct<Tf32Math", (r"HMMA\.1688\.F32\.TF32",)),
+    Rule(r"head_(logits|input_gradient)<HeadProduct<Tf32Math", (MATRIX_LOAD,)),  # it transposes no words
+    Rule(r"head_\w+<HeadProduct<IeeeMath", (r"FFMA",)),
+    Rule(r"head_logits<", (r"MUFU\.EX2",)),
+    Rule(r"head_losses<", (WIDE_LOAD, WIDE_STORE, r"MUFU\.EX2")),
     Rule(r"xnor_product<", (WIDE_COPY,)),
     Rule(r"xnor_product<CountByPopc", (r"POPC", r"LDS\.128")),
     Rule(r"xnor_product<CountByMma", (r"BMMA\.168256\.XOR\.POPC",), "sm_8"),
@@ -69,7 +76,7 @@ RULES = (
 MAIN_LOOP = r"HMMA|HGMMA|UTC\w*MMA|BMMA"  # what the loop that counts is full of
 # of kernels that multiply without tensor cores
 OTHER_LOOPS = {
-    r"lrt_product<Product<IeeeMath": "FFMA",
+    r"lrt_product<Product<IeeeMath|head_\w+<HeadProduct<IeeeMath": "FFMA",
     r"xnor_product<CountByPopc": "POPC",
     r"(spmm_(product|vector|sampled)|sparse_conv_product)<": "FFMA",
 }

@@ -62,6 +62,7 @@ def nvcc(library: Path, architectures: tuple[str, ...] = ()) -> list[Result]:
             continue
         unit, instructions = gates.cost(kernel)
         takes_dynamic = kernel.name.startswith("lrt_") and "<Product<" in kernel.name
+        takes_dynamic |= "<HeadProduct<" in kernel.name or kernel.name.startswith("head_losses<")
         if (takes_dynamic or kernel.name.startswith("xnor_product")) and kernel.name not in dynamic:
             raise RuntimeError(f"gpu/shared_bytes.cpp does not list {kernel.name}")
         shared = kernel.shared + dynamic.get(kernel.name, 0)
@@ -71,7 +72,7 @@ def nvcc(library: Path, architectures: tuple[str, ...] = ()) -> list[Result]:
         if held == 0 and not too_large(kernel.architecture, shared):
             wrong.append("cannot be launched")
         blocks = occupancy.blocks(kernel.architecture, kernel.threads, kernel.registers, shared)
-        product = kernel.name.startswith(("lrt_product", "xnor_product"))
+        product = kernel.name.startswith(("lrt_product", "xnor_product")) or "<HeadProduct<" in kernel.name
         moved = traffic.of_product(kernel.architecture, kernel.name, blocks) if product else None
         results.append(Result("nvcc", kernel.architecture, kernel.name, row, wrong, kernel.name, moved))
     return results

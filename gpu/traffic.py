@@ -25,26 +25,29 @@ PROBLEM = 4096  # batch, inputs and outputs of the C++ products
 # A100, RTX 3090 and A40, RTX 4090, H100, B200, RTX 5090
 PROCESSORS = {"sm_80": 108, "sm_86": 84, "sm_89": 128, "sm_90": 132, "sm_100": 148, "sm_120": 170}
 PRODUCTS = ("forward", "input_gradient", "weight_gradient")  # csrc's Pass
-_COLUMNS = 64  # kBlockN in csrc/linear_lrt
+HEAD = (512, 8192, 8192, 8)  # rows, features, classes and samples of the C++ head
+_COLUMNS = 64  # kBlockN in csrc/linear_lrt, kTileSlots in csrc/multi_sample_head
 _ENUMERATORS = {
     "Pass": ("kForward", "kInput", "kWeights"),
     "Prior": ("kLogUniform", "kKingma", "kExact", "kArd", "kNormal"),
     "Noise": ("kBernoulli", "kGaussian"),
+    "HeadPass": ("kLogits", "kInput", "kWeight"),
 }
 
 
 def _over_least(
-    down: int, across: int, band: int, programs: int, sizes: tuple[int, int, int], sharing: int = 1
-) -> float:
-    """`sizes`: bytes of a tile's row of operands, its column, its results; `sharing`: see `waves`."""
+    down: int, across: int, band: int, programs: int, sizes: tuple[int, int, int], sharing: int = 1,
+    beside: int = 1,
+) -> float:  # fmt: skip
+    """`sizes`: bytes of a tile's row of operands, its column, its results; the last two: see `waves`."""
     row, column, result = sizes
     programs = min(programs, down * across)
     least = min(
-        row * max(h / sharing, 1) + column * programs / h
+        row * max(h / sharing, 1) + column * max(programs / h / beside, 1)
         for h in range(1, down + 1)
         if programs / h <= across
     )
-    loaded = waves(down, across, band, programs, row, column, sharing)
+    loaded = waves(down, across, band, programs, row, column, sharing, beside)
     written = result * down * across
     return (loaded + written) / (least * down * across / programs + written)
 
@@ -75,6 +78,8 @@ def of_product(architecture: str, kernel: str, blocks: int) -> float:
     """A C++ product by its name, of which a multiprocessor holds `blocks` at once."""
     if kernel.startswith("xnor_product"):
         return _of_signs(architecture, kernel, blocks)
+    if kernel.startswith("head_"):
+        return _of_masked(architecture, kernel, blocks)
     match = re.match(r"lrt_product<Product<(\w+)(?:<(.*)>)?,Pass (\d),(\d+)>>", kernel)
     assert match is not None, kernel
     math_, terms, product, rows = match[1], match[2], int(match[3]), int(match[4])
@@ -99,6 +104,34 @@ def _of_signs(architecture: str, kernel: str, blocks: int) -> float:
     height = max(1, round((reckoned * PROCESSORS[architecture] * _COLUMNS / rows) ** 0.5))
     band = math.ceil(down / math.ceil(down / height))
     return _of_packed(architecture, (down, rows, _COLUMNS), band, blocks)
+
+
+def _of_masked(architecture: str, kernel: str, blocks: int) -> float:
+    """A C++ product of `multi_sample_head`."""
+    match = re.match(r"head_\w+<HeadProduct<(\w+)(?:<.*?>)?,(\w+),HeadPass (\d),(\d+)>>", kernel)
+    assert match is not None, kernel
+    rows, features, classes, samples = HEAD
+    ieee, x, product, tile = match[1] == "IeeeMath", 4 if match[2] == "float" else 2, match[3], int(match[4])
+    # tiles of 64 classes are for heads that have no more, or few tiles; of 64 slots, for four samples, but
+    # without tensor cores, where dh is read and written again for the next four: nothing beside the operands
+    few, beside = tile == 64 and not ieee, 1
+    if product == "0":  # columns of tiles are slots, and those of one row's samples lie side by side
+        down, across, beside = (1 if few else classes // tile), rows * samples // _COLUMNS, samples // 4
+        sizes = (tile * features * x, _COLUMNS // 4 * features * x, tile * _COLUMNS * 4)
+    elif product == "1":
+        slots = _COLUMNS if few else _COLUMNS * samples // 4
+        down, across = rows * 4 // _COLUMNS, features // _COLUMNS
+        sizes = (slots * classes * 4, _COLUMNS * classes * x, _COLUMNS // 4 * _COLUMNS * 4)
+    else:
+        down, across = (1 if few else classes // tile), features // _COLUMNS
+        sizes = (tile * rows * samples * 4, _COLUMNS * rows * x, tile * _COLUMNS * 4)
+    # `at_once` of csrc/multi_sample_head/cuda.cu: what shared memory and the launch bounds leave
+    programs = PROCESSORS[architecture] * max(blocks, 1)
+    reckoned = PROCESSORS[architecture] * min(
+        max(blocks, 1), (2, 3, 4)[int(product)] if ieee else 256 // tile
+    )
+    band = band_of(down, across, reckoned, *sizes[:2], beside=beside)
+    return _over_least(down, across, band, programs, sizes, beside=beside)
 
 
 def _of_packed(architecture: str, tiles: tuple[int, int, int], band: int, blocks: int) -> float:

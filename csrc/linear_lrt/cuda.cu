@@ -1,6 +1,7 @@
 // Launchers: how a call is cut into tiles and parts, and which kernels it takes.
 #include <limits>
 
+#include "../cuda/memory.h"
 #include "../cuda/reduce.cuh"
 #include "cuda.cuh"
 
@@ -8,26 +9,6 @@ namespace vdk {
 namespace cuda {
 namespace {
 
-// Device memory handed out in pieces; on null it only counts.
-class Carver {
- public:
-  explicit Carver(void* memory) : memory_(static_cast<char*>(memory)) {}
-  void* take(int64_t bytes) {
-    char* const piece = memory_ ? memory_ + used_ : nullptr;
-    used_ += (size_t(bytes) + 255) / 256 * 256;
-    return piece;
-  }
-  size_t used() const { return used_; }
-
- private:
-  char* memory_;
-  size_t used_ = 0;
-};
-
-int64_t size_of(Number type) { return type == Number::kFloat ? 4 : 2; }
-bool is_aligned(const void* p, int64_t bytes) {
-  return reinterpret_cast<uintptr_t>(p) % uintptr_t(bytes) == 0;
-}
 bool is_ieee(const LrtShape& s) { return s.type == Number::kFloat && s.precision == Precision::kIeee; }
 bool is_full(const LrtWeights& w, const LrtShape& s) { return w.log_rows == s.out && w.log_cols == s.in; }
 

@@ -2,23 +2,21 @@
 // it.
 #pragma once
 #include "../cuda/bands.cuh"
+#include "../cuda/pipeline.cuh"
 #include "epilogue.cuh"
 #include "mma.cuh"
 
 namespace vdk {
 namespace cuda {
 
-// Tiles in shared memory: of three steps where they are used as they came, of two where they are converted.
-constexpr int kPlainSlots = 3, kWeightSlots = 2;
-
 // Shared memory of a product's kernel: the operands in flight, later the finished tile.
 template <class P>
 struct SharedLayout {
   static constexpr int kElement = int(sizeof(typename P::E));
   static constexpr int kA = P::A::kSize * (P::kPairA ? 2 : 1), kB = P::B::kSize * (P::kPairB ? 2 : 1);
-  static constexpr int kBSlots = P::kWeightsB ? kWeightSlots : kPlainSlots;
+  static constexpr int kBSlots = P::kWeightsB ? kConvertedSlots : kPlainSlots;
   static constexpr int kBufferAt = (kPlainSlots * kA + kBSlots * kB) * kElement;
-  static constexpr int kOperands = kBufferAt + (P::kWeightsB ? kWeightSlots * WeightStage<P>::kBytes : 0);
+  static constexpr int kOperands = kBufferAt + (P::kWeightsB ? kConvertedSlots * WeightStage<P>::kBytes : 0);
   static constexpr int kResult = 2 * P::kBlockM * kResultPitch * int(sizeof(float));
   static constexpr int kBytes = kOperands > kResult ? kOperands : kResult;
   // what sm_86 gives a block; products that any GPU runs stay within what sm_75 gives
@@ -108,36 +106,15 @@ struct KlTurn {
   }
 };
 
-// One barrier a step: while a tile is multiplied, the weights of the next are converted and the one after is
-// on its way.
 template <class P>
 VDK_DEVICE void multiply(Feed<P>& feed, Accumulators<P, typename P::Math>& sums, KlTurn<P>& kl, int steps) {
-  for (int step = 0; step < 2; ++step) {
-    if (step < steps) feed.fetch(step, step);
-    feed.advance();
-    cp_async_commit();
-  }
-  const auto next_slot = [](int slot) { return slot == kPlainSlots - 1 ? 0 : slot + 1; };
-  const auto prepare = [&](int slot) {
-    cp_async_wait<1>();
+  const auto convert = [&](int slot) {
     feed.convert(slot);
     kl.step(feed, slot);
   };
-  if (steps) prepare(0);
-  __syncthreads();
-  int to = 2, from = 0;
-  VDK_ROLLED
-  for (int step = 0; step < steps; ++step) {
-    if (step + 2 < steps) feed.fetch(to, step % 2);
-    feed.advance();
-    cp_async_commit();
-    sums.step(SharedLayout<P>::operands(feed.shared, from, P::kWeightsB ? step % 2 : from));
-    if (step + 1 < steps) prepare((step + 1) % 2);
-    to = next_slot(to);
-    from = next_slot(from);
-    __syncthreads();
-  }
-  cp_async_wait<0>();
+  pipelined(feed, steps, convert, [&](int plain, int converted) {
+    sums.step(SharedLayout<P>::operands(feed.shared, plain, P::kWeightsB ? converted : plain));
+  });
 }
 
 // The gradient of a log that is broadcast is summed over its tile here and over tiles by lrt_sum_rows: sums
@@ -199,21 +176,10 @@ VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, floa
   if (P::kPass == Pass::kWeights && args.log_sums) sum_log_gradient<P>(args, tile, gradient);
 }
 
-// On sm_120 no more than shared memory holds: with registers saved for blocks that cannot be there, it
-// spills.
-template <class P>
-constexpr int blocks_at_once() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-  constexpr int kFit = (100 << 10) / (SharedLayout<P>::kBytes + 1024);
-  return kFit < 1 ? 1 : kFit < P::kBlocks ? kFit : P::kBlocks;
-#else
-  return P::kBlocks;
-#endif
-}
-
 // A block: one tile, one part of the reduction.
 template <class P>
-VDK_KERNEL void __launch_bounds__(P::kThreads, blocks_at_once<P>()) lrt_product(ProductArgs args) {
+VDK_KERNEL void __launch_bounds__(P::kThreads, blocks_at_once<P::kBlocks, SharedLayout<P>::kBytes>())
+    lrt_product(ProductArgs args) {
   VDK_SHARED(unsigned char, shared);
   const Plan& plan = args.plan;
   const TilePlace tile(plan);

@@ -10,6 +10,7 @@ namespace vdk {
 namespace cuda {
 
 enum class Number { kFloat, kBFloat16, kHalf };
+constexpr int64_t size_of(Number type) { return type == Number::kFloat ? 4 : 2; }
 
 // How float operands are multiplied; half types always run on the tensor cores, see mma.cuh.
 enum class Precision {

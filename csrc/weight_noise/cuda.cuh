@@ -86,6 +86,29 @@ VDK_KERNEL void __launch_bounds__(kWeightThreads) weight_noise_kernel(WeightNois
 // kWide: groups are whole, and lie at multiples of their size. A test of that within the loop would cost the
 // wide accesses.
 
+// Four weights, or gradients, of a log_alpha that others share, written. Leaves their slopes; returns how
+// many there are.
+template <bool kGrad, bool kWide, class E>
+VDK_DEVICE int write_shared(const WeightNoiseArgs<E>& of, NoiseKey key, int64_t row, int64_t group,
+                            const ComputeOf<E> (&scale)[4], ComputeOf<E> (&slopes)[4]) {
+  const int n = kWide || of.cols - 4 * group >= 4 ? 4 : int(of.cols - 4 * group);
+  const int64_t at = row * of.cols + 4 * group;
+  const FourWeights<E> w(of, at, n, kWide);
+  ComputeOf<E> z[4];
+  noise_normals(key, uint64_t(row * groups_of(of.cols) + group), z);
+  Four<E> out;
+  VDK_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    out.v[j] = noisy<true, kGrad>(w, j, scale[j] * z[j]);
+    if constexpr (kGrad) slopes[j] = slope<true>(w, j, scale[j] * z[j]);
+  }
+  if constexpr (kWide)
+    store_whole_four(of.out + at, out);
+  else
+    store_four(of.out + at, out, n, false);
+  return n;
+}
+
 // Gradients of a log_alpha that a row or all share: a warp sums a part of a row, sums [parts, rows].
 template <class E, bool kWide>
 VDK_KERNEL void __launch_bounds__(kWeightThreads) weight_noise_rows(WeightNoiseKernelArgs<E> a) {
@@ -101,22 +124,13 @@ VDK_KERNEL void __launch_bounds__(kWeightThreads) weight_noise_rows(WeightNoiseK
   const NoiseKey key = noise_key(of.seed);
   const int64_t end = groups < (part + 1) * kRowGroups ? groups : (part + 1) * kRowGroups;
   C sum = 0;
+  const C of_all[4] = {scale, scale, scale, scale};
   for (int64_t group = part * kRowGroups + lane; group < end; group += 32) {
-    const int n = kWide || of.cols - 4 * group >= 4 ? 4 : int(of.cols - 4 * group);
-    const int64_t at = row * of.cols + 4 * group;
-    const FourWeights<E> w(of, at, n, kWide);
-    C z[4];
-    noise_normals(key, uint64_t(row * groups + group), z);
-    Four<E> out;
+    C slopes[4];
+    const int n = write_shared<true, kWide>(of, key, row, group, of_all, slopes);
     VDK_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      out.v[j] = noisy<true, true>(w, j, scale * z[j]);
-      if (j < n) sum += slope<true>(w, j, scale * z[j]);
-    }
-    if constexpr (kWide)
-      store_whole_four(of.out + at, out);
-    else
-      store_four(of.out + at, out, n, false);
+    for (int j = 0; j < 4; ++j)
+      if (j < n) sum += slopes[j];
   }
   sum = warp_sum(sum);
   if (lane == 0) store_global(a.sums + part * of.rows + row, sum);
@@ -142,20 +156,10 @@ VDK_KERNEL void __launch_bounds__(kColumnThreads) weight_noise_columns(WeightNoi
   const NoiseKey key = noise_key(of.seed);
   const int64_t end = of.rows < (part + 1) * kColumnRows ? of.rows : (part + 1) * kColumnRows;
   for (int64_t row = part * kColumnRows; row < end; ++row) {
-    const int64_t at = row * of.cols + 4 * group;
-    const FourWeights<E> w(of, at, n, kWide);
-    C z[4];
-    noise_normals(key, uint64_t(row * groups + group), z);
-    Four<E> out;
-    VDK_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      out.v[j] = noisy<true, kGrad>(w, j, scale[j] * z[j]);
-      if constexpr (kGrad) sum[j] += slope<true>(w, j, scale[j] * z[j]);
-    }
-    if constexpr (kWide)
-      store_whole_four(of.out + at, out);
-    else
-      store_four(of.out + at, out, n, false);
+    C slopes[4];
+    write_shared<kGrad, kWide>(of, key, row, group, scale, slopes);
+    if constexpr (kGrad) VDK_UNROLL
+    for (int j = 0; j < 4; ++j) sum[j] += slopes[j];
   }
   if constexpr (kGrad) VDK_UNROLL
   for (int j = 0; j < 4; ++j)

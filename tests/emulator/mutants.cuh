@@ -9,6 +9,8 @@
 #include "cuda/launch.cuh"
 #include "mutants_gather.cuh"
 #include "mutants_select.cuh"
+#include "mutants_masked.cuh"
+#include "mutants_rows.cuh"
 
 namespace mutants {
 
@@ -234,6 +236,19 @@ inline const std::vector<Mutant>& all() {
       {"no barrier after count", &error_of_select<SelectBug::kNoBarrierAfterCount>},
       {"plain count", &error_of_select<SelectBug::kPlainCount>},
       {"one buffer of sums", &error_of_select<SelectBug::kOneBuffer>},
+      {"masked", &error_of_masked<MaskedBug::kNone>},
+      {"others' chunks converted", &error_of_masked<MaskedBug::kConvertsOthers>},
+      {"no wait before conversion", &error_of_masked<MaskedBug::kNoWaitBefore>},
+      {"no barrier after conversion", &error_of_masked<MaskedBug::kNoBarrierAfter>},
+      {"sample's word not turned", &error_of_masked<MaskedBug::kSampleNotTurned>},
+      {"mask of the step before", &error_of_masked<MaskedBug::kFetchedOneStepAfter>},
+      {"masked tile a line short", &error_of_masked<MaskedBug::kTileShort>},
+      {"rows", &error_of_rows<RowBug::kNone>},
+      {"tail of a row summed", &error_of_rows<RowBug::kTailSummed>},
+      {"scale of a row not shared", &error_of_rows<RowBug::kScaleNotShared>},
+      {"parts of a row overlap", &error_of_rows<RowBug::kPartsOverlap>},
+      {"ragged rows in whole groups", &error_of_rows<RowBug::kWideRagged>},
+      {"parts of sums mixed up", &error_of_rows<RowBug::kPartOfRow>},
       {"too many threads",
        [] {
          VDK_LAUNCH(empty_kernel, vdk::Grid{1}, 1025, 0, nullptr, Empty{});

@@ -42,6 +42,8 @@ CAUGHT_BY = {
     "sum": set(),
     "gather": set(),
     "select": set(),
+    "masked": set(),
+    "rows": set(),
     # a race, which values show only under some schedules
     "no barrier after wait": {"thread", "unordered"},
     "no barrier at loop end": {"thread", "unordered"},
@@ -51,6 +53,7 @@ CAUGHT_BY = {
     "no barrier after count": {"thread", "unordered"},
     "plain count": {"thread", "unordered"},
     "one buffer of sums": {"thread", "unordered"},
+    "no barrier after conversion": {"thread", "unordered"},
     # by no means but that blocks are not ordered
     "lost atomic, uncounted": {"unordered"},
 }

@@ -13,7 +13,7 @@ gpu = emulated()
 SCHEDULES = range(6)
 # what only the thread sanitizer sees, the first with blocks unordered
 BEYOND = {"lost atomic, uncounted", "plain count"}
-RIGHT = {"product", "sum", "gather", "select"}
+RIGHT = {"product", "sum", "gather", "select", "masked", "rows"}
 TOLD = {
     "wait one group too late": "cp.async in flight",
     "shared memory a row short": "not inside of shared memory",
@@ -36,6 +36,10 @@ TOLD = {
     "sync of another part": "not in its own mask",
     "stage a column short": "past the end of 'staged'",
     "row of zeros missing": "out of bounds",
+    "masked tile a line short": "past the end of 'tile'",
+    "tail of a row summed": "out of bounds",
+    "ragged rows in whole groups": "misaligned",
+    "parts of a row overlap": "but block .* wrote it",
     "too many threads": "at most 1024",
     "too much shared memory": "at most 232448",
 }
@@ -47,6 +51,14 @@ SHOWN_BY_VALUES = {
     "no barrier before count",
     "no barrier after count",
     "one buffer of sums",
+    "others' chunks converted",
+    "no wait before conversion",
+    "no barrier after conversion",
+    # under every schedule
+    "scale of a row not shared",
+    "parts of sums mixed up",
+    "sample's word not turned",
+    "mask of the step before",
 }
 
 

@@ -45,6 +45,7 @@ from ..ops import test_gate_cuda as gate_cuda  # noqa: E402
 from ..ops import test_kl_cuda as kl_cuda  # noqa: E402
 from ..ops import test_linear_lrt_cuda as lrt_cuda  # noqa: E402
 from ..ops import test_mul_noise_cuda as mul_noise_cuda  # noqa: E402
+from ..ops import test_multi_sample_head_cuda as head_cuda  # noqa: E402
 from ..ops import test_philox_cuda as noise_cuda  # noqa: E402
 from ..ops import test_sparse_conv2d_cuda as sparse_conv_cuda  # noqa: E402
 from ..ops import test_spmm_cuda as spmm_cuda  # noqa: E402
@@ -188,6 +189,11 @@ def test_multi_sample_head() -> None:
         with use_backend(backend):
             loss = functional.multi_sample_head(*leaves, target, samples=6, p=0.3, seed=-5)
             by_backend[backend] = [loss, *torch.autograd.grad(loss, leaves)]
+    tensors = {"h": h, "weight": weight, "bias": bias, "target": target}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head_cuda, "SEED", -5)
+        cuda = head_cuda.run(tensors, 6, {"p": 0.3}, head_cuda.MATHS["ieee"])[0]
+    by_backend["cuda"] = [cuda[name] for name in ("loss", "dh", "dweight", "dbias")]
     for a, b in itertools.combinations(by_backend.values(), 2):
         for one, other in zip(a, b, strict=True):
             assert ((one - other).abs() <= 8 * tolerance(torch.float32, 70 + 54)).all()
