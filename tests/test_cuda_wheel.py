@@ -19,8 +19,8 @@ SAY = """
     from vdropkern import _backend, _devices
     assert _backend.library_error() is None, _backend.library_error()
     ops = ("philox_bits", "philox_normal", "kl", "kl_grad", "linear_lrt", "linear_lrt_backward")
-    others = ("spmm", "spmm_backward", "weight_noise", "weight_noise_grad")
-    for op in (*ops, *others, "xnor_pack", "xnor_conv2d", "xnor_conv2d_bits"):
+    others = ("spmm", "spmm_backward", "weight_noise", "weight_noise_grad", "conv2d_lrt")
+    for op in (*ops, *others, "conv2d_lrt_backward", "xnor_pack", "xnor_conv2d", "xnor_conv2d_bits"):
         for key in ("CPU", "CUDA"):
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"vdropkern::{op}", key), (op, key)
     assert not torch.cuda.is_initialized()

@@ -1,8 +1,7 @@
 #include <atomic>
 #include <cmath>
 
-#include "../cuda/binding.h"
-#include "cuda.h"
+#include "binding_cuda.h"
 
 namespace vdk {
 namespace {
@@ -12,7 +11,6 @@ using cuda::LrtForward;
 using cuda::LrtShape;
 using cuda::LrtWeights;
 using cuda::Precision;
-using OptionalTensor = std::optional<Tensor>;
 
 std::atomic<int64_t> float32_precision{int64_t(Precision::kTf32x3)};
 
@@ -21,12 +19,6 @@ int64_t select_precision(int64_t select) {
   STD_TORCH_CHECK(select <= int64_t(Precision::kTf32), "float32_precision: unknown precision ", select);
   return select < 0 ? float32_precision.load() : float32_precision.exchange(select);
 }
-
-cuda::Number number_of(ScalarType type) {
-  if (type == ScalarType::BFloat16) return cuda::Number::kBFloat16;
-  return type == ScalarType::Half ? cuda::Number::kHalf : cuda::Number::kFloat;
-}
-bool is_half(ScalarType type) { return type == ScalarType::BFloat16 || type == ScalarType::Half; }
 
 // One call's parameters as the kernels want them: x and mu of one type, the noise parameter of that or float.
 struct Call {
@@ -37,10 +29,7 @@ struct Call {
 
   Call(const Tensor& x, const Tensor& mu_, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha)
       : gpu(x),
-        // the half types' kernels need tensor cores of sm_80
-        type(x.scalar_type() == mu_.scalar_type() && is_half(x.scalar_type()) && gpu.capability() >= 80
-                 ? x.scalar_type()
-                 : ScalarType::Float),
+        type(multiplied_type(gpu, x, mu_)),
         mu(prepared(mu_, type)),
         log(parameter(log_sigma2, log_alpha)),
         is_alpha(log_alpha) {
@@ -55,9 +44,7 @@ struct Call {
   LrtShape shape(const Tensor& x) const {
     int64_t batch = 1;
     for (int64_t d = 0; d + 1 < x.dim(); ++d) batch *= x.size(d);
-    const Precision precision =
-        gpu.capability() < 80 ? Precision::kIeee : Precision(float32_precision.load());
-    return {batch, mu.size(0), mu.size(1), number_of(type), precision};
+    return {batch, mu.size(0), mu.size(1), number_of(type), precision_on(gpu)};
   }
   LrtWeights weights(double clip) const {
     return {mu.const_data_ptr(),
@@ -146,6 +133,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const 
 }
 
 }  // namespace
+
+cuda::Precision precision_on(const Gpu& gpu) {
+  return gpu.capability() < 80 ? Precision::kIeee : Precision(float32_precision.load());
+}
 
 STABLE_TORCH_LIBRARY_IMPL(vdropkern, CUDA, m) {
   m.impl("linear_lrt", TORCH_BOX(&forward));

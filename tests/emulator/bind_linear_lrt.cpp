@@ -11,17 +11,6 @@ using vdk::cuda::LrtWeights;
 using vdk::cuda::Number;
 using vdk::cuda::Precision;
 
-// Fields by name: a dict holds integers, floats and buffers or None.
-template <class T>
-T field(const py::dict& d, const char* name) {
-  return d[name].cast<T>();
-}
-template <class T = void>
-T* address(const py::dict& d, const char* name) {
-  const py::object value = d[name];
-  return value.is_none() ? nullptr : pointer<T>(value.cast<const Buffer*>());
-}
-
 LrtShape shape_of(const py::dict& d) {
   return {field<int64_t>(d, "batch"), field<int64_t>(d, "out"), field<int64_t>(d, "inp"),
           Number(field<int>(d, "type")), Precision(field<int>(d, "precision"))};

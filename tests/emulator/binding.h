@@ -34,6 +34,17 @@ T* pointer(const Buffer* buffer) {
   return buffer ? const_cast<T*>(static_cast<const T*>(static_cast<const void*>(buffer->base))) : nullptr;
 }
 
+// Fields by name: a dict holds integers, floats and buffers or None.
+template <class T>
+T field(const py::dict& d, const char* name) {
+  return d[name].cast<T>();
+}
+template <class T = void>
+T* address(const py::dict& d, const char* name) {
+  const py::object value = d[name];
+  return value.is_none() ? nullptr : pointer<T>(value.cast<const Buffer*>());
+}
+
 // Prior(kind), of which a normal one has standard deviation `sd`.
 inline vdk::Prior prior_of(int kind, double sd) {
   return {vdk::Prior::Kind(kind), 1 / (sd * sd), -2 * std::log(sd)};

@@ -8,6 +8,7 @@
 
 #include "cuda/launch.cuh"
 #include "mutants_gather.cuh"
+#include "mutants_patches.cuh"
 
 namespace mutants {
 
@@ -228,6 +229,10 @@ inline const std::vector<Mutant>& all() {
       {"sync of another part", &error_of_gather<GatherBug::kSyncOfOtherPart>},
       {"stage a column short", &error_of_gather<GatherBug::kStageShort>},
       {"row of zeros missing", &error_of_gather<GatherBug::kZeroRowMissing>},
+      {"patches", &error_of_patches<PatchBug::kNone>},
+      {"edge of the image missing", &error_of_patches<PatchBug::kEdgeMissing>},
+      {"zeros beside the image missing", &error_of_patches<PatchBug::kZerosMissing>},
+      {"copies read before they landed", &error_of_patches<PatchBug::kReadBeforeWait>},
       {"too many threads",
        [] {
          VDK_LAUNCH(empty_kernel, vdk::Grid{1}, 1025, 0, nullptr, Empty{});

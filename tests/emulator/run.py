@@ -41,6 +41,7 @@ CAUGHT_BY = {
     "product": set(),
     "sum": set(),
     "gather": set(),
+    "patches": set(),
     # a race, which values show only under some schedules
     "no barrier after wait": {"thread", "unordered"},
     "no barrier at loop end": {"thread", "unordered"},

@@ -13,7 +13,7 @@ gpu = emulated()
 SCHEDULES = range(6)
 # what only the thread sanitizer sees, with blocks unordered
 BEYOND = {"lost atomic, uncounted"}
-RIGHT = {"product", "sum", "gather"}
+RIGHT = {"product", "sum", "gather", "patches"}
 TOLD = {
     "wait one group too late": "cp.async in flight",
     "shared memory a row short": "not inside of shared memory",
@@ -36,6 +36,7 @@ TOLD = {
     "sync of another part": "not in its own mask",
     "stage a column short": "past the end of 'staged'",
     "row of zeros missing": "out of bounds",
+    "edge of the image missing": "out of bounds",
     "too many threads": "at most 1024",
     "too much shared memory": "at most 232448",
 }
@@ -44,6 +45,8 @@ SHOWN_BY_VALUES = {
     "no barrier at loop end",
     "no barrier before read",
     "no sync before write",
+    "zeros beside the image missing",
+    "copies read before they landed",
 }
 
 
