@@ -51,11 +51,12 @@ RULES = (
     Rule(r"kl_kernel<(float|\w+16)", (APPROXIMATION,)),
     Rule(r"lrt_noise_gradient<", (WIDE_LOAD, r"MUFU\.SQRT")),
     Rule(r"lrt_product<", (WIDE_COPY, WIDE_STORE)),
-    Rule(r"lrt_product<Product<HalfMath", (r"HMMA\.16816\.F32", MATRIX_LOAD)),
-    Rule(r"lrt_product<Product<Tf32Math", (r"HMMA\.1688\.F32\.TF32",)),
-    Rule(r"lrt_product<Product<Tf32Math<.,.>,Pass [01]", (MATRIX_LOAD,)),  # it transposes no words
-    Rule(r"lrt_product<Product<(HalfMath<\w+>|Tf32Math<.,1>),Pass [01]", (r"MUFU\.EX2",)),
-    Rule(r"lrt_product<Product<IeeeMath", (r"FFMA",)),
+    Rule(r"lrt_product<(Conv)?Product<HalfMath", (r"HMMA\.16816\.F32", MATRIX_LOAD)),
+    Rule(r"lrt_product<(Conv)?Product<Tf32Math", (r"HMMA\.1688\.F32\.TF32",)),
+    Rule(r"lrt_product<(Conv)?Product<Tf32Math<.,.>,Pass [01]", (MATRIX_LOAD,)),  # it transposes no words
+    Rule(r"lrt_product<(Conv)?Product<(HalfMath<\w+>|Tf32Math<.,1>),Pass [01]", (r"MUFU\.EX2",)),
+    Rule(r"lrt_product<(Conv)?Product<IeeeMath", (r"FFMA",)),
+    Rule(r"conv_noise_gradient<", (WIDE_LOAD,)),
     Rule(r"head_\w+<HeadProduct<", (WIDE_COPY, WIDE_STORE)),
     Rule(r"head_logits<HeadProduct<HalfMath", (r"HMMA\.16816\.F32", MATRIX_LOAD)),
     Rule(r"head_\w+<HeadProduct<Tf32Math", (r"HMMA\.1688\.F32\.TF32",)),
@@ -76,7 +77,7 @@ RULES = (
 MAIN_LOOP = r"HMMA|HGMMA|UTC\w*MMA|BMMA"  # what the loop that counts is full of
 # of kernels that multiply without tensor cores
 OTHER_LOOPS = {
-    r"lrt_product<Product<IeeeMath|head_\w+<HeadProduct<IeeeMath": "FFMA",
+    r"lrt_product<(Conv)?Product<IeeeMath|head_\w+<HeadProduct<IeeeMath": "FFMA",
     r"xnor_product<CountByPopc": "POPC",
     r"(spmm_(product|vector|sampled)|sparse_conv_product)<": "FFMA",
 }
@@ -114,7 +115,8 @@ def cost(kernel: Kernel) -> tuple[str, float]:
 def elements(kernel: Kernel) -> int:
     """Elements that the code of a kernel without a main loop takes at a time; 0 where that is not fixed."""
     if re.match(
-        r"lrt_finish<|lrt_noise_gradient<|ragged_noise_kernel<|weight_noise_(rows|columns)<", kernel.name
+        r"lrt_finish<|lrt_noise_gradient<|conv_noise_gradient<|ragged_noise_kernel<|weight_noise_(rows|columns)<",
+        kernel.name,
     ):
         return 4  # a turn of a loop
     if kernel.name.startswith(("mul_noise_kernel<", "weight_noise_kernel<")):

@@ -61,7 +61,7 @@ def nvcc(library: Path, architectures: tuple[str, ...] = ()) -> list[Result]:
         if architectures and kernel.architecture not in architectures:
             continue
         unit, instructions = gates.cost(kernel)
-        takes_dynamic = kernel.name.startswith("lrt_") and "<Product<" in kernel.name
+        takes_dynamic = kernel.name.startswith("lrt_") and "Product<" in kernel.name
         takes_dynamic |= "<HeadProduct<" in kernel.name or kernel.name.startswith("head_losses<")
         if (takes_dynamic or kernel.name.startswith("xnor_product")) and kernel.name not in dynamic:
             raise RuntimeError(f"gpu/shared_bytes.cpp does not list {kernel.name}")

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <typeinfo>
 
-#include "linear_lrt/cuda.cuh"
+#include "conv2d_lrt/cuda.cuh"
 #include "multi_sample_head/cuda.cuh"
 #include "xnor/cuda.cuh"
 
@@ -16,7 +16,7 @@ template <class P>
 void print() {
   char* const name = abi::__cxa_demangle(typeid(P).name(), nullptr, nullptr, nullptr);
   std::printf("lrt_product<%s>\t%zu\n", name, size_t(SharedLayout<P>::kBytes));
-  std::printf("lrt_finish<%s>\t%zu\n", name, size_t(P::kBlockM) * kResultPitch * sizeof(float));
+  std::printf("lrt_finish<%s>\t%zu\n", name, size_t(SharedLayout<P>::kFinish));
   std::free(name);
 }
 template <class P>
@@ -43,11 +43,16 @@ void print_count() {
   std::printf("xnor_product<%s>\t%zu\n", name, size_t(SharedCounts<Count>::kBytes));
   std::free(name);
 }
+template <template <class, Pass, int> class P, class Math, int kBlockM>
+void print_of() {
+  print<P<Math, Pass::kForward, kBlockM>>();
+  print<P<Math, Pass::kInput, kBlockM>>();
+  print<P<Math, Pass::kWeights, kBlockM>>();
+}
 template <class Math, int kBlockM>
 void print_passes() {
-  print<Product<Math, Pass::kForward, kBlockM>>();
-  print<Product<Math, Pass::kInput, kBlockM>>();
-  print<Product<Math, Pass::kWeights, kBlockM>>();
+  print_of<Product, Math, kBlockM>();
+  print_of<ConvProduct, Math, kBlockM>();
 }
 template <class Math>
 void print_both() {

@@ -22,6 +22,12 @@ from vdropkern.ops.multi_sample_head import tiles as head
 
 LIMIT = 1.15  # of the least
 PROBLEM = 4096  # batch, inputs and outputs of the C++ products
+CONVOLUTION = (
+    64,
+    512,
+    196,
+    9,
+)  # images, channels in and out, pixels, places of the kernel of those of patches
 # A100, RTX 3090 and A40, RTX 4090, H100, B200, RTX 5090
 PROCESSORS = {"sm_80": 108, "sm_86": 84, "sm_89": 128, "sm_90": 132, "sm_100": 148, "sm_120": 170}
 PRODUCTS = ("forward", "input_gradient", "weight_gradient")  # csrc's Pass
@@ -80,18 +86,42 @@ def of_product(architecture: str, kernel: str, blocks: int) -> float:
         return _of_signs(architecture, kernel, blocks)
     if kernel.startswith("head_"):
         return _of_masked(architecture, kernel, blocks)
-    match = re.match(r"lrt_product<Product<(\w+)(?:<(.*)>)?,Pass (\d),(\d+)>>", kernel)
+    match = re.match(r"lrt_product<(Conv)?Product<(\w+)(?:<(.*)>)?,Pass (\d),(\d+)>>", kernel)
     assert match is not None, kernel
-    math_, terms, product, rows = match[1], match[2], int(match[3]), int(match[4])
+    math_, terms, product, rows = match[2], match[3], int(match[4]), int(match[5])
     x = 2 if math_ == "HalfMath" else 4
-    # tiles of 64 rows are for products with few tiles; without tensor cores there are no others
-    down = 2 if rows == 64 and math_ != "IeeeMath" else PROBLEM // rows
     sizes = _tile_bytes(product, rows, _COLUMNS, PROBLEM, x, x)
-    # `band_height` of csrc/linear_lrt/cuda.cu
+    down, across = PROBLEM // rows, PROBLEM // _COLUMNS
+    if match[1]:
+        down, across, sizes = _of_patches(product, rows, x)
+    # tiles of 64 rows are for products with few tiles; without tensor cores there are no others
+    down = 2 if rows == 64 and math_ != "IeeeMath" else down
+    # `blocks_reckoned` of csrc/linear_lrt/plan.cuh
     reckoned = 3 if (math_, product) == ("IeeeMath", 2) else 1 if terms and terms[0] == "3" else 2
-    height = max(1, round((reckoned * PROCESSORS[architecture] * sizes[1] / sizes[0]) ** 0.5))
-    band = math.ceil(down / math.ceil(down / height))
-    return _over_least(down, PROBLEM // _COLUMNS, band, PROCESSORS[architecture] * max(blocks, 1), sizes)
+    band = _band(down, reckoned * PROCESSORS[architecture], sizes[0], sizes[1])
+    return _over_least(down, across, band, PROCESSORS[architecture] * max(blocks, 1), sizes)
+
+
+def _of_patches(product: int, rows: int, x: int) -> tuple[int, int, tuple[int, int, int]]:
+    """Tiles down and across of a C++ product of `conv2d_lrt`, and what `_over_least` wants.
+
+    As for Triton's products a pixel counts once a tile, in however many patches it is.
+    """
+    images, channels, pixels, places = CONVOLUTION
+    depth = channels * places
+    if product == 2:
+        sizes = (rows * images * pixels * 2 * x, images * pixels * _COLUMNS * x // places)
+        return channels // rows, depth // _COLUMNS, (*sizes, rows * _COLUMNS * 2 * (x + 4))
+    gathered = rows * channels * (x if product == 0 else 2 * x)
+    sizes = (gathered, _COLUMNS * depth * (x + 4))
+    result = rows * _COLUMNS * (x + 4 if product == 0 else 2 * x)
+    return images * pixels // rows, channels // _COLUMNS, (*sizes, result)
+
+
+def _band(down: int, at_once: int, row: int, column: int) -> int:
+    """`band_height` of csrc/cuda/bands.cuh."""
+    height = max(1, round((at_once * column / row) ** 0.5))
+    return math.ceil(down / math.ceil(down / height))
 
 
 def _of_signs(architecture: str, kernel: str, blocks: int) -> float:
@@ -101,8 +131,7 @@ def _of_signs(architecture: str, kernel: str, blocks: int) -> float:
     down = 2 if "Mma" in kernel and rows == 64 else PROBLEM // rows
     # `launch` of csrc/xnor/cuda.cu
     reckoned = 2 if "Mma" in kernel else 3
-    height = max(1, round((reckoned * PROCESSORS[architecture] * _COLUMNS / rows) ** 0.5))
-    band = math.ceil(down / math.ceil(down / height))
+    band = _band(down, reckoned * PROCESSORS[architecture], rows, _COLUMNS)
     return _of_packed(architecture, (down, rows, _COLUMNS), band, blocks)
 
 

@@ -21,7 +21,8 @@ SAY = """
     ops = ("philox_bits", "philox_normal", "kl", "kl_grad", "linear_lrt", "linear_lrt_backward")
     others = ("spmm", "spmm_backward", "weight_noise", "weight_noise_grad", "gate", "gate_backward")
     more = ("weight_mask", "weight_mask_grad", "multi_sample_head", "multi_sample_head_backward")
-    for op in (*ops, *others, *more, "xnor_pack", "xnor_conv2d", "xnor_conv2d_bits"):
+    convs = ("conv2d_lrt", "conv2d_lrt_backward", "xnor_conv2d", "xnor_conv2d_bits")
+    for op in (*ops, *others, *more, *convs, "xnor_pack"):
         for key in ("CPU", "CUDA"):
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"vdropkern::{op}", key), (op, key)
     assert not torch.cuda.is_initialized()

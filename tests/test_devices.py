@@ -49,12 +49,17 @@ def chosen(op: str, device: str = "cuda", double: bool = False) -> str:
 
 def test_each_op_takes_what_suits_the_gpu(machine: pytest.MonkeyPatch) -> None:
     assert (chosen("kl"), chosen("linear_lrt"), chosen("sign_ste")) == ("cuda", "triton", "reference")
+    assert chosen("conv2d_lrt") == "triton"
     assert _backend.choose(_kl_op, OnGpu()) is _kl_op.native  # type: ignore[arg-type]
     assert _backend.choose(_lrt_op, OnGpu()) is _lrt_op.triton  # type: ignore[arg-type]
     assert _backend.choose(_sign_op, OnGpu()) is _sign_op.native  # type: ignore[arg-type]
     assert _backend.choose(_spmm_op, OnGpu()) is _spmm_op.native  # type: ignore[arg-type]
     machine.setattr(_devices, "capability", lambda index: (8, 6))
-    assert chosen("linear_lrt") == "cuda"
+    assert (chosen("linear_lrt"), chosen("conv2d_lrt"), chosen("conv2d_lrt", double=True)) == (
+        "cuda",
+        "cuda",
+        "reference",
+    )
     assert "  not triton: cuda is preferred" in _backend.explain_on("linear_lrt", "cuda", 0)
 
 

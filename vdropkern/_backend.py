@@ -50,9 +50,10 @@ KERNEL_OPS = (
 
 # On a GPU whose tensor cores take their operands from shared memory (wgmma and later), Triton's products use
 # them and the C++ kernels, on mma.sync, do not. What is bound by memory gains nothing from that.
-_TRITON_FIRST = {"linear_lrt": (9, 0), "multi_sample_head": (9, 0)}
+_TRITON_FIRST = {"linear_lrt": (9, 0), "conv2d_lrt": (9, 0), "multi_sample_head": (9, 0)}
 _FLOAT_ONLY = (
     "linear_lrt",
+    "conv2d_lrt",
     "multi_sample_head",
     "xnor_pack",
     "spmm",

@@ -1,13 +1,12 @@
 #include <cmath>
 
-#include "../common/binding.h"
+#include "checks.h"
 #include "conv2d_lrt.h"
 
 namespace vdk {
 namespace {
 
 using OptionalTensor = std::optional<Tensor>;
-using torch::headeronly::MemoryFormat;
 
 template <class T>
 using WeightValues = double (*)(const ConvWeights<T>&, T*, T*, const Parallel&);
@@ -18,27 +17,6 @@ using Forward = void (*)(const ConvForward<T>&, const Parallel&);
 template <class T>
 using Backward = void (*)(const ConvBackward<T>&, const Parallel&);
 
-bool is_dense(const Tensor& t, std::initializer_list<int64_t> inner_first) {
-  int64_t expected = 1;
-  for (const int64_t d : inner_first) {
-    if (t.size(d) != 1 && t.stride(d) != expected) return false;
-    expected *= t.size(d);
-  }
-  return true;
-}
-
-bool is_last(const Tensor& t) { return is_dense(t, {1, 3, 2, 0}); }
-// Whether the strides of what lies in both formats, of one channel or one pixel, were made for channels last.
-bool says_last(const Tensor& t) {
-  return is_last(t) && t.stride(1) == 1 && t.stride(3) == t.size(1) && t.size(1) * t.size(2) * t.size(3) > 1;
-}
-
-// The layout of results: x's, and NCHW where x is in neither. Where it is in both, as of one channel, its
-// strides and then the weights' tell, as in torch.
-MemoryFormat layout_of(const Tensor& x, const Tensor& mu) {
-  const bool last = is_last(x) && (!x.is_contiguous() || says_last(x) || says_last(mu));
-  return last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
 // The layout the kernels work in: of few channels a group they fill their vectors only in NCHW, and two
 // copies cost less (measured: 3 times slower with 8 channels, equal with 32; direct_fits() has no such
 // trouble).
@@ -46,9 +24,6 @@ MemoryFormat worked_in(MemoryFormat layout, const Tensor& mu, int64_t groups) {
   const int64_t in = mu.size(1), out = groups > 0 ? mu.size(0) / groups : 0;
   const bool few = groups > 1 && (in > 4 || out > 4) && in < 32 && out < 32;
   return few ? MemoryFormat::Contiguous : layout;
-}
-Tensor prepared(const Tensor& t, ScalarType type, MemoryFormat layout) {
-  return torch::stable::contiguous(t.scalar_type() == type ? t : torch::stable::to(t, type), layout);
 }
 Tensor empty_image(const std::vector<int64_t>& sizes, ScalarType type, MemoryFormat layout) {
   return torch::stable::empty({sizes.data(), sizes.size()}, type, std::nullopt, std::nullopt, std::nullopt,
@@ -126,43 +101,6 @@ struct Weights {
   }
 };
 
-struct Geometry {
-  int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
-
-  void check(const Tensor& x, const Tensor& mu) const {
-    STD_TORCH_CHECK(x.dim() == 4 && mu.dim() == 4 && groups > 0 && mu.size(0) % groups == 0 &&
-                        x.size(1) == mu.size(1) * groups,
-                    "conv2d_lrt: x must be [N, C, H, W] and mu [O, C / groups, kh, kw]");
-    STD_TORCH_CHECK(
-        stride_h > 0 && stride_w > 0 && dilation_h > 0 && dilation_w > 0 && padding_h >= 0 && padding_w >= 0,
-        "conv2d_lrt: strides and dilations must be > 0, paddings >= 0");
-  }
-  ConvShape shape(const Tensor& x, const Tensor& mu, MemoryFormat layout) const {
-    const auto size = [](int64_t n, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
-      const int64_t room = n + 2 * padding - dilation * (kernel - 1) - 1;
-      STD_TORCH_CHECK(kernel > 0 && room >= 0, "conv2d_lrt: the kernel does not fit into x");
-      return room / stride + 1;
-    };
-    return {x.size(0),
-            x.size(1),
-            x.size(2),
-            x.size(3),
-            mu.size(0),
-            mu.size(2),
-            mu.size(3),
-            size(x.size(2), mu.size(2), stride_h, padding_h, dilation_h),
-            size(x.size(3), mu.size(3), stride_w, padding_w, dilation_w),
-            stride_h,
-            stride_w,
-            padding_h,
-            padding_w,
-            dilation_h,
-            dilation_w,
-            groups,
-            layout == MemoryFormat::ChannelsLast};
-  }
-};
-
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu,
                                            const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha,
                                            const OptionalTensor& bias, const Tensor& seed, int64_t stride_h,
@@ -172,7 +110,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu,
   STD_TORCH_CHECK(log_sigma2.has_value() != log_alpha.has_value(),
                   "conv2d_lrt: give one of log_sigma2, log_alpha");
   const ScalarType type = compute_type(OptionalTensor(x), OptionalTensor(mu), log_sigma2, log_alpha);
-  const Geometry geometry{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups};
+  const ConvGeometry geometry{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups};
   geometry.check(x, mu);
   const MemoryFormat given = layout_of(x, mu), layout = worked_in(given, mu, groups);
   const ConvShape s = geometry.shape(x, mu, layout);
@@ -202,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     int64_t stride_w, int64_t padding_h, int64_t padding_w, int64_t dilation_h, int64_t dilation_w,
     int64_t groups, const std::string& prior, double clip, bool needs_x, bool needs_weight, bool needs_bias) {
   const ScalarType type = r.scalar_type();
-  const Geometry geometry{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups};
+  const ConvGeometry geometry{stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups};
   geometry.check(x, mu);
   const MemoryFormat given = layout_of(x, mu), layout = worked_in(given, mu, groups);
   const ConvShape s = geometry.shape(x, mu, layout);

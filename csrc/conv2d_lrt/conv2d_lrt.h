@@ -1,17 +1,11 @@
-// The local reparameterisation of a 2-D convolution, forward and backward. Images are NCHW, or NHWC where
-// channels_last says so; weights are [out, in / groups, kernel_h, kernel_w], row-major and dense.
+// The local reparameterisation of a 2-D convolution, forward and backward. Weights are row-major and dense.
 #pragma once
 #include "../common/isa.h"
 #include "../common/parallel.h"
 #include "../kl/prior.h"
+#include "shape.h"
 
 namespace vdk {
-
-struct ConvShape {
-  int64_t batch, in, height, width, out, kernel_h, kernel_w, out_h, out_w;
-  int64_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
-  bool channels_last;
-};
 
 // The products and the noise: y = m + bias + sqrt(v + eps) e and r = e / (2 sqrt(v + eps)), which is all that
 // backward needs of noise and variance. e is the noise of element (n out + o, h out_w + w), in both layouts.

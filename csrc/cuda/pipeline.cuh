@@ -46,13 +46,17 @@ constexpr int shared_kib(int capability) {
   return capability < 80 ? 64 : capability < 90 ? 164 : 228;
 }
 
-// On sm_120 no more blocks than shared memory holds: with registers saved for blocks that cannot be there,
-// products spill.
+// Blocks as wanted, but no more than shared memory holds.
+constexpr int fitting_blocks(int capability, int wanted, int bytes) {
+  const int fit = (shared_kib(capability) << 10) / (bytes + 1024);
+  return fit < 1 ? 1 : fit < wanted ? fit : wanted;
+}
+
+// With registers saved for blocks that cannot be there, products spill on sm_120.
 template <int kWanted, int kSharedBytes>
 constexpr int blocks_at_once() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-  constexpr int kFit = (shared_kib(120) << 10) / (kSharedBytes + 1024);
-  return kFit < 1 ? 1 : kFit < kWanted ? kFit : kWanted;
+  return fitting_blocks(120, kWanted, kSharedBytes);
 #else
   return kWanted;
 #endif

@@ -19,7 +19,7 @@
 //   store_global_whole(p, v)                        a uint2 or uint4 in one access for certain
 //   load_shared<V>(p) store_shared(p, v)            the same for wide accesses to shared memory
 //   cp_async16(dst_shared, src_global, valid)       16 bytes, zeros where !valid (src is not read then);
-//   cp_async8                                       8 of them
+//   cp_async8 cp_async4                             8 or 4 of them
 //   cp_async_commit() cp_async_wait<N>()            at most the N newest groups stay in flight
 //   ldmatrix_x4(r, row) ldmatrix_x4_trans(r, row)   four 8x8 matrices of 16-bit elements
 //   mma_m16n8k8_tf32(d, a, b)                       d += a b; fragments as in the PTX ISA
@@ -102,6 +102,15 @@ VDK_DEVICE void cp_async8(void* dst, const void* src, bool valid) {
                : "memory");
 #else
   *static_cast<uint2*>(dst) = valid ? *static_cast<const uint2*>(src) : make_uint2(0, 0);
+#endif
+}
+VDK_DEVICE void cp_async4(void* dst, const void* src, bool valid) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(dst)), "l"(src),
+               "r"(valid ? 4 : 0)
+               : "memory");
+#else
+  *static_cast<uint32_t*>(dst) = valid ? *static_cast<const uint32_t*>(src) : 0;
 #endif
 }
 VDK_DEVICE void cp_async_commit() {

@@ -1,16 +1,15 @@
-#include "../cuda/binding.h"
+#include "binding_cuda.h"
+
 #include "cuda.h"
 
 namespace vdk {
 namespace {
 
-using OptionalTensor = std::optional<Tensor>;
-
 // Value, and gradients where dlog is given. mu, log and gradients are dense, of one type; grad is of the type
 // computed in.
 template <class E>
-Tensor kl_on_gpu(const Gpu& gpu, const OptionalTensor& mu, const Tensor& log, Prior prior,
-                 const OptionalTensor& grad, const OptionalTensor& dmu, const OptionalTensor& dlog) {
+Tensor kl_of(const Gpu& gpu, const OptionalTensor& mu, const Tensor& log, Prior prior,
+             const OptionalTensor& grad, const OptionalTensor& dmu, const OptionalTensor& dlog) {
   using T = ComputeOf<E>;
   const Tensor value = gpu.empty({}, compute_type(log));
   const Tensor workspace = gpu.workspace(size_t(cuda::kl_workspace(log.numel())) * sizeof(T));
@@ -34,14 +33,14 @@ struct Parameters {
   Tensor kl(const Gpu& gpu, const std::string& prior, const Rest&... rest) const {
     switch (type) {
       case ScalarType::Float:
-        return kl_on_gpu<float>(gpu, mu, log, prior_of(prior), rest...);
+        return kl_of<float>(gpu, mu, log, prior_of(prior), rest...);
       case ScalarType::Double:
-        return kl_on_gpu<double>(gpu, mu, log, prior_of(prior), rest...);
+        return kl_of<double>(gpu, mu, log, prior_of(prior), rest...);
       case ScalarType::Half:
-        return kl_on_gpu<Float16>(gpu, mu, log, prior_of(prior), rest...);
+        return kl_of<Float16>(gpu, mu, log, prior_of(prior), rest...);
       default:
         STD_TORCH_CHECK(type == ScalarType::BFloat16, "kl: no kernel for this dtype");
-        return kl_on_gpu<BFloat16>(gpu, mu, log, prior_of(prior), rest...);
+        return kl_of<BFloat16>(gpu, mu, log, prior_of(prior), rest...);
     }
   }
 
@@ -62,9 +61,7 @@ const Tensor& given(const OptionalTensor& mu, const OptionalTensor& log_sigma2,
 
 Tensor kl_value(const OptionalTensor& mu, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha,
                 const std::string& prior) {
-  const Gpu gpu(given(mu, log_sigma2, log_alpha));
-  const Parameters p(mu, log_sigma2, log_alpha);
-  return p.kl(gpu, prior, OptionalTensor(), OptionalTensor(), OptionalTensor());
+  return kl_on_gpu(Gpu(given(mu, log_sigma2, log_alpha)), mu, log_sigma2, log_alpha, prior);
 }
 
 std::tuple<Tensor, Tensor, Tensor> kl_grad(const Tensor& grad, const OptionalTensor& mu,
@@ -83,6 +80,12 @@ std::tuple<Tensor, Tensor, Tensor> kl_grad(const Tensor& grad, const OptionalTen
 }
 
 }  // namespace
+
+Tensor kl_on_gpu(const Gpu& gpu, const OptionalTensor& mu, const OptionalTensor& log_sigma2,
+                 const OptionalTensor& log_alpha, const std::string& prior) {
+  const Parameters p(mu, log_sigma2, log_alpha);
+  return p.kl(gpu, prior, OptionalTensor(), OptionalTensor(), OptionalTensor());
+}
 
 STABLE_TORCH_LIBRARY_IMPL(vdropkern, CUDA, m) {
   m.impl("kl", TORCH_BOX(&kl_value));

@@ -13,9 +13,10 @@ struct Plan {
   int64_t block_m, tiles_m, tiles_n;
   int64_t band;                   // rows of tiles that blocks walk through column by column
   int64_t parts, steps_per_part;  // steps of kBlockK
-  float* partial;                 // [parts, 2, m, padded n], or null with one part
+  float* partial;                 // [parts, 2, m, padded n], or null with one part; of every group
 
   VDK_HD int64_t padded_n() const { return (n + 3) / 4 * 4; }
+  VDK_HD int64_t part_size() const { return m * padded_n(); }
 };
 
 struct ProductArgs {

@@ -11,7 +11,6 @@ using cuda::LrtForward;
 using cuda::LrtShape;
 using cuda::LrtWeights;
 using cuda::Precision;
-using OptionalTensor = std::optional<Tensor>;
 
 std::atomic<int64_t> chosen_precision{int64_t(Precision::kTf32x3)};
 

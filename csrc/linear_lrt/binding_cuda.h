@@ -1,4 +1,4 @@
-// What the bindings of products on tensor cores share.
+// What the bindings of products on a GPU share.
 #pragma once
 #include "../cuda/binding.h"
 #include "cuda.h"
@@ -12,12 +12,12 @@ inline cuda::Number number_of(ScalarType type) {
   if (type == ScalarType::BFloat16) return cuda::Number::kBFloat16;
   return type == ScalarType::Half ? cuda::Number::kHalf : cuda::Number::kFloat;
 }
+inline bool is_half(ScalarType type) { return type == ScalarType::BFloat16 || type == ScalarType::Half; }
 
 // What two operands are read as: their type, or float. The half types' kernels need tensor cores of sm_80.
 inline ScalarType product_type(const Tensor& x, const Tensor& w, const Gpu& gpu) {
-  const ScalarType type = x.scalar_type();
-  const bool half = type == ScalarType::BFloat16 || type == ScalarType::Half;
-  return half && type == w.scalar_type() && gpu.capability() >= 80 ? type : ScalarType::Float;
+  const bool half = x.scalar_type() == w.scalar_type() && is_half(x.scalar_type());
+  return half && gpu.capability() >= 80 ? x.scalar_type() : ScalarType::Float;
 }
 
 }  // namespace vdk

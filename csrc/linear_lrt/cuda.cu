@@ -1,94 +1,21 @@
-// Launchers: how a call is cut into tiles and parts, and which kernels it takes.
-#include <limits>
-
-#include "../cuda/memory.h"
-#include "../cuda/reduce.cuh"
-#include "cuda.cuh"
+// Launchers: what a call needs, and which kernels it takes.
+#include "plan.cuh"
 
 namespace vdk {
 namespace cuda {
 namespace {
 
-bool is_ieee(const LrtShape& s) { return s.type == Number::kFloat && s.precision == Precision::kIeee; }
 bool is_full(const LrtWeights& w, const LrtShape& s) { return w.log_rows == s.out && w.log_cols == s.in; }
 
-// Rows of 128 where that fills the GPU without much padding, else of 64: there are twice the blocks then.
-// Without tensor cores always 64, as the shared memory of the oldest GPUs allows.
-int64_t block_rows(int64_t m, int64_t n, const LrtShape& s, int multiprocessors) {
-  if (is_ieee(s)) return 64;
-  const int64_t padding = ceil_div(m, 128) * 128 - m;
-  return padding * 8 > m || ceil_div(m, 128) * ceil_div(n, kBlockN) < multiprocessors ? 64 : 128;
-}
-
-// Blocks that a multiprocessor is reckoned to hold: as many as registers leave.
-int blocks_reckoned(Pass pass, const LrtShape& s) {
-  if (is_ieee(s)) return pass == Pass::kWeights ? 3 : 2;
-  return s.type == Number::kFloat && s.precision != Precision::kTf32 ? 1 : 2;
-}
-
-int64_t height_of_bands(const Plan& plan, Pass pass, const LrtShape& s, int multiprocessors) {
+Plan plan_of(Pass pass, int64_t m, int64_t n, int64_t k, const LrtShape& s, int multiprocessors) {
   const double size = double(size_of(s.type)), log_size = 4;
-  const double row = plan.block_m * (pass == Pass::kForward ? size : 2 * size);
-  const double column = kBlockN * (pass == Pass::kWeights ? size : size + log_size);
-  return band_height(plan.tiles_m, double(blocks_reckoned(pass, s)) * multiprocessors, row, column);
-}
-
-// The reduction is cut where tiles are fewer than multiprocessors, into parts of at least 8 steps.
-Plan make_plan(Pass pass, int64_t m, int64_t n, int64_t k, const LrtShape& shape, int multiprocessors) {
-  if (m > INT_MAX || n > INT_MAX || k > INT_MAX)
-    throw std::runtime_error("linear_lrt: more than 2^31 - 1 rows, inputs or outputs");
-  Plan plan{};
-  plan.m = m;
-  plan.n = n;
-  plan.k = k;
-  plan.block_m = block_rows(m, n, shape, multiprocessors);
-  plan.tiles_m = ceil_div(m, plan.block_m);
-  plan.tiles_n = ceil_div(n, kBlockN);
-  plan.band = height_of_bands(plan, pass, shape, multiprocessors);
-  const int64_t tiles = plan.tiles_m * plan.tiles_n, steps = ceil_div(k, kStepBytes / size_of(shape.type));
-  int64_t parts = tiles == 0 || tiles >= multiprocessors ? 1 : 2 * multiprocessors / tiles;
-  if (parts > steps / 8) parts = steps / 8;
-  if (parts < 1) parts = 1;
-  plan.steps_per_part = ceil_div(steps, parts);
-  plan.parts = steps ? ceil_div(steps, plan.steps_per_part) : 1;
-  return plan;
-}
-int64_t partial_bytes(const Plan& plan) {
-  return plan.parts == 1 ? 0 : plan.parts * 2 * plan.m * plan.padded_n() * int64_t(sizeof(float));
-}
-
-template <class P>
-void launch(const ProductArgs& args, void* stream) {
-  const int64_t tiles = args.plan.tiles_m * args.plan.tiles_n;
-  VDK_LAUNCH(lrt_product<P>, (Grid{tiles, args.plan.parts}), P::kThreads, SharedLayout<P>::kBytes, stream,
-             args);
-  // rows of 128 are taken only where tiles are enough, and then nothing is cut
-  if constexpr (P::kBlockM == 64)
-    if (args.plan.parts > 1)
-      VDK_LAUNCH(lrt_finish<P>, Grid{tiles}, P::kThreads, P::kBlockM * kResultPitch * sizeof(float), stream,
-                 args);
-}
-template <class Math, Pass kPass>
-void launch(const ProductArgs& args, void* stream) {
-  if (args.plan.block_m == 64)
-    launch<Product<Math, kPass, 64>>(args, stream);
-  else if constexpr (!std::is_same_v<Math, IeeeMath>)
-    launch<Product<Math, kPass, 128>>(args, stream);
+  const double row = pass == Pass::kForward ? size : 2 * size;
+  const double column = pass == Pass::kWeights ? size : size + log_size;
+  return make_plan({"linear_lrt", pass, m, n, k, 1, s.type, s.precision, row, column}, multiprocessors);
 }
 template <Pass kPass>
-void launch(const LrtShape& shape, const ProductArgs& args, void* stream) {
-  if (shape.type == Number::kBFloat16) return launch<HalfMath<BFloat16>, kPass>(args, stream);
-  if (shape.type == Number::kHalf) return launch<HalfMath<Float16>, kPass>(args, stream);
-  switch (shape.precision) {
-    case Precision::kIeee:
-      return launch<IeeeMath, kPass>(args, stream);
-    case Precision::kTf32x3:
-      return launch<Tf32Math<3, 3>, kPass>(args, stream);
-    case Precision::kTf32x3Mean:
-      return launch<Tf32Math<3, 1>, kPass>(args, stream);
-    case Precision::kTf32:
-      return launch<Tf32Math<1, 1>, kPass>(args, stream);
-  }
+void launch(const LrtShape& s, const ProductArgs& args, void* stream) {
+  launch_product<Product, kPass>(s.type, s.precision, args, 1, stream);
 }
 
 // What all products share.
@@ -114,7 +41,7 @@ struct ForwardPlan {
   int64_t blocks() const { return plan.tiles_m * plan.tiles_n * plan.parts; }
 
   ForwardPlan(const LrtForward& f, int multiprocessors, void* workspace)
-      : plan(make_plan(Pass::kForward, f.shape.batch, f.shape.out, f.shape.in, f.shape, multiprocessors)) {
+      : plan(plan_of(Pass::kForward, f.shape.batch, f.shape.out, f.shape.in, f.shape, multiprocessors)) {
     if (f.prior != Prior::kNone && plan.tiles_m == 0) plan.tiles_m = 1;  // the KL of an empty batch
     Carver carver(workspace);
     plan.partial = static_cast<float*>(carver.take(partial_bytes(plan)));
@@ -132,8 +59,8 @@ struct BackwardPlan {
 
   BackwardPlan(const LrtBackward& b, int multiprocessors, void* workspace) {
     const LrtShape& s = b.shape;
-    input = make_plan(Pass::kInput, s.batch, s.in, s.out, s, multiprocessors);
-    weights = make_plan(Pass::kWeights, s.out, s.in, s.batch, s, multiprocessors);
+    input = plan_of(Pass::kInput, s.batch, s.in, s.out, s, multiprocessors);
+    weights = plan_of(Pass::kWeights, s.out, s.in, s.batch, s, multiprocessors);
     // enough blocks to fill the GPU, and no more rows of sums than that takes
     const int64_t col_blocks = at_least_1(ceil_div(s.out, 4 * kGradientCols));
     rows_per_block = at_least_1(ceil_div(s.batch * col_blocks, 4 * multiprocessors));

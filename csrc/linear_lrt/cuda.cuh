@@ -1,7 +1,6 @@
 // The kernels of linear_lrt: one dual product for the forward pass and both gradients, and what runs around
 // it.
 #pragma once
-#include "../cuda/bands.cuh"
 #include "../cuda/pipeline.cuh"
 #include "epilogue.cuh"
 #include "mma.cuh"
@@ -17,8 +16,10 @@ struct SharedLayout {
   static constexpr int kBSlots = P::kWeightsB ? kConvertedSlots : kPlainSlots;
   static constexpr int kBufferAt = (kPlainSlots * kA + kBSlots * kB) * kElement;
   static constexpr int kOperands = kBufferAt + (P::kWeightsB ? kConvertedSlots * WeightStage<P>::kBytes : 0);
-  static constexpr int kResult = 2 * P::kBlockM * kResultPitch * int(sizeof(float));
+  static constexpr int kResult = 2 * P::Result::kSize * int(sizeof(float));
   static constexpr int kBytes = kOperands > kResult ? kOperands : kResult;
+  // of the second stage, which sums the gradient of a broadcast log
+  static constexpr int kFinish = P::kImages ? 0 : P::Result::kSize * int(sizeof(float));
   // what sm_86 gives a block; products that any GPU runs stay within what sm_75 gives
   static_assert(kBytes <= (std::is_same_v<typename P::Math, IeeeMath> ? 64 << 10 : 99 << 10));
 
@@ -33,25 +34,17 @@ struct SharedLayout {
 // The operands of a tile on their way, from step `begin` of the reduction on. Slots are counted from there.
 template <class P>
 struct Feed {
-  using E = typename P::E;
   using Layout = SharedLayout<P>;
-  using A = Window<typename P::A, P::kThreads>;
-  using B = Window<typename P::B, P::kThreads>;
-  const ProductArgs& args;
+  const typename P::Args& args;
   unsigned char* shared;
-  A a;
-  B b;
+  typename Sources<P>::A a;
+  typename Sources<P>::B b;
 
-  // rows of an operand are lines where the reduction is contiguous
-  template <class W, class Tile>
-  VDK_DEVICE static W window(int64_t rows, int64_t depth, int64_t row0, int64_t k0) {
-    return Tile::kDeep ? W(rows, depth, row0, k0) : W(depth, rows, k0, row0);
-  }
-  VDK_DEVICE Feed(const ProductArgs& args, unsigned char* shared, const TilePlace& tile, int64_t begin)
+  VDK_DEVICE Feed(const typename P::Args& args, unsigned char* shared, const TilePlace& tile, int64_t begin)
       : args(args),
         shared(shared),
-        a(window<A, typename P::A>(args.plan.m, args.plan.k, tile.m * P::kBlockM, begin * kBlockK<E>)),
-        b(window<B, typename P::B>(args.plan.n, args.plan.k, tile.n * kBlockN, begin * kBlockK<E>)) {}
+        a(Sources<P>::a(args, tile, begin)),
+        b(Sources<P>::b(args, tile, begin)) {}
 
   VDK_DEVICE WeightStage<P> weights(int slot) const {
     return {reinterpret_cast<Words4*>(shared + Layout::kBufferAt + slot * WeightStage<P>::kBytes), args};
@@ -60,19 +53,11 @@ struct Feed {
   // alone.
   VDK_DEVICE void fetch(int plain_slot, int weight_slot) const {
     const OperandsOf<P> to = Layout::operands(shared, plain_slot, plain_slot);
-    VDK_UNROLL
-    for (int i = 0; i < A::C::kCount; ++i) {
-      copy_chunk<E>(to.a + A::C::in_tile(i), args.a, args.whole_a, a, i);
-      if constexpr (P::kPairA)
-        copy_chunk<typename P::V>(to.a2 + A::C::in_tile(i), args.a2, args.whole_a, a, i);
-    }
-    if constexpr (P::kWeightsB) {
+    copy_tile<P::kPairA>(to.a, to.a2, args.a, args.a2, args.whole_a, a);
+    if constexpr (P::kWeightsB)
       weights(weight_slot).fetch(b);
-    } else {
-      VDK_UNROLL
-      for (int i = 0; i < B::C::kCount; ++i)
-        copy_chunk<E>(to.b + B::C::in_tile(i), args.b, args.whole_b, b, i);
-    }
+    else
+      copy_tile<false>(to.b, to.b2, args.b, args.b, args.whole_b, b);
   }
   VDK_DEVICE void advance() {
     a.advance();
@@ -90,19 +75,20 @@ struct Feed {
 // Blocks of one column of tiles see the same weights; they take turns at the KL, each step's in one of them.
 template <class P>
 struct KlTurn {
+  static constexpr bool kCounts = P::kPass == Pass::kForward && !P::kImages;
   bool on;
   int wait, turns;
   float sum = 0;
 
   VDK_DEVICE KlTurn(const ProductArgs& args, const TilePlace& tile, int64_t begin)
-      : on(P::kPass == Pass::kForward && args.kl_sums), turns(int(args.plan.tiles_m)) {
+      : on(kCounts && args.kl_sums), turns(int(args.plan.tiles_m)) {
     wait = int((tile.m - begin % turns + turns) % turns);
   }
   VDK_DEVICE void step(const Feed<P>& feed, int slot) {
     if (!on) return;
     if (wait-- > 0) return;
     wait = turns - 1;
-    if constexpr (P::kPass == Pass::kForward) sum += feed.weights(slot).kl(feed.b);
+    if constexpr (kCounts) sum += feed.weights(slot).kl(feed.b);
   }
 };
 
@@ -153,7 +139,9 @@ VDK_DEVICE void sum_log_gradient(const ProductArgs& args, const TilePlace& tile,
 // Calls the epilogue for a tile; four(row, col, mean, variance), within the tile, brings its sums. A rolled
 // loop: the epilogue is long, and there is one copy of it. A thread goes down four columns.
 template <class P, class Four>
-VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, float* gradient, Four&& four) {
+VDK_DEVICE void finish_tile(const typename P::Args& args, const TilePlace& tile, float* gradient,
+                            Four&& four) {
+  constexpr bool kSums = P::kPass == Pass::kWeights && !P::kImages;
   constexpr int kAcross = kBlockN / 4;
   static_assert(P::kThreads % kAcross == 0);
   const Plan& plan = args.plan;
@@ -170,23 +158,49 @@ VDK_DEVICE void finish_tile(const ProductArgs& args, const TilePlace& tile, floa
       four(r, c, mean, variance);
       epilogue(row, mean, variance);
     }
-    if (P::kPass == Pass::kWeights && args.log_sums) VDK_UNROLL
+    if (kSums && args.log_sums) VDK_UNROLL
     for (int j = 0; j < 4; ++j) gradient[r * kResultPitch + c + j] = inside && j < valid ? variance[j] : 0.0f;
   }
-  if (P::kPass == Pass::kWeights && args.log_sums) sum_log_gradient<P>(args, tile, gradient);
+  if (kSums && args.log_sums) sum_log_gradient<P>(args, tile, gradient);
+}
+template <class P>
+struct Finish {
+  template <class Four>
+  VDK_DEVICE static void tile(const typename P::Args& args, const TilePlace& tile, float* gradient,
+                              Four&& four) {
+    finish_tile<P>(args, tile, gradient, four);
+  }
+};
+
+// Where the sums of a part begin; parts of a group follow those of the last.
+template <class P>
+VDK_DEVICE float* part_sums(const Plan& plan, int64_t part) {
+  if constexpr (P::kImages) part += int64_t(blockIdx.z) * plan.parts;
+  return plan.partial + part * 2 * plan.part_size();
+}
+
+// Products of images spill with registers saved for blocks that shared memory does not hold, and on sm_8x those
+// of float with registers for two.
+template <class P>
+constexpr int blocks_of() {
+#ifdef __CUDA_ARCH__
+  if (P::kImages && __CUDA_ARCH__ < 900 && sizeof(typename P::E) == 4) return 1;
+  if (P::kImages) return fitting_blocks(__CUDA_ARCH__ / 10, P::kBlocks, SharedLayout<P>::kBytes);
+#endif
+  return blocks_at_once<P::kBlocks, SharedLayout<P>::kBytes>();
 }
 
 // A block: one tile, one part of the reduction.
 template <class P>
-VDK_KERNEL void __launch_bounds__(P::kThreads, blocks_at_once<P::kBlocks, SharedLayout<P>::kBytes>())
-    lrt_product(ProductArgs args) {
+VDK_KERNEL void __launch_bounds__(P::kThreads, blocks_of<P>()) lrt_product(typename P::Args args) {
+  using Result = typename P::Result;
   VDK_SHARED(unsigned char, shared);
   const Plan& plan = args.plan;
   const TilePlace tile(plan);
   const int64_t all_steps = (plan.k + kBlockK<typename P::E> - 1) / kBlockK<typename P::E>;
   const int64_t begin = blockIdx.y * plan.steps_per_part;
   const int64_t end = begin + plan.steps_per_part < all_steps ? begin + plan.steps_per_part : all_steps;
-  float *const means = reinterpret_cast<float*>(shared), *const variances = means + P::kBlockM * kResultPitch;
+  float *const means = reinterpret_cast<float*>(shared), *const variances = means + Result::kSize;
   KlTurn<P> kl(args, tile, begin);
   {
     Feed<P> feed(args, shared, tile, begin);
@@ -200,36 +214,36 @@ VDK_KERNEL void __launch_bounds__(P::kThreads, blocks_at_once<P::kBlocks, Shared
   }
   __syncthreads();
   const auto from_shared = [&](int row, int col, float (&mean)[4], float (&variance)[4]) {
-    const int at = row * kResultPitch + col;
+    const int at = Result::at(row, col);
     widen_all<float>(load_shared<Words4>(means + at).w, mean);
     widen_all<float>(load_shared<Words4>(variances + at).w, variance);
   };
   if (plan.parts == 1) {
-    finish_tile<P>(args, tile, variances, from_shared);
+    Finish<P>::tile(args, tile, variances, from_shared);
     return;
   }
-  const int64_t size = plan.m * plan.padded_n();
-  float* const partial = plan.partial + blockIdx.y * 2 * size;
+  float* const partial = part_sums<P>(plan, blockIdx.y);
   VDK_ROLLED
-  for (int i = threadIdx.x; i < P::kBlockM * (kBlockN / 4); i += P::kThreads) {
-    const int r = i / (kBlockN / 4), c = i % (kBlockN / 4) * 4;
+  for (int i = threadIdx.x; i < Result::kCount; i += P::kThreads) {
+    const int r = Result::row(i), c = Result::col(i);
     const int64_t row = tile.m * P::kBlockM + r, col = tile.n * kBlockN + c;
     if (row >= plan.m || col >= plan.n) continue;
-    const int64_t at = row * plan.padded_n() + col;
-    store_global(partial + at, load_shared<Words4>(means + r * kResultPitch + c));
-    store_global(partial + size + at, load_shared<Words4>(variances + r * kResultPitch + c));
+    const int64_t at = Result::in_part(plan, row, col);
+    store_global(partial + at, load_shared<Words4>(means + Result::at(r, c)));
+    store_global(partial + plan.part_size() + at, load_shared<Words4>(variances + Result::at(r, c)));
   }
 }
 
 // The second stage of a reduction in parts.
 template <class P>
-VDK_KERNEL void __launch_bounds__(P::kThreads) lrt_finish(ProductArgs args) {
+VDK_KERNEL void __launch_bounds__(P::kThreads) lrt_finish(typename P::Args args) {
   VDK_SHARED(float, gradient);
   const Plan& plan = args.plan;
   const TilePlace tile(plan);
-  const int64_t size = plan.m * plan.padded_n();
-  finish_tile<P>(args, tile, gradient, [&](int r, int c, float (&mean)[4], float (&variance)[4]) {
-    const float* from = plan.partial + (tile.m * P::kBlockM + r) * plan.padded_n() + tile.n * kBlockN + c;
+  const int64_t size = plan.part_size();
+  Finish<P>::tile(args, tile, gradient, [&](int r, int c, float (&mean)[4], float (&variance)[4]) {
+    const float* from = part_sums<P>(plan, 0);
+    from += P::Result::in_part(plan, tile.m * P::kBlockM + r, tile.n * kBlockN + c);
     VDK_UNROLL
     for (int i = 0; i < 4; ++i) mean[i] = variance[i] = 0;
     for (int64_t part = 0; part < plan.parts; ++part, from += 2 * size) {

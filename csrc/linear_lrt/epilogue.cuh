@@ -62,32 +62,35 @@ struct Epilogue<Product<Math, Pass::kInput, kBlockM>> {
   }
 };
 
-template <class Math, int kBlockM>
-struct Epilogue<Product<Math, Pass::kWeights, kBlockM>> {
-  using E = typename Math::E;
+template <class P>
+struct WeightEpilogue {
+  using E = typename P::E;
   const ProductArgs& args;
   int64_t col;
   int valid;
   float kl_scale;
   float row_log[4] = {};  // where all rows have the same
 
-  VDK_DEVICE Epilogue(const ProductArgs& a, int64_t col, int valid)
+  VDK_DEVICE WeightEpilogue(const ProductArgs& a, int64_t col, int valid)
       : args(a),
         col(col),
         valid(valid),
         kl_scale(a.prior == Prior::kNone ? 0.0f : load_global<float>(a.kl_scale)) {
-    if (!args.log_sums || args.w.log_rows != 1) return;
+    if (!sums() || args.w.log_rows != 1) return;
     VDK_UNROLL
     for (int i = 0; i < 4; ++i)
       if (i < valid) row_log[i] = log_at<E>(args.w, 0, col + i);
   }
 
+  VDK_DEVICE bool sums() const { return !P::kImages && args.log_sums; }
+
   VDK_DEVICE void operator()(int64_t row, float (&mean)[4], float (&variance)[4]) const {
     const LrtWeights& w = args.w;
+    if constexpr (P::kImages) row += blockIdx.z * args.plan.m;
     const int64_t at = row * args.plan.n + col;
     float mu[4], log[4];
     load_four(static_cast<const E*>(w.mu) + at, valid, args.whole_result, mu);
-    if (args.log_sums) {
+    if (sums()) {
       const float column_log = w.log_rows == 1 ? 0.0f : log_at<E>(w, row, 0);
       VDK_UNROLL
       for (int i = 0; i < 4; ++i) log[i] = w.log_rows == 1 ? row_log[i] : column_log;
@@ -109,12 +112,16 @@ struct Epilogue<Product<Math, Pass::kWeights, kBlockM>> {
       }
     }
     store_four(static_cast<E*>(args.result) + at, valid, args.whole_result, mean);
-    if (args.log_sums) return;
+    if (sums()) return;
     if (w.log_is_float)
       store_four(static_cast<float*>(args.log_result) + at, valid, args.whole_result, variance);
     else
       store_four(static_cast<E*>(args.log_result) + at, valid, args.whole_result, variance);
   }
+};
+template <class Math, int kBlockM>
+struct Epilogue<Product<Math, Pass::kWeights, kBlockM>> : WeightEpilogue<Product<Math, Pass::kWeights, kBlockM>> {
+  using WeightEpilogue<Product<Math, Pass::kWeights, kBlockM>>::WeightEpilogue;
 };
 
 }  // namespace cuda

@@ -170,9 +170,9 @@ struct Accumulators {
     VDK_UNROLL
     for (int i = 0; i < 16; ++i) {
       const int m = i / 8, n = i / 2 % 4, half = i % 2 * 2;
-      const int at = (row0() + m * 16 + lane / 4 + half * 4) * kResultPitch + col0() + n * 8 + lane % 4 * 2;
-      store_shared(means + at, make_float2(mean[m][n][half], mean[m][n][half + 1]));
-      store_shared(variances + at, make_float2(variance[m][n][half], variance[m][n][half + 1]));
+      const int row = row0() + m * 16 + lane / 4 + half * 4, col = col0() + n * 8 + lane % 4 * 2;
+      P::Result::store_two(means, row, col, mean[m][n][half], mean[m][n][half + 1]);
+      P::Result::store_two(variances, row, col, variance[m][n][half], variance[m][n][half + 1]);
     }
   }
 };
@@ -244,7 +244,7 @@ struct Accumulators<P, IeeeMath> {
   VDK_DEVICE void store(float* means, float* variances) const {
     VDK_UNROLL
     for (int i = 0; i < 32; ++i) {
-      const int at = row(i / 4) * kResultPitch + col(i % 4);
+      const int at = P::Result::at(row(i / 4), col(i % 4));
       means[at] = mean[i / 4][i % 4];
       variances[at] = variance[i / 4][i % 4];
     }

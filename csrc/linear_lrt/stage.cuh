@@ -1,6 +1,7 @@
 // From global to shared memory: tiles copied as they are, and weights turned into means and variances on the
 // way.
 #pragma once
+#include "../cuda/bands.cuh"
 #include "../kl/cuda.cuh"
 #include "args.cuh"
 
@@ -69,6 +70,39 @@ VDK_DEVICE void copy_chunk(void* to, const void* matrix, bool whole, const W& wi
   store_shared(to, words);
 }
 
+// Both operands of a pair, or the one there is, of a window's tile. What the kernel was given comes by
+// reference: it is read where it is used and takes no registers.
+template <bool kPair, class E, class V, class Tile, int kThreads>
+VDK_DEVICE void copy_tile(E* to, V* to2, const void* const& from, const void* const& from2, const bool& whole,
+                          const Window<Tile, kThreads>& window) {
+  using C = Chunks<Tile, kThreads>;
+  VDK_UNROLL
+  for (int i = 0; i < C::kCount; ++i) {
+    copy_chunk<E>(to + C::in_tile(i), from, whole, window, i);
+    if constexpr (kPair) copy_chunk<V>(to2 + C::in_tile(i), from2, whole, window, i);
+  }
+}
+
+// Where a product's operands come from, by windows over matrices: rows of an operand are lines where the
+// reduction is contiguous.
+template <class P>
+struct Sources {
+  using E = typename P::E;
+  using A = Window<typename P::A, P::kThreads>;
+  using B = Window<typename P::B, P::kThreads>;
+
+  template <class W, class Tile>
+  VDK_DEVICE static W window(int64_t rows, int64_t depth, int64_t row0, int64_t k0) {
+    return Tile::kDeep ? W(rows, depth, row0, k0) : W(depth, rows, k0, row0);
+  }
+  VDK_DEVICE static A a(const ProductArgs& args, const TilePlace& tile, int64_t begin) {
+    return window<A, typename P::A>(args.plan.m, args.plan.k, tile.m * P::kBlockM, begin * kBlockK<E>);
+  }
+  VDK_DEVICE static B b(const ProductArgs& args, const TilePlace& tile, int64_t begin) {
+    return window<B, typename P::B>(args.plan.n, args.plan.k, tile.n * kBlockN, begin * kBlockK<E>);
+  }
+};
+
 // e^x, of x at most 88. The fast one is off by up to 2^-20 at x = -20, nothing beside bfloat16 or tf32.
 template <bool kExact>
 VDK_DEVICE float exponential(float x) {
@@ -81,12 +115,15 @@ VDK_DEVICE bool is_clipped(const LrtWeights& w, float mu, float e) {
   return e >= w.exp_clip * (w.is_alpha ? 1.0f : mu * mu + float(kKlEps));
 }
 
+template <class E>
+VDK_DEVICE float log_of(const LrtWeights& w, int64_t at) {
+  return w.log_is_float ? load_global<float>(static_cast<const float*>(w.log) + at)
+                        : widen(load_global<E>(static_cast<const E*>(w.log) + at));
+}
 // The log of weight (o, i), wherever `log` is broadcast from.
 template <class E>
 VDK_DEVICE float log_at(const LrtWeights& w, int64_t o, int64_t i) {
-  const int64_t at = (w.log_rows == 1 ? 0 : o * w.log_cols) + (w.log_cols == 1 ? 0 : i);
-  return w.log_is_float ? load_global<float>(static_cast<const float*>(w.log) + at)
-                        : widen(load_global<E>(static_cast<const E*>(w.log) + at));
+  return log_of<E>(w, (w.log_rows == 1 ? 0 : o * w.log_cols) + (w.log_cols == 1 ? 0 : i));
 }
 
 // KL of weight (mu, log) and its derivative by log_alpha.
@@ -121,13 +158,13 @@ template <class P>
 struct WeightStage {
   using E = typename P::E;
   using V = typename P::V;
-  using W = Window<typename P::B, P::kThreads>;
-  using C = typename W::C;
+  using W = typename Sources<P>::B;
+  using C = Chunks<typename P::B, P::kThreads>;
   static constexpr int kLogWords = kVec<E> / 4;  // of 16 bytes, for a chunk of logs in float
   static constexpr int kBytes = C::kCount * P::kThreads * (1 + kLogWords) * 16;
 
   Words4* buffer;  // of this step
-  const ProductArgs& args;
+  const typename P::Args& args;
 
   VDK_DEVICE Words4* mu_chunk(int i) const { return buffer + i * P::kThreads + threadIdx.x; }
   VDK_DEVICE Words4* log_chunk(int i, int word) const {
@@ -212,13 +249,21 @@ struct WeightStage {
     }
   }
   VDK_DEVICE void gather(const W& window, int i) const {
+    if constexpr (P::kImages) {
+      const int64_t at = window.chunk(i);
+      gather(window, i, [&](int j) { return log_of<E>(args.w, at + j); });
+      return;
+    }
     const int64_t o = args.out - window.lines_left + i * C::kLinesAtOnce, at = args.in - window.elements_left;
+    gather(window, i, [&](int j) { return log_at<E>(args.w, o, at + j); });
+  }
+  template <class Log>
+  VDK_DEVICE void gather(const W& window, int i, Log&& log) const {
     VDK_UNROLL
     for (int word = 0; word < kLogWords; ++word) {
       float v[4];
       VDK_UNROLL
-      for (int j = 0; j < 4; ++j)
-        v[j] = window.has(i, 4 * word + j) ? log_at<E>(args.w, o, at + 4 * word + j) : 0.0f;
+      for (int j = 0; j < 4; ++j) v[j] = window.has(i, 4 * word + j) ? log(4 * word + j) : 0.0f;
       Words4 words;
       narrow_all<float>(v, words.w);
       store_shared(log_chunk(i, word), words);

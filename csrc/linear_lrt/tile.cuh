@@ -31,6 +31,29 @@ struct SharedTile {
   }
 };
 
+// A finished tile in shared memory, in quads: four results that an epilogue takes at a time. Here they are
+// columns of a row.
+template <int kBlockM>
+struct RowQuads {
+  static constexpr int kSize = kBlockM * kResultPitch, kCount = kBlockM * kBlockN / 4;
+
+  VDK_DEVICE static int at(int row, int col) { return row * kResultPitch + col; }
+  // where quad i begins
+  VDK_DEVICE static int row(int i) { return i / (kBlockN / 4); }
+  VDK_DEVICE static int col(int i) { return i % (kBlockN / 4) * 4; }
+  // where it lies among the sums of a part of the reduction
+  template <class Plan>
+  VDK_DEVICE static int64_t in_part(const Plan& plan, int64_t row, int64_t col) {
+    return row * plan.padded_n() + col;
+  }
+  // two sums of a row
+  VDK_DEVICE static void store_two(float* tile, int row, int col, float x, float y) {
+    store_shared(tile + at(row, col), make_float2(x, y));
+  }
+};
+
+struct ProductArgs;
+
 //              rows    columns  reduction  A           B             result
 // kForward     batch   out      in         x, x^2      mu, sigma^2   y, std
 // kInput       batch   in       out        dy, g_v     mu, sigma^2   dx
@@ -43,7 +66,12 @@ struct Product {
   using Math = Math_;
   using E = typename Math::E;
   using V = Variance<E>;
+  using Args = ProductArgs;
+  using Result = RowQuads<kBlockM_>;
   static constexpr Pass kPass = kPass_;
+  // of images: then there is a product a group, each a layer of the grid, `log` is never broadcast, and the
+  // KL is left to its own kernel
+  static constexpr bool kImages = false;
   static constexpr int kBlockM = kBlockM_, kThreads = 2 * kBlockM;
   // of a multiprocessor: what its registers are divided by. Three products for one take their operands'
   // halves too.

@@ -11,6 +11,7 @@
 #include "mutants_select.cuh"
 #include "mutants_masked.cuh"
 #include "mutants_rows.cuh"
+#include "mutants_patches.cuh"
 
 namespace mutants {
 
@@ -249,6 +250,10 @@ inline const std::vector<Mutant>& all() {
       {"parts of a row overlap", &error_of_rows<RowBug::kPartsOverlap>},
       {"ragged rows in whole groups", &error_of_rows<RowBug::kWideRagged>},
       {"parts of sums mixed up", &error_of_rows<RowBug::kPartOfRow>},
+      {"patches", &error_of_patches<PatchBug::kNone>},
+      {"edge of the image missing", &error_of_patches<PatchBug::kEdgeMissing>},
+      {"zeros beside the image missing", &error_of_patches<PatchBug::kZerosMissing>},
+      {"copies read before they landed", &error_of_patches<PatchBug::kReadBeforeWait>},
       {"too many threads",
        [] {
          VDK_LAUNCH(empty_kernel, vdk::Grid{1}, 1025, 0, nullptr, Empty{});

@@ -44,6 +44,7 @@ CAUGHT_BY = {
     "select": set(),
     "masked": set(),
     "rows": set(),
+    "patches": set(),
     # a race, which values show only under some schedules
     "no barrier after wait": {"thread", "unordered"},
     "no barrier at loop end": {"thread", "unordered"},

@@ -106,6 +106,9 @@ inline void cp_async16(void* dst, const void* src, bool valid, emu::Site site = 
 inline void cp_async8(void* dst, const void* src, bool valid, emu::Site site = emu::Site::here()) {
   emu::issue(dst, src, valid, 2, site);
 }
+inline void cp_async4(void* dst, const void* src, bool valid, emu::Site site = emu::Site::here()) {
+  emu::issue(dst, src, valid, 1, site);
+}
 inline void cp_async_commit() { emu::async_commit(); }
 template <int kInFlight>
 void cp_async_wait() {

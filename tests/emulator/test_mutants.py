@@ -13,7 +13,7 @@ gpu = emulated()
 SCHEDULES = range(6)
 # what only the thread sanitizer sees, the first with blocks unordered
 BEYOND = {"lost atomic, uncounted", "plain count"}
-RIGHT = {"product", "sum", "gather", "select", "masked", "rows"}
+RIGHT = {"product", "sum", "gather", "select", "masked", "rows", "patches"}
 TOLD = {
     "wait one group too late": "cp.async in flight",
     "shared memory a row short": "not inside of shared memory",
@@ -40,6 +40,7 @@ TOLD = {
     "tail of a row summed": "out of bounds",
     "ragged rows in whole groups": "misaligned",
     "parts of a row overlap": "but block .* wrote it",
+    "edge of the image missing": "out of bounds",
     "too many threads": "at most 1024",
     "too much shared memory": "at most 232448",
 }
@@ -54,6 +55,8 @@ SHOWN_BY_VALUES = {
     "others' chunks converted",
     "no wait before conversion",
     "no barrier after conversion",
+    "zeros beside the image missing",
+    "copies read before they landed",
     # under every schedule
     "scale of a row not shared",
     "parts of sums mixed up",

@@ -32,7 +32,7 @@ from vdropkern.ops.xnor import triton as xnor_triton
 from ..cases import CASES, Case
 from ..plain import Truth, truth
 from ..sparse_cases import CONVS, sparse_conv, weight
-from ..test_generic_ops import results
+from ..test_generic_ops import results, upstream
 from ..tolerance import bound, tolerance
 from . import test_linear_lrt as lrt_triton
 
@@ -42,6 +42,7 @@ pytestmark = pytest.mark.skipif(_backend.library_error() is not None, reason="ne
 # after the module that they skip without
 from ..ops import test_gate as gate  # noqa: E402
 from ..ops import test_gate_cuda as gate_cuda  # noqa: E402
+from ..ops import test_conv2d_lrt_cuda as conv_cuda  # noqa: E402
 from ..ops import test_kl_cuda as kl_cuda  # noqa: E402
 from ..ops import test_linear_lrt_cuda as lrt_cuda  # noqa: E402
 from ..ops import test_mul_noise_cuda as mul_noise_cuda  # noqa: E402
@@ -247,6 +248,21 @@ def test_linear_lrt(name: str) -> None:
                 by_backend[backend] = results(case, tensors, grads)
         by_backend["cuda"] = lrt_cuda.run(case, tensors, lrt_cuda.MATHS["ieee"], dy).outputs
         by_backend["triton"] = lrt_triton.run(case, tensors, dy)
+    agree(by_backend, truth(case, tensors, grads))
+
+
+@pytest.mark.parametrize("name", ["odd", "stride2", "depthwise", "log_alpha[5]"])
+def test_conv2d_lrt(name: str) -> None:
+    """Outputs and every gradient, in float32 without tensor cores."""
+    case = CASES[f"conv2d_lrt-{name}"]
+    tensors = case.make()
+    grads = upstream(case, tensors)
+    by_backend: dict[str, Results] = {}
+    with use_precision(mean="ieee"):
+        for backend in ("reference", "cpu", "triton"):
+            with use_backend(backend):
+                by_backend[backend] = results(case, tensors, grads)
+    by_backend["cuda"] = conv_cuda.Emulated(conv_cuda.MATHS["ieee"]).run(case, tensors, grads)
     agree(by_backend, truth(case, tensors, grads))
 
 
