@@ -40,9 +40,9 @@ pytest.importorskip("emulated", reason="the emulator's module is not built")
 pytestmark = pytest.mark.skipif(_backend.library_error() is not None, reason="needs the compiled library")
 
 # after the module that they skip without
+from ..ops import test_conv2d_lrt_cuda as conv_cuda  # noqa: E402
 from ..ops import test_gate as gate  # noqa: E402
 from ..ops import test_gate_cuda as gate_cuda  # noqa: E402
-from ..ops import test_conv2d_lrt_cuda as conv_cuda  # noqa: E402
 from ..ops import test_kl_cuda as kl_cuda  # noqa: E402
 from ..ops import test_linear_lrt_cuda as lrt_cuda  # noqa: E402
 from ..ops import test_mul_noise_cuda as mul_noise_cuda  # noqa: E402
