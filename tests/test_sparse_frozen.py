@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import vdropkern as vdk
 from vdropkern import sparse
-from vdropkern.sparse import SparseConv2d, SparseLinear
+from vdropkern.sparse import SparseConv2d, SparseLinear, SparseSequential
 
 
 def pruned(net: nn.Module, keep: float = 0.2) -> nn.Module:
@@ -32,6 +32,11 @@ def convolutions() -> nn.Module:
     ))  # fmt: skip
 
 
+def nested() -> nn.Module:
+    inner = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+    return pruned(nn.Sequential(nn.Conv2d(1, 2, 3), inner, nn.Flatten(), nn.Linear(4 * 4 * 5, 5)), 0.5)
+
+
 class Residual(nn.Module):
     """Sparse layers outside of any Sequential, and two inputs."""
 
@@ -46,6 +51,7 @@ class Residual(nn.Module):
 
 CASES = {
     "convolutions": (convolutions, (torch.randn(3, 1, 23, 23),)),
+    "nested": (nested, (torch.randn(2, 1, 12, 14),)),
     "residual": (lambda: pruned(Residual(), 0.5), (torch.randn(2, 3, 9, 8), torch.randn(2, 3))),
 }
 
@@ -58,7 +64,7 @@ def test_freeze(name: str) -> None:
     with torch.no_grad():
         assert torch.equal(frozen(*inputs), net(*inputs))
     modules = list(frozen.modules())
-    assert not any(isinstance(m, (SparseLinear, SparseConv2d)) for m in modules)
+    assert not any(isinstance(m, (SparseLinear, SparseConv2d, SparseSequential)) for m in modules)
     assert any(isinstance(m, (SparseLinear, SparseConv2d)) for m in net.modules()), "it was changed in place"
     assert not list(frozen.parameters()) or name == "residual"
     # what is done to the net does not reach what was made of it

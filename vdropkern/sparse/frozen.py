@@ -110,10 +110,9 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
             raise ValueError(f"freeze: sparse layers must be on the CPU and not float64, got {what}")
     geometries = _geometries(frozen, _arguments(sample_input))
     holder = torch.nn.Sequential(frozen)
-    fused: dict[Any, torch.nn.Module] = {
-        m: _sequential(m, geometries) for m in holder.modules() if isinstance(m, SparseSequential)
-    }
-    replace_(holder, fused)
+    # those within others first: what is made of one holds what was made of them
+    for fused in reversed([m for m in holder.modules() if isinstance(m, SparseSequential)]):
+        replace_(holder, {fused: _sequential(fused, geometries)})
     changes: dict[Any, torch.nn.Module] = {}
     for module in holder.modules():
         if isinstance(module, SparseLinear):
