@@ -61,16 +61,23 @@ struct PlaceLines : Window<Tile, kThreads> {
   }
 };
 
-template <class Math, int kBlockM>
-struct Sources<ConvProduct<Math, Pass::kForward, kBlockM>> {
-  using P = ConvProduct<Math, Pass::kForward, kBlockM>;
-  using A = Patches<typename P::A, P::kThreads, true, false>;
-  using B = Window<typename P::B, P::kThreads>;
+// The rows of every product are patches.
+template <class P, bool kPixelRows, bool kTransposed>
+struct PatchRows {
+  using A = Patches<typename P::A, P::kThreads, kPixelRows, kTransposed>;
 
   VDK_DEVICE static A a(const ConvArgs& args, const TilePlace& tile, int64_t begin) {
-    return {args.from_a, args.whole_a,     args.plan.m,
-            args.plan.k, tile.m * kBlockM, begin * kBlockK<typename P::E>};
+    return {args.from_a, args.whole_a,        args.plan.m,
+            args.plan.k, tile.m * P::kBlockM, begin * kBlockK<typename P::E>};
   }
+};
+
+template <class Math, int kBlockM>
+struct Sources<ConvProduct<Math, Pass::kForward, kBlockM>>
+    : PatchRows<ConvProduct<Math, Pass::kForward, kBlockM>, true, false> {
+  using P = ConvProduct<Math, Pass::kForward, kBlockM>;
+  using B = Window<typename P::B, P::kThreads>;
+
   VDK_DEVICE static B b(const ConvArgs& args, const TilePlace& tile, int64_t begin) {
     B window(args.plan.n, args.plan.k, tile.n * kBlockN, begin * kBlockK<typename P::E>);
     window.offset += blockIdx.z * args.plan.n * args.plan.k;
@@ -78,29 +85,21 @@ struct Sources<ConvProduct<Math, Pass::kForward, kBlockM>> {
   }
 };
 template <class Math, int kBlockM>
-struct Sources<ConvProduct<Math, Pass::kInput, kBlockM>> {
+struct Sources<ConvProduct<Math, Pass::kInput, kBlockM>>
+    : PatchRows<ConvProduct<Math, Pass::kInput, kBlockM>, true, true> {
   using P = ConvProduct<Math, Pass::kInput, kBlockM>;
-  using A = Patches<typename P::A, P::kThreads, true, true>;
   using B = PlaceLines<typename P::B, P::kThreads>;
 
-  VDK_DEVICE static A a(const ConvArgs& args, const TilePlace& tile, int64_t begin) {
-    return {args.from_a, args.whole_a,     args.plan.m,
-            args.plan.k, tile.m * kBlockM, begin * kBlockK<typename P::E>};
-  }
   VDK_DEVICE static B b(const ConvArgs& args, const TilePlace& tile, int64_t begin) {
     return {args, tile.n * kBlockN, begin * kBlockK<typename P::E>};
   }
 };
 template <class Math, int kBlockM>
-struct Sources<ConvProduct<Math, Pass::kWeights, kBlockM>> {
+struct Sources<ConvProduct<Math, Pass::kWeights, kBlockM>>
+    : PatchRows<ConvProduct<Math, Pass::kWeights, kBlockM>, false, false> {
   using P = ConvProduct<Math, Pass::kWeights, kBlockM>;
-  using A = Patches<typename P::A, P::kThreads, false, false>;
   using B = Patches<typename P::B, P::kThreads, false, false>;
 
-  VDK_DEVICE static A a(const ConvArgs& args, const TilePlace& tile, int64_t begin) {
-    return {args.from_a, args.whole_a,     args.plan.m,
-            args.plan.k, tile.m * kBlockM, begin * kBlockK<typename P::E>};
-  }
   VDK_DEVICE static B b(const ConvArgs& args, const TilePlace& tile, int64_t begin) {
     return {args.from_b, args.whole_b,     args.plan.n,
             args.plan.k, tile.n * kBlockN, begin * kBlockK<typename P::E>};
