@@ -17,9 +17,14 @@ from .ops.weight_noise import weight_noise as _weight_noise
 __all__ = ["GRANULARITIES", "flipout", "weight_mask", "weight_noise", "weight_thresholds"]
 
 
-def _rows(weight: Tensor) -> tuple[int, int]:
-    """The matrix a weight [O, ...] is seen as."""
-    return weight.shape[0], weight.shape[1:].numel()
+def _matrix(weight: Tensor) -> Tensor:
+    """A weight [O, ...] as a matrix: itself where it is one, as views cost small ones much."""
+    return weight if weight.ndim == 2 else weight.reshape(weight.shape[0], weight.shape[1:].numel())
+
+
+def _shaped(matrix: Tensor, like: Tensor) -> Tensor:
+    """The way back."""
+    return matrix if like.ndim == 2 else matrix.reshape(like.shape)
 
 
 def weight_noise(
@@ -62,23 +67,22 @@ def weight_noise(
             f"weight_noise: give exactly one of log_sigma2, log_alpha and p, got {given or 'none'}"
         )
     check_weight(mu, "mu", "weight_noise")
-    rows, cols = _rows(mu)
-    flat = mu.reshape(rows, cols)
+    flat = _matrix(mu)
     if p is not None:
         if not isinstance(p, (int, float)) or not 0 <= p < 1:
             raise ValueError(f"weight_noise: p must be in [0, 1), got {p!r}")
-        return mul_noise(flat, p, seed=seed).reshape(mu.shape)
+        return _shaped(mul_noise(flat, p, seed=seed), mu)
     if log_sigma2 is not None:
         if log_sigma2.shape != mu.shape:
             raise ValueError(
                 f"weight_noise: log_sigma2 must have mu's shape {tuple(mu.shape)}, "
                 f"got {tuple(log_sigma2.shape)}"
             )
-        log_sigma2 = log_sigma2.reshape(rows, cols)
+        log_sigma2 = _matrix(log_sigma2)
     if log_alpha is not None:
         log_alpha = weight_log_alpha(log_alpha, mu, "weight_noise")
     noisy = _weight_noise(flat, log_sigma2, log_alpha, as_seed(seed, mu.device, "weight_noise"))
-    return noisy.reshape(mu.shape)
+    return _shaped(noisy, mu)
 
 
 def flipout(
@@ -181,9 +185,8 @@ def weight_mask(
     rate = as_scalar(alpha, "alpha", w.device, "weight_mask")
     if seed is None and not isinstance(alpha, Tensor) and alpha in (0.0, 1.0):
         seed = 0  # nothing is random
-    flat = w.reshape(_rows(w))
-    masked, _ = _weight_mask(flat, share, rate, as_seed(seed, w.device, "weight_mask"), granularity)
-    return masked.reshape(w.shape)
+    masked, _ = _weight_mask(_matrix(w), share, rate, as_seed(seed, w.device, "weight_mask"), granularity)
+    return _shaped(masked, w)
 
 
 def weight_thresholds(w: Tensor, gamma: Tensor | float, *, granularity: str = "weight") -> Tensor:
@@ -205,4 +208,4 @@ def weight_thresholds(w: Tensor, gamma: Tensor | float, *, granularity: str = "w
     share = as_scalar(gamma, "gamma", w.device, "weight_thresholds")
     nothing = torch.zeros((), dtype=torch.float64, device=w.device)
     seed = torch.zeros((), dtype=torch.int64, device=w.device)
-    return _weight_mask(w.detach().reshape(_rows(w)), share, nothing, seed, granularity)[1]
+    return _weight_mask(_matrix(w.detach()), share, nothing, seed, granularity)[1]

@@ -195,7 +195,7 @@ def as_scalar(value: Tensor | float, name: str, device: torch.device, where: str
         return value.detach().reshape(()).to(device, torch.float64)
     if not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{where}: {name} must be in [0, 1], got {value!r}")
-    return torch.tensor(float(value), dtype=torch.float64, device=device)
+    return torch.scalar_tensor(float(value), dtype=torch.float64, device=device)
 
 
 def check_granularity(granularity: str, accepted: tuple[str, ...], where: str) -> None:
