@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from gpu import traffic
-from vdropkern._precision import Precision, use_precision
+from vdropkern._precision import Precision
 from vdropkern.ops import _triton_sums as sums
-from vdropkern.ops.conv2d_lrt import triton as conv2d_lrt
-from vdropkern.ops.conv2d_lrt import triton_kernels as conv_kernels
 from vdropkern.ops.gate import triton as gate
 from vdropkern.ops.kl import triton as kl
 from vdropkern.ops.kl.triton_terms import prior_constant
@@ -22,44 +18,15 @@ from vdropkern.ops.linear_lrt import triton as linear_lrt
 from vdropkern.ops.linear_lrt import triton_kernels as kernels
 from vdropkern.ops.mul_noise import triton as mul_noise
 from vdropkern.ops.mul_noise import triton_learned as learned
-from vdropkern.ops.multi_sample_head import tiles as head_tiles
-from vdropkern.ops.multi_sample_head import triton as head
-from vdropkern.ops.multi_sample_head import triton_kernels as head_kernels
 from vdropkern.ops.philox_normal import triton as philox_normal
 from vdropkern.ops.weight_mask import triton as weight_mask
 from vdropkern.ops.weight_noise import triton as weight_noise
-from vdropkern.ops.xnor import triton as xnor
 
-assert os.environ.get("TRITON_INTERPRET") != "1", "compiling and interpreting need a process each"
+from .build import ASYNC, MUFU, RUNS, TENSOR_CORE, WIDE, Build, typed
+from .builds_head import heads
+from .builds_images import convolutions, signs
 
-# arithmetic -> what it is run with: dtype of x, precisions
-RUNS = {
-    "ieee": (("*fp32", Precision("ieee", "ieee")),),
-    "tf32x3": (("*fp32", Precision("tf32x3", "tf32x3")),),
-    "tf32": (("*fp32", Precision("tf32", "tf32")),),
-    "half": (("*bf16", Precision("native", "bf16")), ("*fp16", Precision("native", "bf16"))),
-}
-WIDE, ASYNC, MUFU = r"(LDG|STG|LDGSTS)\..*128", "LDGSTS|UTMALDG", "MUFU"
-TENSOR_CORE = {"sm_90": "HGMMA", "sm_100": r"UTC\w*MMA"}  # elsewhere HMMA
 PRIORS = ("log-uniform", "log-uniform-kingma", "log-uniform-exact", "ard", "normal")
-
-
-@dataclass(frozen=True)
-class Build:
-    """A kernel with its specialisation: `types` of run-time arguments, `constants`, launch options."""
-
-    name: str
-    kernel: Any
-    types: dict[str, str]
-    constants: dict[str, Any]
-    options: dict[str, int]
-    outputs: int  # elements a program produces, for instructions per output
-    shared: int = 1 << 30  # bytes that the choice of tiles reckons with
-    must: tuple[str, ...] = ()  # opcodes' beginnings, each of which must be there
-    traffic: float | None = None  # of a product with its tile: see gpu/traffic.py
-    double: bool = False  # float64 is meant
-
-
 PRODUCT_TYPES = {
     "forward": "x X, mu X, log *fp32, bias *fp32, seed *i64, y X, std *fp32, partial *fp32, M i32, N i32,"
     " K i32, stride_out i32, eps fp32, exp_clip fp32",
@@ -80,11 +47,6 @@ KERNELS = {
     "input_gradient": (kernels.input_gradient_kernel, kernels.finish_input_kernel),
     "weight_gradient": (kernels.weight_gradient_kernel, kernels.finish_weight_kernel),
 }
-
-
-def _types(text: str, x: str = "*fp32", g2: str = "*fp32") -> dict[str, str]:
-    pairs = (item.split() for item in text.split(","))
-    return {name: {"X": x, "G": g2}.get(kind, kind) for name, kind in pairs}
 
 
 def _epilogue(product: str, form: int = 0, prior: str = "log-uniform") -> dict[str, Any]:
@@ -116,7 +78,7 @@ def product_build(
     must = (WIDE, ASYNC, MUFU) + ((TENSOR_CORE.get(architecture, "HMMA"),) if arithmetic != "ieee" else ())
     meant = [e.shape for e in tiles.table(architecture)[product][arithmetic] if e.tile == tile]
     return Build(
-        name, KERNELS[product][0], _types(PRODUCT_TYPES[product], x, g2), constants, launch, tile.m * tile.n,
+        name, KERNELS[product][0], typed(PRODUCT_TYPES[product], x, g2), constants, launch, tile.m * tile.n,
         tiles.shared_bytes(product, tile, sizes) + 1024,  # the system's own, from sm_90 on, and vectors
         must, max((traffic.of_tile(architecture, product, arithmetic, tile, s) for s in meant), default=None),
     )  # fmt: skip
@@ -156,21 +118,21 @@ def _others() -> Iterator[Build]:
             constants["stride_in"] = 1
         if product == "input_gradient":
             constants["stride_in"] = 1
-        types = {k: v for k, v in _types(FINISH_TYPES[product]).items() if k not in constants}
+        types = {k: v for k, v in typed(FINISH_TYPES[product]).items() if k not in constants}
         yield Build(
             f"finish_{product}", finish, types, constants, {"num_warps": 4}, down * across, must=(WIDE,)
         )
     down, across = linear_lrt.OUTPUT_GRADIENT
     yield Build(
         "output_gradient", kernels.output_gradient_kernel,
-        _types("dy *fp32, std *fp32, seed *i64, g2 *fp32, bias_part *fp32, M i32, N i32"),
+        typed("dy *fp32, std *fp32, seed *i64, g2 *fp32, bias_part *fp32, M i32, N i32"),
         {"NOISE": True, "BIAS": True, "BLOCK_M": down, "BLOCK_N": across}, {"num_warps": 4}, down * across,
         must=(WIDE, MUFU),
     )  # fmt: skip
     types = "seed *i64, out {}, rows i32, cols i32, groups i32"
     for name, out, bits in (("philox_normal", "*fp32", False), ("philox_bits", "*i64", True)):
         constants = {"BITS": bits, "ROWS": 1, "GROUPS": philox_normal.GROUPS, "rows": 1}
-        noise_types = {k: v for k, v in _types(types.format(out)).items() if k != "rows"}
+        noise_types = {k: v for k, v in typed(types.format(out)).items() if k != "rows"}
         yield Build(
             name,
             philox_normal.noise_kernel,
@@ -183,7 +145,7 @@ def _others() -> Iterator[Build]:
     mul_types = "x *fp32, seed *i64, y *fp32, cols i32, groups i32, below i64, factor fp32"
     for noise in ("bernoulli", "gaussian"):
         yield Build(
-            f"mul_noise-{noise}", mul_noise.mul_noise_kernel, _types(mul_types),
+            f"mul_noise-{noise}", mul_noise.mul_noise_kernel, typed(mul_types),
             {"BERNOULLI": noise == "bernoulli", "ROWS": 1, "GROUPS": philox_normal.GROUPS, "rows": 1},
             {"num_warps": 4}, 4 * philox_normal.GROUPS, must=(WIDE,),
         )  # fmt: skip
@@ -199,13 +161,13 @@ def _others() -> Iterator[Build]:
             }
             name = f"kl{'_grad' if grad else ''}-{prior}"
             launch = {"num_warps": 8}
-            yield Build(name, kl.kl_kernel, _types(types), constants, launch, kl.BLOCK, must=(WIDE, MUFU))
+            yield Build(name, kl.kl_kernel, typed(types), constants, launch, kl.BLOCK, must=(WIDE, MUFU))
     yield from _sums()
 
 
 def _sums() -> Iterator[Build]:
     """Of one number, and of many."""
-    types = _types("partial *fp32, out *fp32, parts i32, n i32")
+    types = typed("partial *fp32, out *fp32, parts i32, n i32")
     one = {"PARTS": sums.TILE, "COLS": 1, "n": 1}
     many = {"PARTS": sums.TILE // sums.COLS, "COLS": sums.COLS}
     for name, constants in (("sum", one), ("sum-many", many)):
@@ -215,7 +177,7 @@ def _sums() -> Iterator[Build]:
 
 def _weights() -> Iterator[Build]:
     """Noise on weights, and learned noise on activations, their shapes the ones of layers."""
-    types = _types("given *fp32, log_sigma2 *fp32, seed *i64, out *fp32, cols i32, groups i32")
+    types = typed("given *fp32, log_sigma2 *fp32, seed *i64, out *fp32, cols i32, groups i32")
     groups = philox_normal.GROUPS
     for grad in (False, True):
         constants = {"GRAD": grad, "ROWS": 1, "GROUPS": groups, "rows": 1}
@@ -223,7 +185,7 @@ def _weights() -> Iterator[Build]:
             f"weight_noise{'_grad' if grad else ''}", weight_noise.weight_noise_kernel, types, constants,
             {"num_warps": 4}, 4 * groups, must=(WIDE, MUFU),
         )  # fmt: skip
-    types = _types(
+    types = typed(
         "x *fp32, dy *fp32, log_alpha *fp32, bias *fp32, seed *i64, out *fp32, dlog *fp32, dbias *fp32,"
         " outer i32, channels i32, span i32, cols i32, width i32, padded_span i32, blocks i32, steps i32"
     )
@@ -246,7 +208,7 @@ def _weights() -> Iterator[Build]:
 
 
 def _gates() -> Iterator[Build]:
-    types = _types(
+    types = typed(
         "location *fp32, log_sigma2 *fp32, seed *i64, theta *fp32, by_location *fp32, by_log_sigma2 *fp32,"
         " rows i32, cols i32, groups i32, temperature fp32, low fp32, high fp32"
     )
@@ -256,7 +218,7 @@ def _gates() -> Iterator[Build]:
             f"gate_draw-{kind}", gate.draw_kernel, types, {"KIND": kind, "GRAD": True, **tile},
             {"num_warps": 4}, 4 * philox_normal.GROUPS, must=(WIDE, MUFU),
         )  # fmt: skip
-    types = _types(
+    types = typed(
         "given *fp32, x *fp32, theta *fp32, out *fp32, by_theta *fp32, lines i32, channels i32, spatial i32"
     )
     for grad in (False, True):
@@ -271,61 +233,9 @@ def _gates() -> Iterator[Build]:
             )  # fmt: skip
 
 
-CONV_TYPES = {
-    "forward": "x X, mu X, log *fp32, bias *fp32, seed *i64, y X, r *fp32, images i32, band i32,"
-    " channels i32, height i32, width i32, out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32,"
-    " x_h i32, y_n i32, y_c i32, eps fp32, exp_clip fp32",
-    "input_gradient": "dy X, g2 G, x X, mu X, log *fp32, dx X, images i32, band i32, channels i32, width i32,"
-    " out_channels i32, out_height i32, out_width i32, pixels i32, x_n i32, x_c i32, y_n i32, y_c i32,"
-    " y_h i32, exp_clip fp32",
-    "weight_gradient": "dy X, g2 G, x X, partial *fp32, images i32, band i32, channels i32, height i32,"
-    " width i32, out_channels i32, out_width i32, pixels i32, x_n i32, x_c i32, x_h i32, y_n i32, y_c i32",
-}
-# images, channels in and out, pixels, places of the kernel: with tiles enough for more than a wave
-CONV = {
-    "forward": (64, 256, 196, 9),
-    "input_gradient": (64, 256, 196, 9),
-    "weight_gradient": (64, 1024, 49, 9),
-}
-CONV_KERNELS = {
-    "forward": conv_kernels.conv_forward_kernel,
-    "input_gradient": conv_kernels.conv_input_gradient_kernel,
-    "weight_gradient": conv_kernels.conv_weight_gradient_kernel,
-}
-
-
-def _convolutions(architecture: str) -> Iterator[Build]:
-    """3 x 3 on NCHW, where steps along a row are 1, as Triton specialises what is 1."""
-    steps = dict.fromkeys(("stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w"), 1)
-    for product, kernel in CONV_KERNELS.items():
-        for arithmetic in ("ieee", "tf32", "half"):
-            x, precision = RUNS[arithmetic][0]
-            g2 = "*bf16" if precision.variance == "bf16" else "*fp32"
-            with use_precision(*(("torch", "auto") if arithmetic == "half" else precision)):
-                dtype = torch.float32 if x == "*fp32" else torch.bfloat16
-                major = int(architecture.removeprefix("sm_")) // 10
-                options = conv2d_lrt.launch_options(64, dtype, (3, 9), major)
-            launch = {key: options.pop(key) for key in ("num_warps", "num_stages")}
-            if product == "weight_gradient":
-                del options["ONCE"]
-                options["SPLIT"] = 4
-            else:
-                options |= {"FORM": 0, "CLIP": True}
-            if product == "forward":
-                options["BIAS"] = True
-            ones = {n: 1 for n in ("x_w", "y_p", "x_p", "y_w") if n in kernel.arg_names}
-            tensor_core = (TENSOR_CORE.get(architecture, "HMMA"),) if arithmetic != "ieee" else ()
-            yield Build(
-                f"conv2d_lrt_{product}-{x[1:]}-{precision.mean}-{precision.variance}", kernel,
-                _types(CONV_TYPES[product], x, g2), {**options, **ones, **steps}, launch,
-                options["BLOCK_M"] * options["BLOCK_N"], must=(WIDE, *tensor_core),
-                traffic=traffic.of_convolution(architecture, product, CONV[product], dtype.itemsize),
-            )  # fmt: skip
-
-
 def _masks() -> Iterator[Build]:
     """Rows of a thousand weights and the widest in registers, longer ones by digits, units, and the masks."""
-    types = _types(
+    types = typed(
         "w *fp32, rank *i64, bound *i64, seed *i64, threshold *fp32, out *fp32, rows i32, cols i32,"
         " groups i32"
     )
@@ -342,20 +252,20 @@ def _masks() -> Iterator[Build]:
         constants = {"FIRST": first, "SHIFT": shift, "WIDTH": width, "BLOCK": weight_mask.BLOCK}
         yield Build(
             f"weight_mask_count{'-first' if first else ''}", weight_mask.count_kernel,
-            _types("w *fp32, prefix *i32, counts *i32, cols i32, spans i32"),
+            typed("w *fp32, prefix *i32, counts *i32, cols i32, spans i32"),
             {**constants, "STEPS": weight_mask.STEPS}, {"num_warps": 8}, weight_mask.BLOCK, must=(WIDE,),
         )  # fmt: skip
     yield Build(
         "weight_mask_digit", weight_mask.digit_kernel,
-        _types("counts *i32, rank *i64, prefix *i32, left *i32, threshold *fp32, spans i32"),
+        typed("counts *i32, rank *i64, prefix *i32, left *i32, threshold *fp32, spans i32"),
         {"FIRST": False, "LAST": False, "SHIFT": 7, "SPANS": 16}, {"num_warps": 4}, 16 * 256, must=(WIDE,),
     )  # fmt: skip
     yield Build(
-        "weight_mask_norm", weight_mask.norm_kernel, _types("w *fp32, norm *fp32, rows i32, cols i32"),
+        "weight_mask_norm", weight_mask.norm_kernel, typed("w *fp32, norm *fp32, rows i32, cols i32"),
         {"ROWS": 1, "COLS": weight_mask.NORM_TILE}, {"num_warps": 4}, weight_mask.NORM_TILE, must=(WIDE,),
         double=True,
     )  # fmt: skip
-    types = _types(
+    types = typed(
         "grad *fp32, w *fp32, threshold *fp32, bound *i64, seed *i64, out *fp32, rows i32, cols i32,"
         " groups i32"
     )
@@ -367,95 +277,7 @@ def _masks() -> Iterator[Build]:
         )  # fmt: skip
 
 
-_HEAD_SIZES = "rows i32, features i32, classes i32, samples i32, ld i32, band i32, below i64, keep_scale fp32"
-_HEAD_GIVEN = "target *i64, class_weight *fp32, norm *fp32, row_scale *fp32"
-_HEAD_LOSS = "share fp32, smoothing fp32, ignore_index i32"
-HEAD_TYPES = {
-    "logits": f"h X, weight X, bias X, {_HEAD_GIVEN}, seed *i64, logits *fp32, losses *fp32, {_HEAD_SIZES},"
-    f" {_HEAD_LOSS}",
-    "loss": f"logits *fp32, {_HEAD_GIVEN}, losses *fp32, slots i32, classes i32, samples i32, ld i32,"
-    f" {_HEAD_LOSS}",
-    "input_gradient": f"g *fp32, weight X, seed *i64, dh *fp32, {_HEAD_SIZES}",
-    "weight_gradient": f"g *fp32, h X, seed *i64, partial *fp32, {_HEAD_SIZES}",
-}
-HEAD_KERNELS = {
-    "logits": head_kernels.head_logits_kernel,
-    "input_gradient": head_kernels.head_input_gradient_kernel,
-    "weight_gradient": head_kernels.head_weight_gradient_kernel,
-}
-HEAD = (512, 4096, 1024, 8)  # rows, features, classes, samples
-
-
-def _heads(architecture: str) -> Iterator[Build]:
-    """All options on: a large head; one of 16 classes, and one that just fits a tile with its losses.
-
-    Of three samples, which a program takes one by one, the large head alone.
-    """
-    flags = {"WEIGHTED": True, "SMOOTH": True, "ROW_SCALE": True, "GRAD": True}
-    for product, kernel in HEAD_KERNELS.items():
-        for arithmetic, tile in head_tiles.TILES[product].items():
-            x, sizes = "*bf16" if arithmetic == "native" else "*fp32", [("", HEAD)]
-            if arithmetic == "ieee":
-                sizes.append(("-alone", (*[traffic.PROBLEM] * 3, 3)))
-            if arithmetic in ("ieee", "tf32") and product != "input_gradient":
-                sizes.append(("-16", (4096, 128, 16, 8)))
-            if product == "logits":
-                sizes.append(("-whole", (4096, 4096, tile.cols, 8)))
-            for size, shape in sizes:
-                _, features, classes, samples = shape
-                options = head_tiles.launch_options(product, arithmetic, samples, classes, features)
-                placed = (options["ROWS"], options["COLS"], options["SHARED"])
-                launch = {key: options.pop(key) for key in ("num_warps", "num_stages")}
-                if product == "logits":
-                    options |= {"BIAS": True, **flags}
-                elif product == "weight_gradient":
-                    options["SPLIT"] = 4
-                shared = options["SHARED"] if product != "weight_gradient" else 1
-                large = TENSOR_CORE.get(architecture, "HMMA") if classes > 16 else "HMMA|HGMMA|UTC"
-                must = (ASYNC,) if arithmetic == "ieee" else (ASYNC, large)
-                yield Build(
-                    f"multi_sample_head_{product}-{arithmetic}{size}", kernel, _types(HEAD_TYPES[product], x),
-                    options, launch, options["ROWS"] * shared * options["COLS"], must=must,
-                    traffic=traffic.of_head(architecture, product, placed, shape, 2 if x == "*bf16" else 4),
-                )  # fmt: skip
-    for classes in (head.WHOLE_ROW, 4 * head.WHOLE_ROW):
-        options = head.loss_options(classes)
-        launch = {"num_warps": options.pop("num_warps")}
-        yield Build(
-            f"multi_sample_head_loss-{classes}", head_kernels.head_loss_kernel, _types(HEAD_TYPES["loss"]),
-            {**options, **flags}, launch, options["ROWS"] * options["COLS"], must=(WIDE,),
-        )  # fmt: skip
-
-
-def _signs(architecture: str) -> Iterator[Build]:
-    """Channels beside each other and pixels, and the product with results of both kinds."""
-    types = "x {}, threshold *fp32, flip *i32, out *i32, pixels i32, channels i32, inner i32, halves i32"
-    for x in ("*fp32", "*bf16"):
-        for name, one in (("rows", {"inner": 1}), ("planes", {})):
-            own = {k: v for k, v in _types(types.format(x)).items() if k not in one}
-            constants = {"THRESHOLD": True, "FLIP": True, "PIXELS": xnor.PACK_PIXELS, **one}
-            outputs = 32 * xnor.PACK_PIXELS
-            yield Build(
-                f"xnor_pack_{name}-{x[1:]}", xnor.pack_kernel, own, constants, {"num_warps": 4}, outputs
-            )
-    types = (
-        "a *i32, w *i32, scale {0}, shift {0}, out {0}, pixels i32, outputs i32, channels i32, height i32,"
-        " width i32, out_height i32, out_width i32, words i32, reduction i32, out_n i32, out_o i32, out_p i32"
-    )
-    steps = dict.fromkeys(("stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w"), 1)
-    for name, element in (("float", "*fp32"), ("bits", "*i32")):
-        options = xnor.launch_options(3)
-        launch = {key: options.pop(key) for key in xnor.OPTIONS}
-        constants = {**options, **steps, "PACKED": name == "bits", "SHIFT": True}
-        rows, columns = xnor.TILE
-        yield Build(
-            f"xnor_product-{name}", xnor.product_kernel, _types(types.format(element)), constants, launch,
-            rows * columns, must=("POPC",),
-            traffic=traffic.of_signs_tile(architecture, rows, columns, xnor.GROUP),
-        )  # fmt: skip
-
-
 def builds(architecture: str) -> list[Build]:
     """Every kernel with every tile that is shipped for `architecture`."""
-    of_all = (*_others(), *_weights(), *_gates(), *_masks(), *_signs(architecture), *_heads(architecture))
-    return [*_products(architecture), *_convolutions(architecture), *of_all]
+    of_all = (*_others(), *_weights(), *_gates(), *_masks(), *signs(architecture), *heads(architecture))
+    return [*_products(architecture), *convolutions(architecture), *of_all]
