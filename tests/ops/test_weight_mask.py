@@ -74,6 +74,13 @@ def test_backends_agree_to_the_bit(shape: tuple[int, ...], granularity: str, bac
         assert thresholds.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
+def far_norms() -> Tensor:
+    """Rows whose squares leave float32's range; norms of neighbours differ in the last bits."""
+    w = weights(40, 70) * torch.exp2(torch.arange(-110.0, 110.0, 5.5))[:, None]
+    w[20:] = w[19] * (1 + torch.arange(20.0)[:, None] * 2.0**-24)
+    return w
+
+
 def hard_rows() -> dict[str, Tensor]:
     """Rows that mislead a search by interpolation."""
     n = 517
