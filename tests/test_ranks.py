@@ -192,6 +192,22 @@ def test_what_is_wrong_in_one_process_is_told_once_and_ends_all(
     assert os.listdir(tmp_path) == before
 
 
+LEAVES = """
+import weakref, torch
+from vdropkern.recipes.ranks import Ranks
+ranks = Ranks.join()
+group = weakref.ref(torch.distributed.group.WORLD)
+torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+ranks.gather(None)
+ranks.leave()
+print("gone" if group() is None else "kept")
+"""
+
+
+def test_nothing_keeps_the_group_and_its_threads_once_left() -> None:
+    assert rank_processes.run(["-c", LEAVES], [{}, {}]) == [(0, "gone", "")] * 2
+
+
 def test_a_sweep_refuses_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["-m", "vdropkern", "sweep", "lenet-300-100"]

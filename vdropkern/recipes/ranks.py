@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import traceback
 from collections.abc import Iterator, Sequence
@@ -57,6 +58,9 @@ class Ranks:
             return cls()
         if not torch.distributed.is_available():
             raise RanksError("this torch cannot train on several processes; start one, without torchrun")
+        # Optimisers import this one late, and its functions then keep the group of that moment as a default:
+        # its threads outlive `leave`, and one that drops a tensor while Python ends aborts the process.
+        importlib.import_module("torch.distributed.nn.functional")
         rank, count = int(os.environ["RANK"]), process_count()
         try:
             torch.distributed.init_process_group("gloo")
