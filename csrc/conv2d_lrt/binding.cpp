@@ -30,10 +30,10 @@ Tensor empty_image(const std::vector<int64_t>& sizes, ScalarType type, MemoryFor
                               layout);
 }
 
-// Calls f(place in mu, place in log) for every weight.
+// Calls f(place in mu, place in a row-major log) for every weight.
 template <class F>
 void for_weights(const Tensor& mu, const Tensor& log, F&& f) {
-  int64_t step[4], inner = 1, at = 0;
+  int64_t step[4], inner = 1;
   for (int64_t d = 3; d >= 0; --d) {
     step[d] = log.size(d) == 1 ? 0 : inner;
     inner *= log.size(d);
@@ -42,12 +42,14 @@ void for_weights(const Tensor& mu, const Tensor& log, F&& f) {
     for (int64_t c = 0; c < mu.size(1); ++c)
       for (int64_t h = 0; h < mu.size(2); ++h)
         for (int64_t w = 0; w < mu.size(3); ++w)
-          f(at++, o * step[0] + c * step[1] + h * step[2] + w * step[3]);
+          f(o * mu.stride(0) + c * mu.stride(1) + h * mu.stride(2) + w * mu.stride(3),
+            o * step[0] + c * step[1] + h * step[2] + w * step[3]);
 }
 
-// mu and the noise parameter, the latter as large as mu.
+// mu and the noise parameter, the latter as large as mu and in its layout.
 struct Weights {
   ScalarType type;
+  MemoryFormat layout;
   Tensor mu, given, log;
   bool is_alpha, shared;
   double clip;
@@ -56,8 +58,9 @@ struct Weights {
   Weights(const Tensor& mu, const OptionalTensor& log_sigma2, const OptionalTensor& log_alpha, double clip,
           Prior prior, ScalarType type)
       : type(type),
-        mu(vdk::prepared(mu, type)),
-        given(vdk::prepared(log_alpha ? *log_alpha : *log_sigma2, type)),
+        layout(weight_layout_of(mu)),
+        mu(laid_out(mu, type, layout)),
+        given(log_alpha ? *log_alpha : *log_sigma2),
         log(given),
         is_alpha(log_alpha),
         shared(false),
@@ -69,14 +72,18 @@ struct Weights {
                       "conv2d_lrt: log_sigma2 must have mu's shape, log_alpha broadcast to it");
       shared = shared || given.size(d) != mu.size(d);
     }
-    if (!shared) return;
+    if (!shared) {
+      log = laid_out(given, type, layout);
+      return;
+    }
     STD_TORCH_CHECK(prior == Prior::kNone, "conv2d_lrt: log_alpha must have mu's shape for the KL");
-    log = empty_like(this->mu, type);
+    const Tensor few = vdk::prepared(given, type);
+    log = like_mu();
     with_compute_type(type, [&](auto zero) {
       using T = decltype(zero);
       T* const to = output<T>(log);
-      const T* const from = pointer<T>(given);
-      for_weights(mu, given, [&](int64_t i, int64_t j) { to[i] = from[j]; });
+      const T* const from = pointer<T>(few);
+      for_weights(this->mu, few, [&](int64_t i, int64_t j) { to[i] = from[j]; });
     });
   }
   // Whether mu is already the mean of the products.
@@ -85,9 +92,22 @@ struct Weights {
   ConvWeights<T> get() const {
     return {pointer<T>(mu), pointer<T>(log), is_alpha, mu.numel(), T(clip), prior};
   }
-  // The gradient of a shared log_alpha is the sum of its copies'.
+  WeightSteps steps(const ConvShape& s) const { return {s, layout == MemoryFormat::ChannelsLast}; }
+  Tensor like_mu() const {
+    if (layout == MemoryFormat::Contiguous) return empty_like(mu, type);
+    return empty_image({mu.size(0), mu.size(1), mu.size(2), mu.size(3)}, type, layout);
+  }
+  // Of the noise parameter, in its own type and layout. A shared log_alpha's is the sum of its copies'.
   Tensor gradient(const Tensor& dlog) const {
-    if (!shared) return dlog;
+    return laid_out(shared ? sum_of_copies(dlog) : dlog, given.scalar_type(), weight_layout_of(given));
+  }
+
+ private:
+  // The same tensor where it already is that; asking torch takes longer.
+  static Tensor laid_out(const Tensor& t, ScalarType type, MemoryFormat layout) {
+    return layout == MemoryFormat::Contiguous ? vdk::prepared(t, type) : vdk::prepared(t, type, layout);
+  }
+  Tensor sum_of_copies(const Tensor& dlog) const {
     const Tensor total = empty_like(given, type);
     with_compute_type(type, [&](auto zero) {
       using T = decltype(zero);
@@ -125,9 +145,16 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& mu,
     using T = decltype(zero);
     const double value = VDK_SELECT_AS(WeightValues<T>, conv2d_lrt_weights)(
         weights.get<T>(), weights.is_mean() ? nullptr : output<T>(mean), output<T>(sigma2), torch_parallel());
-    const ConvForward<T> args{
-        s,      pointer<T>(input), pointer<T>(mean), pointer<T>(sigma2), pointer<T>(b), seed_of(seed),
-        T(eps), output<T>(y),      output<T>(r)};
+    const ConvForward<T> args{s,
+                              weights.steps(s),
+                              pointer<T>(input),
+                              pointer<T>(mean),
+                              pointer<T>(sigma2),
+                              pointer<T>(b),
+                              seed_of(seed),
+                              T(eps),
+                              output<T>(y),
+                              output<T>(r)};
     VDK_SELECT_AS(Forward<T>, conv2d_lrt_forward)(args, torch_parallel());
     return scalar<T>(value, type);
   });
@@ -150,8 +177,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
                scale = prepared(r, type, layout);
   const auto none = [&] { return empty({0}, type); };  // one each: results must not alias
   const Tensor dx = needs_x ? empty_image({s.batch, s.in, s.height, s.width}, type, layout) : none();
-  const Tensor dmu = needs_weight ? empty_like(weights.mu, type) : none();
-  const Tensor dlog = needs_weight ? empty_like(weights.mu, type) : none();
+  const Tensor dmu = needs_weight ? weights.like_mu() : none();
+  const Tensor dlog = needs_weight ? weights.like_mu() : none();
   const Tensor dbias = needs_bias ? empty({s.out}, type) : none();
   const Tensor mean = !needs_x ? none() : weights.is_mean() ? weights.mu : empty_like(weights.mu, type);
   const Tensor sigma2 = needs_x ? empty_like(weights.mu, type) : none();
@@ -164,6 +191,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
       (silent, weights.is_mean() ? nullptr : output<T>(mean), output<T>(sigma2), torch_parallel());
     }
     const ConvBackward<T> args{s,
+                               weights.steps(s),
                                pointer<T>(input),
                                pointer<T>(dy),
                                pointer<T>(scale),
@@ -179,9 +207,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     VDK_SELECT_AS(WeightGradients<T>, conv2d_lrt_weights_backward)
     (weights.get<T>(), kl_scale, output<T>(dmu), output<T>(dlog), torch_parallel());
   });
-  const Tensor& noise = log_alpha ? *log_alpha : *log_sigma2;
   return {needs_x ? prepared(dx, x.scalar_type(), given) : dx, returned(dmu, mu.scalar_type()),
-          needs_weight ? returned(weights.gradient(dlog), noise.scalar_type()) : dlog, dbias};
+          needs_weight ? weights.gradient(dlog) : dlog, dbias};
 }
 
 }  // namespace

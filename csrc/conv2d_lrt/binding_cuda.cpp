@@ -67,12 +67,13 @@ struct Call {
   }
   // The gradient of a shared log_alpha is the sum of its copies'.
   Tensor noise_gradient(const Tensor& dlog) const {
-    if (!shared) return vdk::prepared(dlog, noise.scalar_type());
+    const MemoryFormat wanted = weight_layout_of(noise);
+    if (!shared) return vdk::prepared(dlog, noise.scalar_type(), wanted);
     std::vector<int64_t> dims;
     for (int64_t d = 0; d < 4; ++d)
       if (noise.size(d) != mu.size(d)) dims.push_back(d);
     const torch::headeronly::IntHeaderOnlyArrayRef over{dims.data(), dims.size()};
-    return vdk::prepared(torch::stable::sum(dlog, over, true), noise.scalar_type());
+    return vdk::prepared(torch::stable::sum(dlog, over, true), noise.scalar_type(), wanted);
   }
 
  private:
@@ -168,10 +169,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
   conv2d_lrt_backward(args, processors, workspace.mutable_data_ptr(), call.gpu.stream());
   const int64_t all_but_channels[] = {0, 2, 3};
   const torch::headeronly::IntHeaderOnlyArrayRef over{all_but_channels, 3};
-  return {needs_x ? call.back(dx, x.scalar_type()) : returned(dx, x.scalar_type()),
-          needs_weight ? prepared(dmu, mu.scalar_type()) : returned(dmu, mu.scalar_type()),
-          needs_weight ? call.noise_gradient(dlog) : returned(dlog, call.noise.scalar_type()),
-          needs_bias ? torch::stable::sum(grad_y, over, false, ScalarType::Float) : none()};
+  return {
+      needs_x ? call.back(dx, x.scalar_type()) : returned(dx, x.scalar_type()),
+      needs_weight ? prepared(dmu, mu.scalar_type(), weight_layout_of(mu)) : returned(dmu, mu.scalar_type()),
+      needs_weight ? call.noise_gradient(dlog) : returned(dlog, call.noise.scalar_type()),
+      needs_bias ? torch::stable::sum(grad_y, over, false, ScalarType::Float) : none()};
 }
 
 }  // namespace

@@ -26,6 +26,10 @@ inline MemoryFormat layout_of(const Tensor& x, const Tensor& mu) {
   const bool last = is_last(x) && (!x.is_contiguous() || says_last(x) || says_last(mu));
   return last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
+// The layout of a weight, and of its gradient: row-major, unless it lies in channels last and in that alone.
+inline MemoryFormat weight_layout_of(const Tensor& t) {
+  return !t.is_contiguous() && is_last(t) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
 inline Tensor prepared(const Tensor& t, ScalarType type, MemoryFormat layout) {
   return torch::stable::contiguous(t.scalar_type() == type ? t : torch::stable::to(t, type), layout);
 }

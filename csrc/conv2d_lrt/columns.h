@@ -92,14 +92,16 @@ struct ColumnWeights {
   // One row, or panel, of the block of `n` channels from c0 on
   VDK_INLINE void pack(const Columns<T>& c, int64_t c0, int64_t n, int64_t unit) const {
     const bool last = c.a.s.channels_last;
-    const int64_t lanes = last ? kCols : 1, step = c.in * c.taps;
-    const int64_t first = (c.group * c.out * c.in + c0) * c.taps;
+    const int64_t lanes = last ? kCols : 1;
+    const WeightSteps& step = c.a.steps;
+    const int64_t first = c.group * c.out * step.out + c0 * step.channel;
     for (int64_t lane = 0; lane < lanes; ++lane) {
-      const int64_t i = unit * lanes + lane, from = first + (last ? i % n * c.taps + i / n : i);
+      const int64_t i = unit * lanes + lane, channel = last ? i % n : i / c.taps;
+      const int64_t from = first + channel * step.channel + (last ? i / n : i % c.taps) * step.tap;
       const bool inside = i < n * c.taps;
       for (int64_t o = 0; o < c.out; ++o) {
-        mean[unit * stride + o * lanes + lane] = inside ? c.a.mu[from + o * step] : T(0);
-        variance[unit * stride + o * lanes + lane] = inside ? c.a.sigma2[from + o * step] : T(0);
+        mean[unit * stride + o * lanes + lane] = inside ? c.a.mu[from + o * step.out] : T(0);
+        variance[unit * stride + o * lanes + lane] = inside ? c.a.sigma2[from + o * step.out] : T(0);
       }
     }
   }

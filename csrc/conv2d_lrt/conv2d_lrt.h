@@ -1,4 +1,5 @@
-// The local reparameterisation of a 2-D convolution, forward and backward. Weights are row-major and dense.
+// The local reparameterisation of a 2-D convolution, forward and backward. Weights are dense, row-major or
+// with channels last, whatever the images' layout.
 #pragma once
 #include "../common/isa.h"
 #include "../common/parallel.h"
@@ -7,11 +8,22 @@
 
 namespace vdk {
 
+// How far apart neighbours lie in [out, in / groups, kernel_h, kernel_w], of the weights and their gradients.
+struct WeightSteps {
+  int64_t out, channel, tap;
+
+  WeightSteps(const ConvShape& s, bool channels_last)
+      : out(s.in / s.groups * s.kernel_h * s.kernel_w),
+        channel(channels_last ? 1 : s.kernel_h * s.kernel_w),
+        tap(channels_last ? s.in / s.groups : 1) {}
+};
+
 // The products and the noise: y = m + bias + sqrt(v + eps) e and r = e / (2 sqrt(v + eps)), which is all that
 // backward needs of noise and variance. e is the noise of element (n out + o, h out_w + w), in both layouts.
 template <class T>
 struct ConvForward {
   ConvShape s;
+  WeightSteps steps;
   const T* x;
   const T* mu;      // the mean of each weight, clipped already
   const T* sigma2;  // as mu
@@ -27,6 +39,7 @@ struct ConvForward {
 template <class T>
 struct ConvBackward {
   ConvShape s;
+  WeightSteps steps;
   const T *x, *dy, *r, *mu, *sigma2;
   T* dx;             // null: not wanted
   T *dmu, *dsigma2;  // both null: not wanted
@@ -34,7 +47,7 @@ struct ConvBackward {
 };
 
 // The parameters of the weights: sigma^2 = exp(log) or exp(log) mu^2, in the product's mean mu counts as 0
-// where alpha >= clip. `log` is of mu's size.
+// where alpha >= clip. `log` is of mu's size, and all lie in one layout.
 template <class T>
 struct ConvWeights {
   const T* mu;

@@ -135,12 +135,13 @@ void forward(const ConvForward<T>& a, const Parallel& parallel) {
   const ConvShape& s = a.s;
   const Gather g = forward_gather(s);
   if (g.pixels() == 0) return;
-  const int64_t out = s.out / s.groups, in = g.channels, taps = s.kernel_h * s.kernel_w;
+  const int64_t out = s.out / s.groups, in = g.channels, tap = a.steps.tap;
   const NoiseGrid grid(a.seed, s.out_h * s.out_w);
   for (int64_t group = 0; group < s.groups; ++group) {
-    const int64_t at = group * out * in * taps;
-    const WeightView<T> w{a.mu + at,  a.sigma2 + at, out, in,         in * taps, taps,
-                          s.kernel_h, s.kernel_w,    0,   s.kernel_w, 1};
+    const int64_t at = group * out * a.steps.out;
+    const WeightView<T> w{a.mu + at,   a.sigma2 + at,    out,        in,
+                          a.steps.out, a.steps.channel,  s.kernel_h, s.kernel_w,
+                          0,           s.kernel_w * tap, tap};
     const Source<T, true> x{a.x, nullptr};
     image_product(g, x + group * in * g.channel_stride, w, s.channels_last,
                   ForwardFinish<T>{a, grid, group * out}, parallel);
@@ -193,9 +194,8 @@ void input_gradient(const ConvBackward<T>& a, int64_t group, int64_t rest_h, int
   const Phase h(s.height, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h, rest_h);
   const Phase w(s.width, s.kernel_w, s.stride_w, s.pad_w, s.dilation_w, rest_w);
   if (h.taps == 0 || w.taps == 0) return;
-  const int64_t out = s.out / s.groups, in = s.in / s.groups, taps = s.kernel_h * s.kernel_w;
+  const int64_t out = s.out / s.groups, in = s.in / s.groups;
   const int64_t plane = s.out_h * s.out_w, channel = s.channels_last ? 1 : plane;
-  const int64_t at = group * out * in * taps;
   const Source<T, false> dy{a.dy, a.r};
   const bool split = Band::worthwhile(h, s.out_h);
   for (int64_t row = 0; row < h.grid;) {
@@ -219,9 +219,11 @@ void input_gradient(const ConvBackward<T>& a, int64_t group, int64_t rest_h, int
                    h.source_step,
                    w.source_step};
     const int64_t tap = (h.first_tap + band.first * h.tap_step) * s.kernel_w + w.first_tap;
-    const WeightView<T> weights{a.mu + at, a.sigma2 + at, in,     out, taps,
-                                in * taps, taps_h,        w.taps, tap, h.tap_step * s.kernel_w,
-                                w.tap_step};
+    const int64_t at = group * out * a.steps.out, step = a.steps.tap;
+    const WeightView<T> weights{
+        a.mu + at,        a.sigma2 + at, in,     out,        a.steps.channel,
+        a.steps.out,      taps_h,        w.taps, tap * step, h.tap_step * s.kernel_w * step,
+        w.tap_step * step};
     if (g.pixels() > 0)
       image_product(g, dy + group * out * channel, weights, s.channels_last,
                     InputFinish<T>{a, g, group * in, rest_h + row * s.stride_h, rest_w}, parallel);
@@ -307,9 +309,9 @@ void backward(const ConvBackward<T>& a, const Parallel& parallel) {
   }
   for (int64_t group = 0; group < s.groups; ++group) {
     const Source<T, true> x{a.x, nullptr};
-    const int64_t o = group * out * (s.channels_last ? 1 : s.out_h * s.out_w), at = group * out * in * taps;
+    const int64_t o = group * out * (s.channels_last ? 1 : s.out_h * s.out_w), at = group * out * a.steps.out;
     weight_gradient(WeightGradient<T>{g, x + group * in * g.channel_stride, a.dy + o, a.r + o, out, s.out,
-                                      s.channels_last},
+                                      s.channels_last, a.steps},
                     a.dmu + at, a.dsigma2 + at, limited(parallel, 4 * g.pixels() * out * g.depth()));
   }
 }

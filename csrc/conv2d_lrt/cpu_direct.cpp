@@ -127,9 +127,10 @@ void forward(const ConvForward<T>& a, const Parallel& all) {
       for (int64_t o = 0; o < out; ++o)
         for (int64_t c = 0; c < block.group_in; ++c) {
           const T* const plane = x + (o / block.group_out * block.group_in + c) * planes.size();
-          correlate<true>(Taps{s.kernel_h, s.kernel_w, ((o0 + o) * block.group_in + c) * taps, s.kernel_w, 1},
-                          plane, plane, planes.row_step() * s.stride_h, element, a.mu, a.sigma2, s.out_h,
-                          s.out_w, mean + o * pixels, variance + o * pixels, s.out_w);
+          const Taps read{s.kernel_h, s.kernel_w, (o0 + o) * a.steps.out + c * a.steps.channel,
+                          s.kernel_w * a.steps.tap, a.steps.tap};
+          correlate<true>(read, plane, plane, planes.row_step() * s.stride_h, element, a.mu, a.sigma2,
+                          s.out_h, s.out_w, mean + o * pixels, variance + o * pixels, s.out_w);
         }
       if (!s.channels_last) return sample_rows(a, grid, image, o0, out, 0, pixels, mean, variance, pixels, z);
       for (int64_t p = 0; p < pixels; p += kL) {
@@ -173,7 +174,6 @@ void input_gradient(const ConvBackward<T>& a, const Block& block, const PlaneSha
   constexpr int kL = kLanes<T>;
   const ConvShape& s = a.s;
   const int64_t in = block.groups_in(s, b) * block.group_in, plane = s.height * s.width;
-  const int64_t taps = s.kernel_h * s.kernel_w;
   set_zero(w.mean, in * plane);
   set_zero(w.variance, in * plane);
   for (int64_t rest = 0; rest < s.stride_h * s.stride_w; ++rest) {
@@ -195,11 +195,12 @@ void input_gradient(const ConvBackward<T>& a, const Block& block, const PlaneSha
         set_zero(variance, h.grid * v.grid);
       }
       for (int64_t o = group * block.group_out; o < (group + 1) * block.group_out; ++o) {
-        const int64_t weight = ((b * block.out + o) * block.group_in + c % block.group_in) * taps +
-                               h.first_tap * s.kernel_w + v.first_tap;
-        correlate<false>(Taps{h.taps, v.taps, weight, h.tap_step * s.kernel_w, v.tap_step},
-                         w.dy + o * planes.size(), w.gv + o * planes.size(), planes.row_step(), element, a.mu,
-                         a.sigma2, h.grid, v.grid, mean, variance, ld);
+        const WeightSteps& step = a.steps;
+        const int64_t weight = (b * block.out + o) * step.out + c % block.group_in * step.channel +
+                               (h.first_tap * s.kernel_w + v.first_tap) * step.tap;
+        const Taps read{h.taps, v.taps, weight, h.tap_step * s.kernel_w * step.tap, v.tap_step * step.tap};
+        correlate<false>(read, w.dy + o * planes.size(), w.gv + o * planes.size(), planes.row_step(), element,
+                         a.mu, a.sigma2, h.grid, v.grid, mean, variance, ld);
       }
       if (direct) continue;
       for (int64_t i = 0; i < h.grid; ++i)
@@ -280,7 +281,7 @@ void backward(const ConvBackward<T>& a, const Parallel& all) {
     w.carve(Carver(scratch(Scratch::kTask, w.carve(Carver(), s, block, in, out))), s, block, in, out);
     share(block.count(s), task, parallel.threads, [&](int64_t b) {
       const int64_t groups = block.groups_in(s, b), n_out = groups * block.group_out;
-      const int64_t pairs = n_out * block.group_in, first = b * block.out * block.group_in;
+      const int64_t pairs = n_out * block.group_in;
       set_zero(w.sums, pairs * pair);
       for (int64_t image = 0; image < s.batch; ++image) {
         fill_planes<T>(out, {a.dy, s.out_h, s.out_w, s.out, s.channels_last}, a.r, image, b * block.out,
@@ -297,8 +298,10 @@ void backward(const ConvBackward<T>& a, const Parallel& all) {
       }
       if (!a.dmu) return;
       for (int64_t i = 0; i < pairs * taps; ++i) {
-        a.dmu[first * taps + i] = sum_lanes<T>(load(w.sums + i * 2 * kL));
-        a.dsigma2[first * taps + i] = sum_lanes<T>(load(w.sums + i * 2 * kL + kL));
+        const int64_t o = b * block.out + i / taps / block.group_in, c = i / taps % block.group_in;
+        const int64_t to = o * a.steps.out + c * a.steps.channel + i % taps * a.steps.tap;
+        a.dmu[to] = sum_lanes<T>(load(w.sums + i * 2 * kL));
+        a.dsigma2[to] = sum_lanes<T>(load(w.sums + i * 2 * kL + kL));
       }
     });
   });

@@ -15,6 +15,7 @@ struct WeightGradient {
   const T *dy, *r;       // from the group's first channel on
   int64_t out, out_all;  // channels of the group, of the image
   bool channels_last;
+  WeightSteps steps;
 
   static constexpr int kCols = Tile<T>::kCols, kL = kLanes<T>;
 
@@ -146,7 +147,7 @@ struct WeightGradient {
   }
 };
 
-// Writes dmu and dsigma2 of one group, [out, channels, taps].
+// Writes dmu and dsigma2 of one group.
 template <class T>
 void weight_gradient(const WeightGradient<T>& w, T* dmu, T* dsigma2, const Parallel& parallel) {
   constexpr int kCols = Tile<T>::kCols, kL2Rows = 96;
@@ -198,10 +199,10 @@ void weight_gradient(const WeightGradient<T>& w, T* dmu, T* dsigma2, const Paral
         for (int64_t j = 0; j < columns; j += kLanes<T>) store(total + j, load(total + j) + load(more + j));
       }
       T* const to = which ? dsigma2 : dmu;
-      for (int64_t o = 0; w.swapped() && o < w.out; ++o) to[o * taps + row] = total[o];
+      for (int64_t o = 0; w.swapped() && o < w.out; ++o) to[o * w.steps.out + row * w.steps.tap] = total[o];
       for (int64_t tap = 0; !w.swapped() && tap < taps; ++tap)
         for (int64_t c = 0; c < w.g.channels; ++c)
-          to[row * columns + c * taps + tap] = total[tap * w.g.channels + c];
+          to[row * w.steps.out + c * w.steps.channel + tap * w.steps.tap] = total[tap * w.g.channels + c];
     });
   });
 }

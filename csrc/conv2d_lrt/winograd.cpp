@@ -154,7 +154,8 @@ void input_gradient(const ConvBackward<float>& a, const Parallel& parallel) {
   };
   carve(Carver(scratch(Scratch::kShared, carve(Carver()))));
   const float* const both[2] = {a.mu, a.sigma2};
-  fill_weights(weights, both, s.in * 9, 9, true, parallel);
+  const WeightSteps& step = a.steps;
+  fill_weights(weights, both, {step.out, step.channel, step.tap, true}, parallel);
   run_tiles(InputGradientPass(a), TileGrid(s.batch, s.height, s.width), weights, parallel);
 }
 
@@ -182,7 +183,8 @@ void winograd_forward(const ConvForward<float>& a, const Parallel& all) {
   };
   carve(Carver(scratch(Scratch::kShared, carve(Carver()))));
   const float* const both[2] = {a.mu, a.sigma2};
-  fill_weights(weights, both, 9, s.in * 9, false, parallel);
+  const WeightSteps& step = a.steps;
+  fill_weights(weights, both, {step.channel, step.out, step.tap, false}, parallel);
   run_tiles(ForwardPass(a), TileGrid(s.batch, s.out_h, s.out_w), weights, parallel);
 }
 

@@ -42,6 +42,36 @@ VDK_INLINE void for_segments(const TileGrid& grid, const Range& tiles, F&& f) {
   }
 }
 
+// How 3x3 weights are read: inputs are summed over k, and lanes are results.
+struct PointView {
+  int64_t k_step, lane_step, tap_step;
+  bool turned;
+
+  // Lanes [lane, lane + kLanes) of `lanes`, ks [k0, k0 + n): to[k][tap][lane].
+  VDK_INLINE void read(const float* w, int64_t lanes, int64_t lane, int64_t k0, int64_t n, float* to) const {
+    constexpr int kL = kLanes<float>;
+    const float* const first = w + lane * lane_step + k0 * k_step;
+    const int64_t left = lanes - lane;
+    if (tap_step == 1) {
+      const int64_t together = k_step == 9 ? n : 1;  // neighbours in memory
+      for (int64_t i = 0; i < n; i += together)
+        read_across(first + i * k_step, lane_step, left, 9 * together,
+                    [&](int64_t q, VecF v)
+                        __attribute__((always_inline)) { store(to + (9 * i + q) * kL, v); });
+      return;
+    }
+    for (int64_t tap = 0; tap < 9; ++tap) {  // channels last: they are the lanes, or neighbouring ks
+      const float* const from = first + tap * tap_step;
+      const auto put = [&](int64_t i, VecF v)
+                           __attribute__((always_inline)) { store(to + (9 * i + tap) * kL, v); };
+      if (k_step == 1)
+        read_across(from, lane_step, left, n, put);
+      else
+        for (int64_t i = 0; i < n; ++i) put(i, load_first(from + i * k_step, left));
+    }
+  }
+};
+
 // Weights at the points, [point][panel][k][kPanel], for the mean and for the variance.
 struct PointWeights {
   int64_t k, lanes, panel, point;
@@ -53,29 +83,24 @@ struct PointWeights {
     for (float*& p : values) p = carver.take<float>(kPoints * point);
   }
 
-  // Lanes [lane, lane + kLanes) and ks [k0, k0 + n) of weights whose steps are 9 floats or more.
-  VDK_INLINE void fill(int path, const float* w, int64_t k_step, int64_t lane_step, bool turned, int64_t lane,
-                       int64_t k0, int64_t n) const {
+  // Lanes [lane, lane + kLanes) and ks [k0, k0 + n) of weights at `w`.
+  VDK_INLINE void fill(int path, const float* w, const PointView& from, int64_t lane, int64_t k0,
+                       int64_t n) const {
     constexpr int kL = kLanes<float>;
-    alignas(64) float nine[kChunk * 9 * kL];
-    const int64_t together = k_step == 9 ? n : 1;  // neighbours in memory
+    alignas(64) float nine[kChunk * 9 * kL];  // [k][tap][lane]
+    from.read(w, lanes, lane, k0, n, nine);
     const auto transform = far() ? transform_weights<true> : transform_weights<false>;
-    for (int64_t i = 0; i < n; i += together) {
-      read_across(w + lane * lane_step + (k0 + i) * k_step, lane_step, lanes - lane, 9 * together,
-                  [&](int64_t q, VecF v) __attribute__((always_inline)) { store(nine + q * kL, v); });
-      for (int64_t t = 0; t < together; ++t)
-        transform(nine + 9 * t * kL, turned,
-                  values[path] + lane / kPanel * panel + (k0 + i + t) * kPanel + lane % kPanel, point,
-                  kPanel);
-    }
+    for (int64_t i = 0; i < n; ++i)
+      transform(nine + 9 * i * kL, from.turned,
+                values[path] + lane / kPanel * panel + (k0 + i) * kPanel + lane % kPanel, point, kPanel);
   }
   // Whether the caches are too small for them.
   bool far() const { return kStreams && 2 * kPoints * point * int64_t(sizeof(float)) > kFar; }
   static constexpr int64_t kChunk = 16, kFar = int64_t{32} << 20;
 };
 
-inline void fill_weights(const PointWeights& w, const float* const from[2], int64_t k_step, int64_t lane_step,
-                         bool turned, const Parallel& parallel) {
+inline void fill_weights(const PointWeights& w, const float* const values[2], const PointView& from,
+                         const Parallel& parallel) {
   const int64_t chunks = (w.k + PointWeights::kChunk - 1) / PointWeights::kChunk;
   const int64_t items = 2 * chunks * ((w.lanes + kLanes<float> - 1) / kLanes<float>);
   parallel(parallel.threads, [&](int64_t task) {
@@ -83,7 +108,7 @@ inline void fill_weights(const PointWeights& w, const float* const from[2], int6
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const int path = int(i % 2);
       const int64_t k0 = i / 2 % chunks * PointWeights::kChunk, lane = i / 2 / chunks * kLanes<float>;
-      w.fill(path, from[path], k_step, lane_step, turned, lane, k0, at_most(PointWeights::kChunk, w.k - k0));
+      w.fill(path, values[path], from, lane, k0, at_most(PointWeights::kChunk, w.k - k0));
     }
     if (w.far()) end_streaming();
   });

@@ -155,9 +155,13 @@ struct WeightGradients {
               return sum;
             },
             nine);
-        write_across((path ? a.dsigma2 : a.dmu) + ((o * width + i) * a.s.in + c * kPanel + j) * 9, 9,
-                     cols - j, 9,
-                     [&](int64_t q) __attribute__((always_inline)) { return load(nine + q * kL); });
+        float* const to =
+            (path ? a.dsigma2 : a.dmu) + (o * width + i) * a.steps.out + (c * kPanel + j) * a.steps.channel;
+        const auto ninth = [&](int64_t q) __attribute__((always_inline)) { return load(nine + q * kL); };
+        if (a.steps.tap == 1)
+          write_across(to, 9, cols - j, 9, ninth);
+        else
+          for (int64_t q = 0; q < 9; ++q) store_first(to + q * a.steps.tap, ninth(q), cols - j);
       }
   }
 };

@@ -146,6 +146,30 @@ def test_threads_change_nothing(name: str, layout: str, backend: str) -> None:
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
 
 
+@pytest.mark.parametrize("noise", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("image", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", select("conv2d_lrt", "conv2d_lrt_kl"), ids=str)
+def test_weights_lie_where_they_lie(case: Case, image: str, noise: str, backend: str) -> None:
+    """Weights in channels last change no result, and their gradients lie as they do: nothing copies them."""
+    tensors = case.make()
+    tensors["x"] = lay_out(tensors["x"], image)
+    layouts = {"mu": "channels_last", "log_sigma2": noise, "log_alpha": noise}
+    given = {k: lay_out(t, layouts[k]) if k in layouts else t for k, t in tensors.items()}
+    g = upstream(case, tensors)
+    found, expected = (
+        results(case, {k: t.detach().requires_grad_() for k, t in these.items()}, g)
+        for these in (given, tensors)
+    )
+    for name, t in found.items():
+        if backend == "reference" or name == "kl" or "log_alpha" in name:  # sums in another order
+            torch.testing.assert_close(t, expected[name], rtol=1e-5, atol=1e-5)
+        else:
+            assert torch.equal(t, expected[name]), name
+    for name in layouts.keys() & given.keys():
+        if not given[name].is_contiguous():  # in one layout alone
+            assert found[f"d_{name}"].stride() == given[name].stride(), name
+
+
 OPCHECK = ("odd", "groups", "empty_batch", "log_alpha[4]")
 
 

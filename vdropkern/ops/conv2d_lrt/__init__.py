@@ -90,12 +90,11 @@ def _backward_fake(
     noise = log_sigma2 if log_sigma2 is not None else log_alpha
     assert noise is not None
     dx = torch.empty_like(x, memory_format=reference.memory_format_of(x, mu)) if needs_x else x.new_empty(0)
-    return (
-        dx,
-        mu.new_empty(mu.shape if needs_weight else 0),
-        noise.new_empty(noise.shape if needs_weight else 0),
-        r.new_empty(mu.shape[0] if needs_bias else 0),
+    dmu, dlog = (
+        torch.empty_like(t, memory_format=reference.weight_format_of(t)) if needs_weight else t.new_empty(0)
+        for t in (mu, noise)
     )
+    return dx, dmu, dlog, r.new_empty(mu.shape[0] if needs_bias else 0)
 
 
 _TRITON = f"{__name__}.triton"

@@ -23,6 +23,12 @@ def memory_format_of(x: Tensor, mu: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
+def weight_format_of(t: Tensor) -> torch.memory_format:
+    """The layout of a weight's gradient: the weight's, and row-major where it is in neither or in both."""
+    last = t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def _says_last(t: Tensor) -> bool:
     last = t.is_contiguous(memory_format=torch.channels_last)
     made_so = t.stride(1) == 1 and t.stride(3) == t.shape[1]
@@ -130,7 +136,8 @@ def conv2d_lrt_backward(
             )
             dmu = dmu + kl_dmu if log_alpha is None else dmu
             dlog = dlog + kl_dlog
-        dmu, dlog = dmu.to(mu.dtype).contiguous(), dlog.to(noise.dtype).contiguous()
+        dmu = dmu.to(mu.dtype).contiguous(memory_format=weight_format_of(mu))
+        dlog = dlog.to(noise.dtype).contiguous(memory_format=weight_format_of(noise))
     if needs_bias:
         dbias = dy.sum((0, 2, 3))
     return dx, dmu, dlog, dbias

@@ -21,7 +21,7 @@ from ..kl import triton as kl_triton
 from ..kl.triton_terms import prior_constant
 from ..linear_lrt import triton_kernels as linear
 from . import triton_kernels as kernels
-from .reference import memory_format_of
+from .reference import memory_format_of, weight_format_of
 from .tiles import COLUMNS, grid, rows_of
 
 WARPS, STAGES = 8, 3  # of a tile
@@ -186,6 +186,8 @@ def conv2d_lrt_backward(
     from . import _backward_fake
 
     dx, dmu, dlog, dbias = _backward_fake(grad_y, grad_kl, x, mu, log_sigma2, log_alpha, r, *rest)
+    # row-major as the kernels write them, and at the end as the weights lie
+    dmu, dlog = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (dmu, dlog))
     if needs_bias:
         dbias = grad_y.float().sum((0, 2, 3))
     if not needs_x and not needs_weight:
@@ -211,4 +213,8 @@ def conv2d_lrt_backward(
                 if prior != "none" and grad_kl is not None:
                     total = total + kl_triton.kl_grad(grad_kl, None, None, log_alpha.float(), prior)[2]
                 dlog.copy_(total)
+            noise = log_sigma2 if log_alpha is None else log_alpha
+            assert noise is not None
+            dmu = dmu.contiguous(memory_format=weight_format_of(mu))
+            dlog = dlog.contiguous(memory_format=weight_format_of(noise))
     return dx, dmu, dlog, dbias
