@@ -39,6 +39,9 @@ TABLES = {
     "noise": Table("Standard normals", baseline="randn", shows="speedup"),
     "inference": Table("Inference, dense and pruned", baseline="dense", shows="speedup"),
     "nets": Table("Whole pruned nets, end to end", baseline="dense", shows="speedup", page="nets"),
+    "tuning": Table(
+        "Fine-tuning of pruned layers: forward and backward", baseline="dense", shows="speedup", page="nets"
+    ),
     "overhead": Table("Overhead of an eager call", baseline="dense", shows="us"),
     "mul_noise": Table(
         "Multiplicative noise, forward and backward", baseline="dropout", shows="speedup", page="methods"
@@ -248,6 +251,18 @@ CASES += tuple(
         ("vgg", "VGG-like net for CIFAR-10 at 68x", 40.0),
     )
     for n in (1, 100)
+)
+CASES += tuple(
+    Case(
+        f"tuning-{dims[1]}-{sparsity}-b{batch}",
+        f"Linear {dims[0]} to {dims[1]}, {sparsity} % zeros, batch {batch}",
+        "spmm_step",
+        "tuning",
+        Pruned(dims, (sparsity / 100,), batch),
+        budget,
+    )
+    for dims, batch, budget in (((784, 300), 100, 4.0), ((1000, 1000), 100, 5.0), ((4096, 4096), 512, 25.0))
+    for sparsity in (90, 95, 99)
 )
 
 

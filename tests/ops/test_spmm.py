@@ -112,6 +112,45 @@ def test_any_pattern(mask: Tensor, batch: int, wide: bool) -> None:
     check_against_dense(x, w, None, grad)
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 900, 700), (70, 900, 700), (300, 65, 130), (40, 33, 1000)],
+    ids=lambda s: "x".join(map(str, s)),
+)
+def test_threads_change_nothing(shape: tuple[int, int, int], backend: str) -> None:
+    """Tiles of the batch, or the rows, are shared out; a large matrix is also turned over in parts."""
+    if backend == "reference":
+        pytest.skip("ATen's own affair")
+    batch, inp, out = shape
+    w, bias, grad = weight(out, inp, 0.05), torch.randn(out), torch.randn(batch, out)
+    values, cols, rows = dense_to_csr(w)
+    x, found = torch.randn(batch, inp), []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        leaves = [t.detach().requires_grad_() for t in (x, values, bias)]
+        y = F.spmm(leaves[0], leaves[1], cols, rows, leaves[2])
+        found.append([y.detach(), *torch.autograd.grad(y, leaves, grad)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    check_against_dense(x, w, bias, grad)
+
+
+def test_columns_in_any_order(backend: str) -> None:
+    """`check_csr` asks for rising columns within a row; a product needs none of that."""
+    values, cols, rows = dense_to_csr(weight(9, 40, 0.4))
+    order = torch.cat([rows[i] + torch.randperm(int(rows[i + 1] - rows[i])) for i in range(9)])
+    x, grad = torch.randn(20, 40), torch.randn(20, 9)
+    found = []
+    for v, c in ((values, cols), (values[order], cols[order])):
+        leaves = [x.detach().requires_grad_(), v.detach().requires_grad_()]
+        y = F.spmm(*leaves, c, rows)
+        dx, dvalues = torch.autograd.grad(y, leaves, grad)
+        found.append((y.detach(), dx, dvalues))
+    torch.testing.assert_close(found[1][0], found[0][0])
+    torch.testing.assert_close(found[1][1], found[0][1])
+    torch.testing.assert_close(found[1][2], found[0][2][order])
+
+
 def test_nan_in_what_is_not_stored_stays_out() -> None:
     values, cols, rows = dense_to_csr(torch.tensor([[1.0, 0.0]]))
     assert F.spmm(torch.tensor([[2.0, torch.nan]]), values, cols, rows).item() == 2.0
