@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, float64, is_autocast_enabled, is_grad_enabled  # called at every call: found at once
 from torch.compiler import is_compiling
 
-from .._backend import native_on_cpu
+from .._backend import cpu_byte_lookup, native_on_cpu
 from ..ops._register import functorch_active
 from ..ops.spmm.csr import check_csr, csr_to_dense, dense_to_csr
 from ..ops.spmm.pack import Columns, pack
@@ -230,7 +230,8 @@ class SparseLayer(torch.nn.Module):
     def _packed_now(self, columns: Any) -> Tensor:
         values = self.values.float() if self.values.dtype == torch.float16 else self.values
         cols, places = self._column_of_each(), self._columns(columns)
-        return pack(values, cols, self.row_offsets, places, self.bias, self.scales)
+        one_row = places.plane == 0 and cpu_byte_lookup()
+        return pack(values, cols, self.row_offsets, places, self.bias, self.scales, one_row)
 
     def _column_of_each(self) -> Tensor:
         """The column of every stored weight in the matrix that is packed."""
