@@ -30,7 +30,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(_ordered, "native_on_gpu", native_on_gpu)
     monkeypatch.setattr(SparseLayer, "can_pack", lambda self, x: False)
-    monkeypatch.setattr(linear_module, "may_pack", lambda x: False)
+    monkeypatch.setattr(linear_module, "may_pack_without_grad", lambda x: False)
     return asked
 
 
