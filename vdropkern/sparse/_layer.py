@@ -179,28 +179,24 @@ class SparseLayer(torch.nn.Module):
         made = self._pack
         if made is None:
             return None
-        own_values, own_bias, versions, places, _, _, _, _ = made  # faster than a name at a time
+        # faster than a name at a time
+        own_values, own_bias, (count, bias_count), (place, bias_place), _, _, _, _ = made
         parameters = self._parameters
         values, bias = parameters["values"], parameters["bias"]
         if own_values is not values or own_bias is not bias:
             return None
         # what was made under inference_mode has no version, and no in-place change outside of it
-        if versions[0] >= 0 and values._version != versions[0]:
+        if count >= 0 and values._version != count:
             return None
         # a new `.data`, as `Module.to` and `vector_to_parameters` set it, leaves the version as it was
-        if values.data_ptr() != places[0]:
+        if values.data_ptr() != place:
             return None
         if bias is not None:
-            if versions[1] >= 0 and bias._version != versions[1]:
+            if bias_count >= 0 and bias._version != bias_count:
                 return None
-            if bias.data_ptr() != places[1]:
+            if bias.data_ptr() != bias_place:
                 return None
         return made
-
-    def pack_mark(self) -> object:
-        """What tells one packing from the next; None where there is none, or a parameter changed since."""
-        made = self._held()
-        return None if made is None else made.mark
 
     def packing(self, columns: Any = None) -> Packed:
         """The packed form and its mark, made where none is held, or one for other `columns`."""
