@@ -134,6 +134,19 @@ def test_layers_hold_it_where_the_cpu_can_use_it() -> None:
     assert not any(held[:2])
 
 
+def damaged_lookups(packed: Tensor, part: str, place: int, value: int) -> Tensor:
+    """`packed` with one number of a part of its look-ups replaced."""
+    bad, at = packed.clone(), packed.numel()
+    found = parts(packed).lookups._asdict()
+    for name in reversed(found):
+        t = found[name]
+        at -= -(-t.numel() * t.element_size() // 64) * 64
+        if name == part:
+            numbers = bad[at : at + t.numel() * t.element_size()].view(t.dtype)
+            numbers[place] = torch.tensor([value]).view(t.dtype)[0]
+    return bad
+
+
 @pytest.mark.parametrize(
     "part, place, value",
     [
@@ -144,16 +157,8 @@ def test_layers_hold_it_where_the_cpu_can_use_it() -> None:
 def test_what_would_be_read_out_of_bounds_is_refused(part: str, place: int, value: int) -> None:
     packed = packed_for_one(matrix(11, 37, 0.9))
     check_pack(packed)
-    found = parts(packed)
-    behind = [getattr(found.lookups, name) for name in Lookups._fields]
-    at = packed.numel()
-    for name, t in zip(reversed(Lookups._fields), reversed(behind), strict=True):
-        at -= -(-t.numel() * t.element_size() // 64) * 64
-        if name == part:
-            bad = packed[at : at + t.numel() * t.element_size()].view(t.dtype)
-            bad[place] = torch.tensor([value]).view(t.dtype)[0]
     with pytest.raises(ValueError, match="packed"):
-        check_pack(packed)
+        check_pack(damaged_lookups(packed, part, place, value))
 
 
 def test_packed_matrices_without_it_are_as_they_were() -> None:
