@@ -192,12 +192,12 @@ void run_row(const PackedArgs& a, const float* x, float* y, const Buffers& b) {
   }
 }
 
-// All layers for rows [begin, end) of the batch, by this task alone.
-void run_rows(const PackedArgs& a, int64_t begin, int64_t end) {
+// All layers for rows [begin, end) of the batch, by this task alone; `singly`: one row after the other.
+void run_rows(const PackedArgs& a, bool singly, int64_t begin, int64_t end) {
   const Pack &head = a.layers[0], &tail = a.layers[a.count - 1];
   const Buffers b = task_buffers(a, kMostWidth);
   for (int64_t row = begin; row < end;) {
-    const int64_t width = panel_width(end - row), rows = end - row < width ? end - row : width;
+    const int64_t width = singly ? 1 : panel_width(end - row), rows = end - row < width ? end - row : width;
     const float* const x = a.x + row * head.h.in;
     float* const y = a.y + row * tail.h.out;
     row += rows;
@@ -224,16 +224,18 @@ void run_rows(const PackedArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-// One row, one layer, the matrix shared among threads.
+// One layer, one row after the other, the matrix shared among threads.
 void run_row_apart(const PackedArgs& a, int64_t tasks, const Parallel& parallel) {
   const Pack& k = a.layers[0];
   Buffers shared;
   carve(a, 1, scratch(Scratch::kShared, carve(a, 1, nullptr, shared)), shared);
-  prepare_one(k, a.x, shared.odd);
-  parallel(tasks, [&](int64_t task) {
-    const Range mine = part_of(parts_of_one(k), 1, task, tasks);
-    multiply_one({k, shared.odd, 1, a.y, nullptr, a.relu[0]}, mine.begin, mine.end);
-  });
+  for (int64_t row = 0; row < a.batch; ++row) {
+    prepare_one(k, a.x + row * k.h.in, shared.odd);
+    parallel(tasks, [&](int64_t task) {
+      const Range mine = part_of(parts_of_one(k), 1, task, tasks);
+      multiply_one({k, shared.odd, 1, a.y + row * k.h.out, nullptr, a.relu[0]}, mine.begin, mine.end);
+    });
+  }
 }
 
 // One layer, one panel, the matrix shared among threads.
@@ -254,25 +256,40 @@ void run_slices(const PackedArgs& a, int64_t width, int64_t tasks, const Paralle
   });
 }
 
+// Cycles, about, of a row alone: a pair of steps of look-ups is 640 bytes, which L3 brings in 28.
+int64_t cycles_alone(const Pack& k) {
+  return takes_lookups(k) ? (k.h.pairs > 1600 ? 28 : 20) * k.h.pairs : 6 * k.h.steps;
+}
+
+// Whether rows are faster one after the other than as a panel of eight: up to four by look-ups. It depends on
+// the whole batch, so that results do not depend on threads.
+bool one_by_one(const PackedArgs& a) {
+  int64_t alone = 0, panel = 0;
+  for (int64_t i = 0; i < a.count; ++i) {
+    alone += cycles_alone(a.layers[i]);
+    panel += 7 * a.layers[i].h.steps;
+  }
+  return a.batch == 1 || (a.batch < 8 && a.batch * alone < panel);
+}
+
 }  // namespace
 
 void spmm_packed(const PackedArgs& a, const Parallel& parallel) {
   const Pack& head = a.layers[0];
-  int64_t cycles = (a.layers[0].h.in + a.layers[a.count - 1].h.out) / 2 * a.batch;
-  for (int64_t i = 0; i < a.count; ++i) {
-    const Pack& k = a.layers[i];
-    cycles += a.batch > 1 ? 2 * k.h.steps * a.batch : takes_lookups(k) ? 20 * k.h.pairs : 6 * k.h.steps;
-  }
-  int64_t tasks = cycles / kGrain + 1;
+  const bool singly = one_by_one(a);
+  int64_t cycles = (a.layers[0].h.in + a.layers[a.count - 1].h.out) / 2;
+  for (int64_t i = 0; i < a.count; ++i)
+    cycles += singly ? cycles_alone(a.layers[i]) : 2 * a.layers[i].h.steps;
+  int64_t tasks = a.batch * cycles / kGrain + 1;
   tasks = tasks < parallel.threads ? tasks : parallel.threads;
-  if (tasks == 1) return run_rows(a, 0, a.batch);
+  if (tasks == 1) return run_rows(a, singly, 0, a.batch);
+  if (a.count == 1 && singly && parts_of_one(head) >= tasks) return run_row_apart(a, tasks, parallel);
   const int64_t width = panel_width(a.batch);
-  if (a.count == 1 && a.batch == 1 && parts_of_one(head) >= tasks) return run_row_apart(a, tasks, parallel);
-  if (a.count == 1 && a.batch > 1 && a.batch <= width && head.h.slices >= tasks)
+  if (a.count == 1 && !singly && a.batch <= width && head.h.slices >= tasks)
     return run_slices(a, width, tasks, parallel);
   parallel(tasks, [&](int64_t task) {
     const Range mine = part_of(a.batch, a.batch < 8 * tasks ? 1 : 8, task, tasks);
-    run_rows(a, mine.begin, mine.end);
+    run_rows(a, singly, mine.begin, mine.end);
   });
 }
 
