@@ -5,10 +5,12 @@
 namespace vdk {
 namespace {
 
-// Select an instruction set (-1: leave it), and report: bits 0-3 the one in use, 4-7 built, 8-11 supported.
+// Select an instruction set (-1: leave it), and report: bits 0-3 the one in use, 4-7 built, 8-11 supported,
+// 12 whether the one in use looks up bytes.
 int64_t cpu_isa(int64_t select) {
   if (select >= 0) STD_TORCH_CHECK(select_isa(Isa(select)), "cpu_isa: this CPU or build lacks set ", select);
-  return int64_t(active_isa()) | int64_t(built_isas()) << 4 | int64_t(supported_isas()) << 8;
+  return int64_t(active_isa()) | int64_t(built_isas()) << 4 | int64_t(supported_isas()) << 8 |
+         int64_t(has_byte_lookup()) << 12;
 }
 
 // CUDA's version and the architectures built, as "13.0 sm_90 compute_90"; empty without CUDA kernels.

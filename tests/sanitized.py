@@ -28,6 +28,7 @@ OPS = ("spmm", "sparse_conv2d")
 SELECTION = (
     "tests/ops/test_spmm.py",
     "tests/ops/test_spmm_packed.py",
+    "tests/ops/test_spmm_lookup.py",
     "tests/ops/test_sparse_conv2d.py",
     "tests/test_sparse_sequential.py",
     "tests/test_sparse_fuzz.py",
@@ -38,6 +39,7 @@ import torch
 from pathlib import Path
 import vdropkern
 from tests.ops.test_sparse_conv2d import band_of, layer
+from tests.ops.test_spmm_lookup import damaged_lookups, packed_for_one
 from tests.ops.test_spmm_packed import damaged, packed_as
 from vdropkern.ops.sparse_conv2d import _op as conv
 from vdropkern.ops.spmm import _op as csr, _packed_op as packed
@@ -48,12 +50,17 @@ def run_csr(column=0, values=torch.ones(1)):
 def run_packed(part="bias", value=0, batch=1):
     good = packed_as(torch.ones(16, 4), None, torch.float32)
     packed.native(torch.ones(batch, 4), damaged(good, part, value), 16, False)
+def run_lookup(part="bias", place=0, value=0):
+    if not vdropkern._backend.cpu_byte_lookup():  # this CPU reads the other form: damage that one
+        return run_packed(*(() if part == "bias" else ("rows", 16)))
+    good = packed_for_one(torch.ones(16, 4))
+    packed.native(torch.ones(1, 4), damaged_lookups(good, part, place, value), 16, False)
 def run_conv(part="bias", value=0):
     net, x = layer("3x3", 1.0), torch.ones(1, 5, 9, 13)
     g = net._geometry(x)
     conv.native(x, damaged(net.packed(g), part, value), 11, *map(list, g[1:5]), band_of(g), False)
 """
-RIGHT = "run_csr(); run_packed(); run_packed(batch=9); run_conv()"
+RIGHT = "run_csr(); run_packed(); run_packed(batch=9); run_lookup(); run_conv()"
 # what is wrong -> what the report calls it
 MISTAKES = {
     # the first place behind the inputs and outputs that the kernel laid out in memory of its own
@@ -61,6 +68,8 @@ MISTAKES = {
     "run_csr(values=torch.frombuffer(bytearray(8), dtype=torch.float32, count=1, offset=1))": "misaligned",
     "run_packed('rows', 16)": "heap-buffer-overflow",
     "run_packed('start', 200, batch=9)": "heap-buffer-overflow",
+    "run_lookup('rows', 0, 16)": "heap-buffer-overflow",
+    "run_lookup('chunk', 0, 20)": "use-after-poison",
     "run_conv('start', 400)": "heap-buffer-overflow",
 }
 

@@ -30,7 +30,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(_ordered, "native_on_gpu", native_on_gpu)
     monkeypatch.setattr(SparseLayer, "can_pack", lambda self, x: False)
-    monkeypatch.setattr(linear_module, "may_pack", lambda x: False)
+    monkeypatch.setattr(linear_module, "may_pack_without_grad", lambda x: False)
     return asked
 
 
@@ -123,7 +123,7 @@ def test_inputs_of_another_width(on_gpu: list[str]) -> None:
 
 def test_a_chain_of_layers(on_gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A SparseSequential is a Sequential where nothing is packed."""
-    monkeypatch.setattr("vdropkern.sparse.sequential.may_pack", lambda x: False)
+    monkeypatch.setattr("vdropkern.sparse.sequential.may_pack_without_grad", lambda x: False)
     net = torch.nn.Sequential(torch.nn.Linear(70, 40), torch.nn.ReLU(), torch.nn.Linear(40, 9)).eval()
     sparse = vdk.sparse.SparseSequential(
         SparseLinear.from_dense(net[0].weight, net[0].bias, activation="relu"),

@@ -320,13 +320,18 @@ def cpu_isa() -> str | None:
     return None if _devices.library_error is not None else CPU_ISAS[_isa_bits() & 0xF]
 
 
+def cpu_byte_lookup() -> bool:
+    """Whether the CPU kernels run with AVX-512 and may use its byte look-ups (VBMI)."""
+    return _devices.library_error is None and bool(_isa_bits() >> 12 & 1)
+
+
 def cpu_isas(kind: str = "supported") -> tuple[str, ...]:
     """Instruction sets ``built`` into the library, or those of them ``supported`` by this CPU."""
     if kind not in ("built", "supported"):
         raise ValueError(f"cpu_isas: kind must be 'built' or 'supported', got {kind!r}")
     if _devices.library_error is not None:
         return ()
-    bits = _isa_bits() >> (4 if kind == "built" else 8)
+    bits = _isa_bits() >> (4 if kind == "built" else 8) & 0xF
     return tuple(name for i, name in enumerate(CPU_ISAS) if bits >> i & 1)
 
 

@@ -66,6 +66,15 @@ bool has_bf16() {
 #endif
 }
 
+bool has_byte_lookup() {
+#ifdef VDK_BUILT_AVX512
+  static const bool cpu_has = __builtin_cpu_supports("avx512vbmi");
+  return cpu_has && active_isa() == Isa::kAvx512;
+#else
+  return false;
+#endif
+}
+
 namespace {
 std::atomic<bool> bf16_allowed{false};
 }

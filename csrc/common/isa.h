@@ -18,7 +18,8 @@ unsigned supported_isas();
 // Whether variance products may be computed of bfloat16. Kernels that cannot ignore it, which is more exact.
 bool bf16_variance();
 void allow_bf16_variance(bool allowed);
-bool has_bf16();  // whether the instruction set in use multiplies bfloat16
+bool has_bf16();         // whether the instruction set in use multiplies bfloat16
+bool has_byte_lookup();  // whether that in use is AVX-512 and has its VBMI, which looks up bytes
 
 }  // namespace vdk
 

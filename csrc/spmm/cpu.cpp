@@ -1,6 +1,8 @@
 // Packed layers, one or a chain. Rows of the batch are taken in panels, transposed so that vectors run over
-// the batch; one row alone is multiplied with eight rows of weights in the lanes of a vector.
+// the batch; one row alone is multiplied with eight rows of weights in the lanes of a vector, or with 64 by
+// look-ups.
 #include "../common/workspace.h"
+#include "lookup.h"
 #include "panel.h"
 #include "spmm.h"
 
@@ -20,8 +22,9 @@ size_t carve(const PackedArgs& a, int64_t width, void* base, Buffers& b) {
   int64_t most = 0, longest = 0;
   for (int64_t i = 0; i < a.count; ++i) {
     const PackHeader& h = a.layers[i].h;
-    const int64_t in = h.in + h.blocks;
+    const int64_t in = h.in + h.blocks, planes = (planes_floats(h.in) + width - 1) / width;
     most = in > most ? in : most;
+    most = planes > most ? planes : most;
     most = h.out > most ? h.out : most;
     longest = h.longest > longest ? h.longest : longest;
   }
@@ -45,7 +48,8 @@ VDK_INLINE void for_blocks(const Pack& k, F&& f) {
 }
 void spread(const Pack& k, const float* from, int64_t width, float* to) {
   for_blocks(k, [&](int64_t begin, int64_t end, int64_t at) {
-    __builtin_memcpy(to + at * width, from + begin * width, size_t((end - begin) * width) * sizeof(float));
+    if (begin < end)
+      __builtin_memcpy(to + at * width, from + begin * width, size_t((end - begin) * width) * sizeof(float));
     __builtin_memset(to + (at + end - begin) * width, 0, size_t(width) * sizeof(float));
   });
 }
@@ -102,10 +106,23 @@ void multiply_row(const TileArgs& t, int64_t first_slice, int64_t last_slice) {
   }
 }
 
+// A row x as `multiply_one` reads it.
+void prepare_one(const Pack& k, const float* x, float* to) {
+  if (takes_lookups(k))
+    to_planes(x, k.h.in, reinterpret_cast<char*>(to));
+  else
+    spread(k, x, 1, to);
+}
+
+// What threads share: groups of look-ups, or slices.
+int64_t parts_of_one(const Pack& k) { return takes_lookups(k) ? k.lookup_groups() : k.h.slices; }
+
 void multiply_one(const TileArgs& t, int64_t begin, int64_t end) {
-  const Stored stored = t.pack.h.stored;
-  if (stored == Stored::kFloat) return multiply_row<Stored::kFloat>(t, begin, end);
-  if (stored == Stored::kBFloat16) return multiply_row<Stored::kBFloat16>(t, begin, end);
+  const Pack& k = t.pack;
+  if (takes_lookups(k))
+    return multiply_lookups(k, reinterpret_cast<const char*>(t.x), t.relu, begin, end, t.y);
+  if (k.h.stored == Stored::kFloat) return multiply_row<Stored::kFloat>(t, begin, end);
+  if (k.h.stored == Stored::kBFloat16) return multiply_row<Stored::kBFloat16>(t, begin, end);
   multiply_row<Stored::kInt8>(t, begin, end);
 }
 
@@ -130,7 +147,6 @@ int64_t panel_width(int64_t rows) {
 
 // A tile of `width` columns.
 void multiply(const TileArgs& t, int64_t width, int64_t begin, int64_t end) {
-  if (width == 1) return multiply_one(t, begin, end);
 #if defined(__AVX512F__)
   if (width == 8) return multiply_tile<Vec8, 1, 8>(t, PanelLayout<8>{}, begin, end);
   if (width == 16) return multiply_tile<VecF, 1, 8>(t, PanelLayout<16>{}, begin, end);
@@ -139,6 +155,7 @@ void multiply(const TileArgs& t, int64_t width, int64_t begin, int64_t end) {
   if (width == 8) return multiply_tile<VecF, 1, 8>(t, PanelLayout<8>{}, begin, end);
   return multiply_tile<VecF, 2, 4>(t, PanelLayout<16>{}, begin, end);
 #else
+  (void)width;  // there is one
   return multiply_tile<VecF, 2, 4>(t, PanelLayout<8>{}, begin, end);
 #endif
 }
@@ -148,8 +165,7 @@ void panel_of(const Pack& k, const float* x, int64_t rows, int64_t width, int64_
   for (int64_t block = block0; block < block1; ++block) {
     const int64_t begin = k.columns[block], end = k.columns[block + 1];
     float* const to = panel + (begin + block) * width;
-    if (width == 1 && begin < end) __builtin_memcpy(to, x + begin, size_t(end - begin) * sizeof(float));
-    for (int64_t c = begin; c < end && width > 1; c += kChunk)  // so that lines are written once
+    for (int64_t c = begin; c < end; c += kChunk)  // so that lines are written once
       for (int64_t at = 0; at < width; at += 8)
         rows_to_panel(x + at * k.h.in, k.h.in, rows - at, c, c + kChunk < end ? c + kChunk : end,
                       to + (c - begin) * width + at, width);
@@ -165,14 +181,32 @@ void rows_of(const Pack& k, const float* panel, int64_t width, int64_t begin, in
                     rows - at);
 }
 
-// All layers for rows [begin, end) of the batch, by this task alone.
-void run_rows(const PackedArgs& a, int64_t begin, int64_t end) {
+// All layers for one row.
+void run_row(const PackedArgs& a, const float* x, float* y, const Buffers& b) {
+  for (int64_t i = 0; i < a.count; ++i) {
+    const Pack& k = a.layers[i];
+    prepare_one(k, x, b.odd);
+    float* const to = i + 1 == a.count ? y : b.even;
+    multiply_one({k, b.odd, 1, to, b.decoded, a.relu[i]}, 0, parts_of_one(k));
+    x = to;
+  }
+}
+
+// All layers for rows [begin, end) of the batch, by this task alone; `singly`: one row after the other.
+void run_rows(const PackedArgs& a, bool singly, int64_t begin, int64_t end) {
   const Pack &head = a.layers[0], &tail = a.layers[a.count - 1];
   const Buffers b = task_buffers(a, kMostWidth);
   for (int64_t row = begin; row < end;) {
-    const int64_t width = panel_width(end - row), rows = end - row < width ? end - row : width;
+    const int64_t width = singly ? 1 : panel_width(end - row), rows = end - row < width ? end - row : width;
+    const float* const x = a.x + row * head.h.in;
+    float* const y = a.y + row * tail.h.out;
+    row += rows;
+    if (width == 1) {
+      run_row(a, x, y, b);
+      continue;
+    }
     float *in = b.even, *out = b.odd;
-    panel_of(head, a.x + row * head.h.in, rows, width, 0, head.h.blocks, in);
+    panel_of(head, x, rows, width, 0, head.h.blocks, in);
     for (int64_t i = 0; i < a.count; ++i) {
       const Pack& k = a.layers[i];
       if (i > 0) {
@@ -181,14 +215,26 @@ void run_rows(const PackedArgs& a, int64_t begin, int64_t end) {
         out = in;
         in = spread_out;
       }
-      // one row of one layer needs no copy at the end
-      float* const y = width == 1 && i + 1 == a.count ? a.y + row * k.h.out : out;
-      multiply({k, in, width, y, b.decoded, a.relu[i]}, width, 0, k.h.slices);
+      multiply({k, in, width, out, b.decoded, a.relu[i]}, width, 0, k.h.slices);
+      float* const done = out;
       out = in;
-      in = y;
+      in = done;
     }
-    if (width > 1) rows_of(tail, in, width, 0, tail.h.out, a.y + row * tail.h.out, rows);
-    row += rows;
+    rows_of(tail, in, width, 0, tail.h.out, y, rows);
+  }
+}
+
+// One layer, one row after the other, the matrix shared among threads.
+void run_row_apart(const PackedArgs& a, int64_t tasks, const Parallel& parallel) {
+  const Pack& k = a.layers[0];
+  Buffers shared;
+  carve(a, 1, scratch(Scratch::kShared, carve(a, 1, nullptr, shared)), shared);
+  for (int64_t row = 0; row < a.batch; ++row) {
+    prepare_one(k, a.x + row * k.h.in, shared.odd);
+    parallel(tasks, [&](int64_t task) {
+      const Range mine = part_of(parts_of_one(k), 1, task, tasks);
+      multiply_one({k, shared.odd, 1, a.y + row * k.h.out, nullptr, a.relu[0]}, mine.begin, mine.end);
+    });
   }
 }
 
@@ -197,44 +243,53 @@ void run_slices(const PackedArgs& a, int64_t width, int64_t tasks, const Paralle
   const Pack& k = a.layers[0];
   Buffers shared;
   carve(a, width, scratch(Scratch::kShared, carve(a, width, nullptr, shared)), shared);
-  for (int64_t row = 0; row < a.batch; row += width) {
-    const int64_t rows = a.batch - row < width ? a.batch - row : width;
-    const float* const x = a.x + row * k.h.in;
-    float* const y = a.y + row * k.h.out;
-    if (width == 1)
-      panel_of(k, x, rows, width, 0, k.h.blocks, shared.even);
-    else
-      parallel(tasks, [&](int64_t task) {
-        const Range mine = part_of(k.h.blocks, 1, task, tasks);
-        panel_of(k, x, rows, width, mine.begin, mine.end, shared.even);
-      });
-    parallel(tasks, [&](int64_t task) {
-      const Range mine = part_of(k.h.slices, 1, task, tasks);
-      float* const out = width == 1 ? y : shared.odd;
-      multiply({k, shared.even, width, out, task_buffers(a, 1).decoded, a.relu[0]}, width, mine.begin,
-               mine.end);
-      const int64_t begin = mine.begin * k.h.slice_rows, end = mine.end * k.h.slice_rows;
-      if (width > 1) rows_of(k, out, width, begin, end < k.h.out ? end : k.h.out, y, rows);
-    });
+  parallel(tasks, [&](int64_t task) {
+    const Range mine = part_of(k.h.blocks, 1, task, tasks);
+    panel_of(k, a.x, a.batch, width, mine.begin, mine.end, shared.even);
+  });
+  parallel(tasks, [&](int64_t task) {
+    const Range mine = part_of(k.h.slices, 1, task, tasks);
+    multiply({k, shared.even, width, shared.odd, task_buffers(a, 1).decoded, a.relu[0]}, width, mine.begin,
+             mine.end);
+    const int64_t begin = mine.begin * k.h.slice_rows, end = mine.end * k.h.slice_rows;
+    rows_of(k, shared.odd, width, begin, end < k.h.out ? end : k.h.out, a.y, a.batch);
+  });
+}
+
+// Cycles, about, of a row alone: a pair of steps of look-ups is 640 bytes, which L3 brings in 28.
+int64_t cycles_alone(const Pack& k) {
+  return takes_lookups(k) ? (k.h.pairs > 1600 ? 28 : 20) * k.h.pairs : 6 * k.h.steps;
+}
+
+// Whether rows are faster one after the other than as a panel of eight: up to four by look-ups. It depends on
+// the whole batch, so that results do not depend on threads.
+bool one_by_one(const PackedArgs& a) {
+  int64_t alone = 0, panel = 0;
+  for (int64_t i = 0; i < a.count; ++i) {
+    alone += cycles_alone(a.layers[i]);
+    panel += 7 * a.layers[i].h.steps;
   }
+  return a.batch == 1 || (a.batch < 8 && a.batch * alone < panel);
 }
 
 }  // namespace
 
 void spmm_packed(const PackedArgs& a, const Parallel& parallel) {
   const Pack& head = a.layers[0];
-  int64_t steps = 0, ends = a.layers[0].h.in + a.layers[a.count - 1].h.out;
-  for (int64_t i = 0; i < a.count; ++i) steps += a.layers[i].h.steps;
-  const int64_t per_row = a.batch == 1 ? 6 * steps : steps * 2 + ends / 2;
-  int64_t tasks = a.batch * per_row / kGrain + 1;
+  const bool singly = one_by_one(a);
+  int64_t cycles = (a.layers[0].h.in + a.layers[a.count - 1].h.out) / 2;
+  for (int64_t i = 0; i < a.count; ++i)
+    cycles += singly ? cycles_alone(a.layers[i]) : 2 * a.layers[i].h.steps;
+  int64_t tasks = a.batch * cycles / kGrain + 1;
   tasks = tasks < parallel.threads ? tasks : parallel.threads;
-  if (tasks == 1) return run_rows(a, 0, a.batch);
+  if (tasks == 1) return run_rows(a, singly, 0, a.batch);
+  if (a.count == 1 && singly && parts_of_one(head) >= tasks) return run_row_apart(a, tasks, parallel);
   const int64_t width = panel_width(a.batch);
-  if (a.count == 1 && a.batch <= width && head.h.slices >= tasks)
+  if (a.count == 1 && !singly && a.batch <= width && head.h.slices >= tasks)
     return run_slices(a, width, tasks, parallel);
   parallel(tasks, [&](int64_t task) {
     const Range mine = part_of(a.batch, a.batch < 8 * tasks ? 1 : 8, task, tasks);
-    run_rows(a, mine.begin, mine.end);
+    run_rows(a, singly, mine.begin, mine.end);
   });
 }
 

@@ -3,6 +3,9 @@
 // Rows stand in slices, columns in blocks short enough that the inputs of one stay in L1. Within a slice and
 // block, rows are sorted by their number of nonzeros and taken in groups of eight, which walk through their
 // nonzeros side by side; a row that has fewer reads zeros, which stand behind the inputs of the block.
+//
+// For one row of inputs there may be the same matrix once more (`pairs`; ops/spmm/lookup.py, lookup.h): rows
+// by their number of nonzeros in groups of 64, whose nonzeros stand in pairs of steps.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +14,8 @@ namespace vdk {
 
 constexpr int kPackRows = 8;  // rows a group
 constexpr uint16_t kNoRow = 0xFFFF;
+constexpr int kLookupRows = 64;  // rows a group of look-ups, and inputs a chunk
+constexpr uint32_t kNoLookup = 0xFFFFFFFF;
 constexpr int64_t kPackMagic = 0x31'6D6D'7073'6B64;
 constexpr int64_t kPackAlign = 64;
 
@@ -25,6 +30,7 @@ struct PackHeader {
   int64_t longest;  // steps of the longest group
   int64_t bytes;
   int64_t plane;  // floats from one input to the next; images alone have more than their panel's width
+  int64_t pairs;  // of steps of 64 look-ups; 0 where that form was not made
 };
 
 struct Pack {
@@ -37,6 +43,15 @@ struct Pack {
   const float* scale;      // [out], what int8 stands for
   const void* values;      // [steps, 8]
   const uint16_t* index;   // [steps, 8]: which input of the block; the one behind the last is zero
+
+  const uint32_t* pair_start;   // [groups of 64 + 1]: pairs of a group
+  const uint32_t* lookup_rows;  // [groups of 64, 64], or kNoLookup
+  const float* lookup_bias;     // [groups of 64, 64]
+  const uint16_t* chunk;        // [pairs]: where the inputs of both steps lie, in that chunk or the next
+  const float* lookup_values;   // [pairs, 2, 64]
+  const uint8_t* lookup_index;  // [pairs, 2, 64]: 128 + place from the chunk's begin on; below 128: none
+
+  int64_t lookup_groups() const { return h.pairs > 0 ? (h.out + kLookupRows - 1) / kLookupRows : 0; }
 };
 
 constexpr size_t stored_bytes(Stored s) { return s == Stored::kFloat ? 4 : s == Stored::kBFloat16 ? 2 : 1; }
@@ -49,7 +64,8 @@ inline bool read_pack(const void* data, int64_t bytes, Pack& pack) {
   if (bytes < int64_t(sizeof h) || reinterpret_cast<uintptr_t>(data) % alignof(int64_t) != 0) return false;
   __builtin_memcpy(&h, data, sizeof h);
   constexpr int64_t kMost = int64_t(1) << 40;
-  const int64_t sizes[] = {h.out, h.in, h.slices, h.slice_rows, h.blocks, h.groups, h.steps, h.plane};
+  const int64_t sizes[] = {h.out,    h.in,    h.slices, h.slice_rows, h.blocks,
+                           h.groups, h.steps, h.plane,  h.pairs};
   for (const int64_t size : sizes)
     if (size < 0 || size > kMost) return false;
   if (h.magic != kPackMagic || h.bytes != bytes || int64_t(h.stored) < 0 || int64_t(h.stored) > 2 ||
@@ -70,6 +86,13 @@ inline bool read_pack(const void* data, int64_t bytes, Pack& pack) {
   pack.scale = reinterpret_cast<const float*>(part(h.stored == Stored::kInt8 ? h.out : 0, 4));
   pack.values = part(h.steps * kPackRows, stored_bytes(h.stored));
   pack.index = reinterpret_cast<const uint16_t*>(part(h.steps * kPackRows, 2));
+  const int64_t groups = pack.lookup_groups(), places = h.pairs * 2 * kLookupRows;
+  pack.pair_start = reinterpret_cast<const uint32_t*>(part(h.pairs > 0 ? groups + 1 : 0, 4));
+  pack.lookup_rows = reinterpret_cast<const uint32_t*>(part(groups * kLookupRows, 4));
+  pack.lookup_bias = reinterpret_cast<const float*>(part(groups * kLookupRows, 4));
+  pack.chunk = reinterpret_cast<const uint16_t*>(part(h.pairs, 2));
+  pack.lookup_values = reinterpret_cast<const float*>(part(places, 4));
+  pack.lookup_index = reinterpret_cast<const uint8_t*>(part(places, 1));
   return at == bytes;
 }
 

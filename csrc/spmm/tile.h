@@ -113,60 +113,62 @@ template <class V, int P, int kRows, class Layout>
 VDK_INLINE void add_rows(const Layout& at, const float* w, const uint16_t* index, int64_t n, const float* x,
                          V (&sum)[kRows][P]) {
   constexpr int kAtOnce = kRows < 4 ? kRows : 4;
+  asm("" : "+r"(x));  // one register: a sum that the compiler takes apart again costs an addition a nonzero
   for (int64_t j = 0; j < n; ++j, w += kPackRows, index += kPackRows)
 #pragma GCC unroll 2
     for (int r = 0; r < kRows; r += kAtOnce) {
       V weight[kAtOnce];
       some_weights(w + r, weight);
+      uint64_t places = 0;  // with one load, as of weights
+      __builtin_memcpy(&places, index + r, sizeof(uint16_t) * kAtOnce);
 #pragma GCC unroll 4
       for (int i = 0; i < kAtOnce; ++i) {
-        const float* const from = x + int64_t(index[r + i]) * Layout::kScale;
+        const float* const from = x + int64_t(uint16_t(places >> 16 * i)) * Layout::kScale;
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) sum[r + i][p] += load_as<V>(from + at.x_at(p * kLanesOf<V>)) * weight[i];
       }
     }
 }
 
-// What a block adds to: the bias in the first, which has all rows, then what is there.
-template <class V>
-VDK_INLINE V before(const Pack& k, bool is_first, int64_t row, const float* y) {
-  return is_first ? filled<V>(k.bias[row]) : load_as<V>(y);
-}
-
-// Rows [at, at + kRows) of group g.
+// Rows [at, at + kRows) of group g. The first block, which has all rows, adds to the bias, others to what is
+// there.
 template <class V, int P, int kRows, class Layout>
 VDK_INLINE void multiply_rows(const TileArgs& t, const Layout& lay, int64_t g, int at, int64_t row0,
                               const float* x, const float* w, bool is_first, bool clamp) {
-  constexpr int kLanesV = kLanesOf<V>;
   const Pack& k = t.pack;
-  const bool scaled = k.h.stored == Stored::kInt8;
-  const uint16_t* const rows = k.rows + g * kPackRows;
+  const uint16_t* const rows = k.rows + g * kPackRows + at;
+  const bool scaled = k.h.stored == Stored::kInt8, whole = rows[kRows - 1] != kNoRow;
+  const auto y_of = [&](int64_t row, int p)
+                        __attribute__((always_inline)) { return t.y + lay.y_at(row, p * kLanesOf<V>); };
   V sum[kRows][P];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    const int64_t row = row0 + rows[rows[at + r] == kNoRow ? 0 : at + r];  // a group has one row at least
+    const int64_t row = row0 + rows[rows[r] == kNoRow ? 0 : r];  // there is one row at least
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-      float* const y = t.y + lay.y_at(row, p * kLanesV);
-      if (Layout::kFar) __builtin_prefetch(y, 1);
-      sum[r][p] = scaled ? V{} : before<V>(k, is_first, row, y);
+      if (Layout::kFar) __builtin_prefetch(y_of(row, p), 1);
+      if (is_first)
+        sum[r][p] = filled<V>(scaled ? 0 : k.bias[row]);
+      else
+        sum[r][p] = scaled ? V{} : load_as<V>(y_of(row, p));
     }
   }
   const int64_t n = k.start[g + 1] - k.start[g];
   add_rows<V, P, kRows>(lay, w + at, k.index + int64_t(k.start[g]) * kPackRows + at, n, x, sum);
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-    if (rows[at + r] == kNoRow) break;
-    const int64_t row = row0 + rows[at + r];
+  const V least = filled<V>(clamp ? 0 : -__builtin_inff());
+  const auto finish = [&](int r) __attribute__((always_inline)) {
+    const int64_t row = row0 + rows[r];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       V v = sum[r][p];
-      float* const y = t.y + lay.y_at(row, p * kLanesV);
-      if (scaled) v = v * k.scale[row] + before<V>(k, is_first, row, y);
-      if (clamp) v = v < 0 ? V{} : v;
-      store_as(y, v);
+      float* const y = y_of(row, p);
+      if (scaled) v = v * k.scale[row] + (is_first ? filled<V>(k.bias[row]) : load_as<V>(y));
+      store_as(y, least > v ? least : v);  // NaN stays
     }
-  }
+  };
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+    if (whole || rows[r] != kNoRow) finish(r);
 }
 
 template <class V, int P, int kRows, class Layout>

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, float64, is_autocast_enabled, is_grad_enabled  # called at every call: found at once
+from torch import Tensor, is_autocast_enabled, is_grad_enabled  # called at every call: found at once
+from torch._C import _are_functorch_transforms_active as are_functorch_transforms_active
 from torch.compiler import is_compiling
 
-from .._backend import native_on_cpu
-from ..ops._register import functorch_active
+from .._backend import cpu_byte_lookup, native_on_cpu
 from ..ops.spmm.csr import check_csr, csr_to_dense, dense_to_csr
 from ..ops.spmm.pack import Columns, pack
 from ..ops.spmm.reference import row_of_each
@@ -19,6 +19,7 @@ __all__ = ["ACTIVATIONS", "SparseLayer"]
 
 ACTIVATIONS = ("none", "relu")
 STORES = ("float", "int8")
+_PACKED_INPUTS = frozenset((torch.float32, torch.bfloat16, torch.float16))
 
 
 class Packed(NamedTuple):
@@ -34,18 +35,21 @@ class Packed(NamedTuple):
     mark: object  # of this packing, wherever its bytes are held
 
 
-def may_pack(x: Tensor) -> bool:
-    """Whether a kernel on a packed form may take this input, as far as its layer allows."""
+def may_pack_without_grad(x: Tensor) -> bool:
+    """`may_pack` where gradients are off. Small layers feel every check in it."""
     return (
         native_on_cpu()
         and x.is_cpu
-        and x.dtype is not float64
-        and x.is_floating_point()
-        and not (is_grad_enabled() and x.requires_grad)
+        and x.dtype in _PACKED_INPUTS
         and not is_compiling()
+        and not are_functorch_transforms_active()
         and not is_autocast_enabled("cpu")
-        and not functorch_active()
     )
+
+
+def may_pack(x: Tensor) -> bool:
+    """Whether a kernel on a packed form may take this input, as far as its layer allows."""
+    return not (is_grad_enabled() and x.requires_grad) and may_pack_without_grad(x)
 
 
 class SparseLayer(torch.nn.Module):
@@ -175,26 +179,24 @@ class SparseLayer(torch.nn.Module):
         made = self._pack
         if made is None:
             return None
-        values, bias = self._parameters["values"], self._parameters["bias"]
-        if made.values is not values or made.bias is not bias:
+        # faster than a name at a time
+        own_values, own_bias, (count, bias_count), (place, bias_place), _, _, _, _ = made
+        parameters = self._parameters
+        values, bias = parameters["values"], parameters["bias"]
+        if own_values is not values or own_bias is not bias:
             return None
         # what was made under inference_mode has no version, and no in-place change outside of it
-        if made.versions[0] >= 0 and values._version != made.versions[0]:
+        if count >= 0 and values._version != count:
             return None
         # a new `.data`, as `Module.to` and `vector_to_parameters` set it, leaves the version as it was
-        if values.data_ptr() != made.places[0]:
+        if values.data_ptr() != place:
             return None
         if bias is not None:
-            if made.versions[1] >= 0 and bias._version != made.versions[1]:
+            if bias_count >= 0 and bias._version != bias_count:
                 return None
-            if bias.data_ptr() != made.places[1]:
+            if bias.data_ptr() != bias_place:
                 return None
         return made
-
-    def pack_mark(self) -> object:
-        """What tells one packing from the next; None where there is none, or a parameter changed since."""
-        made = self._held()
-        return None if made is None else made.mark
 
     def packing(self, columns: Any = None) -> Packed:
         """The packed form and its mark, made where none is held, or one for other `columns`."""
@@ -230,7 +232,8 @@ class SparseLayer(torch.nn.Module):
     def _packed_now(self, columns: Any) -> Tensor:
         values = self.values.float() if self.values.dtype == torch.float16 else self.values
         cols, places = self._column_of_each(), self._columns(columns)
-        return pack(values, cols, self.row_offsets, places, self.bias, self.scales)
+        one_row = places.plane == 0 and cpu_byte_lookup()
+        return pack(values, cols, self.row_offsets, places, self.bias, self.scales, one_row)
 
     def _column_of_each(self) -> Tensor:
         """The column of every stored weight in the matrix that is packed."""

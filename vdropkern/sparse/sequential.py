@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
-from ..ops.spmm import spmm_chain
+from ..ops.spmm import spmm_chain_eager
 from ..ops.spmm.pack import MOST_LAYERS, chain, chain_parts
-from ._layer import may_pack
+from ._layer import may_pack_without_grad
 from .conv import SparseConv2d
 from .linear import SparseLinear
 from .pool import max_pool2d, pools_apart
@@ -24,7 +24,7 @@ class Stretch(NamedTuple):
     """Modules [begin, end) of a Sequential: sparse layers, each with or without a ReLU behind it."""
 
     end: int
-    modules: tuple[torch.nn.Module, ...]
+    modules: list[torch.nn.Module]
     layers: tuple[SparseLinear, ...]
     marks: tuple[object, ...]  # of the layers' packings
     chain: Tensor
@@ -46,9 +46,9 @@ class SparseSequential(torch.nn.Sequential):
         self._stretches: dict[int, Stretch] = {}
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch.nn.Sequential.forward
-        if self.training or torch.is_grad_enabled() or not may_pack(input):
+        if self.training or is_grad_enabled() or not may_pack_without_grad(input):
             return super().forward(input)
-        modules, at = list(self), 0
+        modules, at = list(self._modules.values()), 0
         while at < len(modules):
             stretch = self._stretch(modules, at)
             if stretch is None:
@@ -66,7 +66,7 @@ class SparseSequential(torch.nn.Sequential):
                 else:
                     input = module(input)  # noqa: A001
             else:
-                input = spmm_chain(input, stretch.chain, stretch.out_features)  # noqa: A001
+                input = spmm_chain_eager(input, stretch.chain, stretch.out_features)  # noqa: A001
                 at = stretch.end
         return input
 
@@ -89,8 +89,8 @@ class SparseSequential(torch.nn.Sequential):
 
 def _is_plain(module: torch.nn.Module) -> bool:
     """In eval mode, and nothing but its own forward is to run."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
-    return not module.training and not hooked
+    own = module.__dict__  # half the time of attributes, and a stretch asks all its modules at every call
+    return not (own["training"] or own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own)
 
 
 def _are_plain(*modules: torch.nn.Module) -> bool:
@@ -98,13 +98,16 @@ def _are_plain(*modules: torch.nn.Module) -> bool:
 
 
 def _is_current(held: Stretch, modules: list[torch.nn.Module], begin: int) -> bool:
-    for own, module in zip(held.modules, modules[begin : held.end], strict=False):
-        if own is not module or not _is_plain(own):
+    if modules[begin : held.end] != held.modules:
+        return False
+    for module in held.modules:
+        if not _is_plain(module):
             return False
     for layer, mark in zip(held.layers, held.marks, strict=True):
-        if layer.pack_mark() is not mark:
+        made = layer._held()
+        if made is None or made.mark is not mark:
             return False
-    return len(modules) >= held.end
+    return True
 
 
 def stretch_of(modules: list[torch.nn.Module], begin: int) -> Stretch | None:
@@ -137,8 +140,7 @@ def stretch_of(modules: list[torch.nn.Module], begin: int) -> Stretch | None:
     marks = tuple(p.mark for p in packings)
     for layer, mark, (within, _) in zip(layers, marks, chain_parts(joined), strict=True):
         layer.share_pack(mark, within)  # held once, not twice
-    own = tuple(modules[begin:end])
-    return Stretch(end, own, tuple(layers), marks, joined, layers[-1].out_features)
+    return Stretch(end, modules[begin:end], tuple(layers), marks, joined, layers[-1].out_features)
 
 
 def fuse(model: torch.nn.Module) -> torch.nn.Module:

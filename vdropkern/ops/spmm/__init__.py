@@ -74,6 +74,9 @@ _chain_op = register(CHAIN_SCHEMA, reference.spmm_chain, _chain_fake, of="spmm")
 _packed_op = register(PACKED_SCHEMA, reference.spmm_packed, _packed_fake, of="spmm")
 # for whoever has seen that compiled kernels are to run, and for graphs
 spmm_packed_native, spmm_chain_native = _packed_op.native, _chain_op.native
+# what OpOverload.__call__ passes its arguments to: eager code spares a small layer that
+spmm_packed_eager = getattr(spmm_packed_native, "_op", spmm_packed_native)
+spmm_chain_eager = getattr(spmm_chain_native, "_op", spmm_chain_native)
 _op = register(SCHEMA, reference.spmm, _fake)
 _ordered_op = register(ORDERED_SCHEMA, reference.spmm_ordered, _ordered_fake, of="spmm")
 _backward_op = register(BACKWARD_SCHEMA, reference.spmm_backward, _backward_fake, of="spmm")

@@ -4,7 +4,8 @@ One tensor of bytes: a header and parts, each on a multiple of 64 bytes, as ``cs
 Rows stand in slices, columns in blocks whose inputs stay in L1. Within a slice and block, rows are sorted by
 their number of nonzeros and taken in groups of eight, stored step by step: the first nonzero of each row, the
 second of each, and so on. A row that has fewer is filled up with zero weights that read a zero input, so what
-is not stored is not multiplied. The form depends on the matrix alone, not on the CPU, and is never saved.
+is not stored is not multiplied. For one row of inputs the matrix may stand there once more (`lookup.py`), if
+the CPU at hand can use that; every CPU reads every packed matrix, and none is ever saved.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .lookup import Lookups, check_lookups, lookups, low_bits, part_sizes
 from .reference import row_of_each
 
 __all__ = ["Columns", "chain", "chain_parts", "check_pack", "linear_columns", "pack", "unpack"]
@@ -28,7 +30,7 @@ ALIGN = 64
 UNIT = 4  # a linear layer's index is its input's place in bytes, of a panel one wide
 STORED = (torch.float32, torch.bfloat16, torch.int8)
 _HEADER = ("magic", "stored", "out", "in", "slices", "slice_rows", "blocks", "groups", "steps", "longest",
-           "bytes", "plane")  # fmt: skip
+           "bytes", "plane", "pairs")  # fmt: skip
 _PER_ROW = 40  # nonzeros that a row should have in a block: fewer, and loading and storing its sum weighs in
 _LEAST_COLUMNS, _MOST_COLUMNS = 640, 4096
 _LEAST_ROWS, _MOST_SLICES = 128, 16  # threads share slices; the more rows one has, the less is filled up
@@ -65,9 +67,9 @@ def linear_columns(in_features: int, density: float) -> Columns:
     return Columns(columns // length, columns % length * UNIT, begins, begins.diff() * UNIT)
 
 
-def _low_half(t: Tensor) -> Tensor:
-    """uint16 as the bits of int16, which torch can index."""
-    return t.to(torch.int32).view(torch.int16)[::2].clone()
+def _from_low(t: Tensor) -> Tensor:
+    """int64 [n, 8] of the bits of uint16."""
+    return t.long().view(-1, ROWS) & 0xFFFF
 
 
 def _parts(header: dict[str, int]) -> list[tuple[int, int]]:
@@ -76,7 +78,8 @@ def _parts(header: dict[str, int]) -> list[tuple[int, int]]:
     size = STORED[header["stored"]].itemsize
     scales = header["out"] if STORED[header["stored"]] == torch.int8 else 0
     return [(8, header["blocks"] + 1), (4, segments + 1), (4, groups + 1), (2, ROWS * groups),
-            (4, header["out"]), (4, scales), (size, ROWS * steps), (2, ROWS * steps)]  # fmt: skip
+            (4, header["out"]), (4, scales), (size, ROWS * steps), (2, ROWS * steps),
+            *part_sizes(header["out"], header["pairs"])]  # fmt: skip
 
 
 def _padded(size: int) -> int:
@@ -92,8 +95,12 @@ def pack(
     columns: Columns,
     bias: Tensor | None,  # [O]
     scales: Tensor | None = None,  # [O], of int8 values
+    one_row: bool = False,
 ) -> Tensor:
-    """The packed form, uint8 [bytes]; the indices must have passed `check_csr`."""
+    """The packed form, uint8 [bytes]; the indices must have passed `check_csr`.
+
+    With `one_row` (of linear layers) that for one row of inputs too, where it would be faster.
+    """
     out, nnz, blocks = row_offsets.shape[0] - 1, values.shape[0], columns.begins.shape[0] - 1
     slice_rows = -(-out // min(max(out // _LEAST_ROWS, 1), _MOST_SLICES))
     slice_rows = max(-(-slice_rows // ROWS) * ROWS, ROWS)
@@ -132,14 +139,16 @@ def pack(
     index = torch.repeat_interleave(columns.zero[block_of_group], lengths * ROWS)
     index[place] = columns.index[col[by_cell]]
 
-    zeros = torch.zeros(out)
+    bias = torch.zeros(out) if bias is None else bias.detach().float()
+    looked_up = lookups(values, col_indices, row_offsets, bias) if one_row else None
     numbers = dict(zip(_HEADER, (MAGIC, STORED.index(values.dtype), out, columns.block.shape[0], slices,
                                  slice_rows, blocks, groups, steps, int(lengths.max()) if groups else 0, 0,
-                                 columns.plane), strict=True))  # fmt: skip
+                                 columns.plane, 0 if looked_up is None else looked_up.chunk.numel()),
+                       strict=True))  # fmt: skip
     contents = [
-        columns.begins, first.int(), start.int(), _low_half(rows),
-        zeros if bias is None else bias.detach().float(),
-        zeros[:0] if scales is None else scales.float(), packed_values, _low_half(index),
+        columns.begins, first.int(), start.int(), low_bits(rows, torch.int16), bias,
+        bias[:0] if scales is None else scales.float(), packed_values, low_bits(index, torch.int16),
+        *(looked_up or ()),
     ]  # fmt: skip
     return _joined(numbers, contents)
 
@@ -171,6 +180,7 @@ class Parts:
     scales: Tensor
     values: Tensor  # [steps, 8]
     index: Tensor  # [steps, 8]
+    lookups: Lookups  # empty where they were not made
 
 
 def parts(packed: Tensor) -> Parts:
@@ -188,18 +198,19 @@ def parts(packed: Tensor) -> Parts:
         raise ValueError("packed has no header of a packed matrix")
     at, found = _padded(8 * len(_HEADER)), []
     dtypes = (torch.int64, torch.int32, torch.int32, torch.int16, torch.float32, torch.float32,
-              STORED[header["stored"]], torch.int16)  # fmt: skip
+              STORED[header["stored"]], torch.int16,
+              torch.int32, torch.int32, torch.float32, torch.int16, torch.float32, torch.uint8)  # fmt: skip
     for (size, count), dtype in zip(_parts(header), dtypes, strict=True):
         if at + _padded(size * count) > packed.numel():
             raise ValueError(f"packed is cut short: its header needs more than {packed.numel()} bytes")
         part = packed[at : at + size * count].view(dtype)
-        found.append(part.long() & 0xFFFF if dtype == torch.int16 else part)
+        found.append(part)
         at += _padded(size * count)
     if at != packed.numel() or header["bytes"] != at:
         raise ValueError(f"packed must be {at} bytes, got {packed.numel()}")
-    begins, first, start, rows, bias, scales, values, index = found
-    return Parts(header, begins, first.long(), start.long(), rows.view(-1, ROWS), bias, scales,
-                 values.view(-1, ROWS), index.view(-1, ROWS))  # fmt: skip
+    begins, first, start, rows, bias, scales, values, index, *looked_up = found
+    return Parts(header, begins, first.long(), start.long(), _from_low(rows), bias, scales,
+                 values.view(-1, ROWS), _from_low(index), Lookups(*looked_up))  # fmt: skip
 
 
 def _segments(p: Parts) -> Tensor:
@@ -236,6 +247,7 @@ def check_pack(packed: Tensor) -> None:
     block = segment // max(h["slices"], 1)
     if bool((p.index > torch.repeat_interleave(zeros[block], lengths)[:, None]).any()):
         raise ValueError("packed: index must lie in its block")
+    check_lookups(p.lookups, h["out"], h["in"])
 
 
 def rows_and_steps(p: Parts) -> tuple[Tensor, Tensor]:
