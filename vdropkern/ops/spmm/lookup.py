@@ -9,7 +9,7 @@ few places stay empty: a fifth at 90 % zeros, a third at 95 %, half at 98 %.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ REAL = 128  # of an index byte that stands for a nonzero
 NO_ROW = 0xFFFFFFFF
 _LARGE = 1 << 20  # bytes that no longer stay in L2
 _MOST_PLACES = (3.5, 2.5)  # a nonzero; with more the other form is as fast; of small matrices, of large ones
-_NONE = 1 << 40
+_NONE = 1 << 40  # a column beyond all
+_NONE_LEFT = _NONE // CHUNK
 
 
 class Lookups(NamedTuple):
@@ -68,44 +69,53 @@ def lookups(
         return None
     offsets, groups = row_offsets.long(), -(-out // ROWS)
     order = offsets.diff().argsort(descending=True, stable=True)
-    rows = torch.full((groups * ROWS,), NO_ROW)
-    rows[:out] = order
-    at, end = torch.full((2, groups * ROWS), nnz)
-    at[:out], end[:out] = offsets[order], offsets[order + 1]
-    col = torch.nn.functional.pad(col_indices.long(), (0, 1), value=_NONE)
+    found = _steps(col_indices.long(), offsets, order, groups)
+    if found is None:
+        return None
+    rows, ordered = torch.full((groups * ROWS,), NO_ROW), torch.zeros(groups * ROWS)
+    rows[:out], ordered[:out] = order, bias[order]
+    packed = _laid_out(values.detach(), col_indices.long(), offsets, order, *found)
+    return packed._replace(rows=low_bits(rows, torch.int32), bias=ordered)
 
-    # all groups side by side, a pair after the other
-    step = torch.empty(nnz, dtype=torch.int64)
-    chunks: list[Tensor] = []
-    pairs = 0
-    while True:
-        now = torch.where(at < end, col[at], _NONE)
-        chunk = now.view(groups, ROWS).amin(1) // CHUNK
-        active = int((chunk < _NONE // CHUNK).sum())
-        if active == 0:
-            break
-        pairs += active
+
+def _steps(col: Tensor, offsets: Tensor, order: Tensor, groups: int) -> tuple[Tensor, Tensor] | None:
+    """(each nonzero's step in its group [nnz], chunks [groups, pairs], `_NONE_LEFT` behind a group's last).
+
+    None where there would be too many pairs.
+    """
+    import numpy as np  # torch takes three times as long for ten small calls a pair
+
+    out, nnz = len(order), len(col)
+    place = torch.arange(nnz) + torch.arange(out).repeat_interleave(offsets.diff())
+    ended = torch.full((nnz + out,), _NONE)  # rows, each with an end behind it
+    ended[place] = col
+    first = torch.full((groups * ROWS,), nnz + out - 1)
+    first[:out] = offsets[order] + order
+    columns, at, step = ended.numpy(), first.numpy(), np.empty(nnz + out, np.int64)
+    chunks: list[Any] = []
+    pairs, now = 0, columns[at]
+    while True:  # a pair of all groups
+        chunk = now.reshape(groups, ROWS).min(1) // CHUNK
+        left = chunk < _NONE_LEFT
+        if not left.any():
+            return torch.from_numpy(step)[place], torch.from_numpy(np.stack(chunks, 1))
+        pairs += int(left.sum())
         places = pairs * PLACES
         if places > _MOST_PLACES[places * 5 > _LARGE] * nnz:
             return None
-        ends = torch.where(chunk < _NONE // CHUNK, (chunk + 2) * CHUNK, 0).repeat_interleave(ROWS)
+        ends = np.where(left, (chunk + 2) * CHUNK, 0).repeat(ROWS)
         for half in (0, 1):
-            taken = (now < ends).nonzero().flatten()
-            step[at[taken]] = 2 * len(chunks) + half
-            at[taken] += 1
-            now = torch.where(at < end, col[at], _NONE)
+            step[at] = 2 * len(chunks) + half  # of those not taken, too: it is written again when they are
+            at += now < ends
+            now = columns[at]
         chunks.append(chunk)
-    packed = _laid_out(values.detach(), col[:-1], offsets, order, step, torch.stack(chunks, 1))
-    ordered = torch.zeros(groups * ROWS)
-    ordered[:out] = bias[order]
-    return packed._replace(rows=low_bits(rows, torch.int32), bias=ordered)
 
 
 def _laid_out(
     values: Tensor, col: Tensor, offsets: Tensor, order: Tensor, step: Tensor, chunks: Tensor
 ) -> Lookups:
     """The parts, of each nonzero's step in its group and each group's chunks [groups, pairs]; no rows."""
-    real = chunks < _NONE // CHUNK
+    real = chunks < _NONE_LEFT
     start = torch.nn.functional.pad(real.sum(1).cumsum(0), (1, 0))
     slot = torch.empty_like(order)
     slot[order] = torch.arange(len(order))
