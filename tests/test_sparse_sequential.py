@@ -14,6 +14,7 @@ from vdropkern.ops.spmm import _chain_op, spmm_chain
 from vdropkern.ops.spmm.pack import MOST_LAYERS, chain
 from vdropkern.sparse import SparseConv2d, SparseLinear, SparseSequential
 from vdropkern.sparse.sequential import fuse
+from vdropkern.sparse.steps import Chain, Step
 
 
 def sparse(inp: int, out: int, activation: str = "none") -> SparseLinear:
@@ -34,6 +35,11 @@ def fused(plain: torch.nn.Module) -> SparseSequential:
     return model
 
 
+def steps(model: torch.nn.Module) -> list[Step]:
+    assert isinstance(model, SparseSequential) and model._plan is not None
+    return model._plan.steps
+
+
 @pytest.mark.parametrize("batch", [0, 1, 8, 33])
 def test_same_as_its_modules(batch: int, backend: str) -> None:
     plain, x = net(), torch.randn(batch, 4, 10)
@@ -42,51 +48,9 @@ def test_same_as_its_modules(batch: int, backend: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(model(x), plain(x))
         if backend != "reference" and batch:
-            assert [(s.end, len(s.layers)) for s in model._stretches.values()] == [(5, 2), (7, 1)]
+            assert [len(s.modules) for s in steps(model)] == [1, 4, 1, 1, 1]
+            assert [len(s.layers) for s in steps(model) if isinstance(s, Chain)] == [2, 1]
     torch.testing.assert_close(model(x), plain(x))  # with gradients
-
-
-POOLS = [
-    torch.nn.MaxPool2d(2),
-    torch.nn.MaxPool2d((2, 3)),
-    torch.nn.MaxPool2d(4),
-    torch.nn.MaxPool2d(3, 2),
-    torch.nn.MaxPool2d(2, padding=1),
-    torch.nn.MaxPool2d(2, ceil_mode=True),
-    torch.nn.MaxPool2d(2, 2, dilation=2),
-]
-
-
-@pytest.mark.parametrize("pool", POOLS, ids=str)
-@pytest.mark.parametrize(
-    "shape", [(2, 3, 8, 12), (1, 5, 9, 7), (3, 11, 10), (0, 3, 8, 8), (4, 1, 4, 4)], ids=str
-)
-def test_max_pooling(pool: torch.nn.MaxPool2d, shape: tuple[int, ...], backend: str) -> None:
-    x = torch.randn(shape)
-    x.flatten()[::7] = float("nan")
-    x.flatten()[3::5] = float("inf")
-    model = SparseSequential(pool).eval()
-    with torch.no_grad():
-        for given in (x, x.repeat(*(1,) * (x.ndim - 1), 2)[..., ::2], x.transpose(-1, -2)):
-            if given.shape[-1] < 4 or given.shape[-2] < 4:
-                continue
-            torch.testing.assert_close(model(given), pool(given), rtol=0, atol=0, equal_nan=True)
-
-
-def test_max_pooling_of_too_small_an_image(backend: str) -> None:
-    model = SparseSequential(torch.nn.MaxPool2d(4)).eval()
-    with torch.no_grad(), pytest.raises(RuntimeError, match="too small"):
-        model(torch.randn(1, 2, 3, 8))
-
-
-def test_max_pooling_keeps_hooks_and_channels_last(backend: str) -> None:
-    model = SparseSequential(torch.nn.MaxPool2d(2)).eval()
-    x = torch.randn(2, 3, 8, 8)
-    with torch.no_grad():
-        last = x.contiguous(memory_format=torch.channels_last)
-        assert model(last).is_contiguous(memory_format=torch.channels_last)
-        model[0].register_forward_hook(lambda module, inputs, output: output + 1)
-        assert torch.equal(model(x), torch.nn.functional.max_pool2d(x, 2) + 1)
 
 
 def conv(activation: str = "none") -> SparseConv2d:
@@ -115,6 +79,26 @@ def test_relu_behind_a_convolution_costs_no_call() -> None:
     with torch.no_grad(), torch.profiler.profile() as profile:
         model(x)
     assert not [e.key for e in profile.key_averages() if "relu" in e.key]
+
+
+def test_images_of_other_sizes_and_types() -> None:
+    plain = torch.nn.Sequential(conv(), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten()).eval()
+    model = fused(plain)
+    with torch.no_grad():
+        for shape in ((2, 3, 8, 9), (2, 3, 8, 9), (1, 3, 8, 9), (1, 3, 9, 8), (3, 8, 9), (2, 3, 8, 9)):
+            x = torch.randn(shape)
+            torch.testing.assert_close(model(x), plain(x))
+            last = x.to(memory_format=torch.channels_last) if x.ndim == 4 else x.transpose(1, 2)
+            torch.testing.assert_close(model(last), plain(last))
+        half = torch.randn(2, 3, 8, 9).half()
+        torch.testing.assert_close(model(half), plain(half))
+        for change in (lambda m: setattr(m[0], "padding", (0, 2)), lambda m: m[0].values.mul_(2),
+                       lambda m: m[0].store_as(torch.bfloat16)):  # fmt: skip
+            change(model)
+            change(plain)
+            torch.testing.assert_close(model(x), plain(x))
+        model.double(), plain.double()
+        torch.testing.assert_close(model(x.double()), plain(x.double()))
 
 
 def change_values(model: torch.nn.Module) -> None:
@@ -167,8 +151,10 @@ def test_packed_forms_are_held_once() -> None:
     model = fused(net())
     with torch.no_grad():
         model(torch.randn(2, 40))
-    first, second = model._stretches[1].layers
-    storage = model._stretches[1].chain.untyped_storage()
+    step = steps(model)[1]
+    assert isinstance(step, Chain) and step.made is not None
+    first, second = step.layers
+    storage = step.made[1].untyped_storage()
     for layer in (first, second):
         assert layer.packed().untyped_storage().data_ptr() == storage.data_ptr()
 
@@ -184,9 +170,9 @@ def test_a_layer_of_two_is_packed_once() -> None:
         for _ in range(2):
             for model, y in zip((first, second), expected, strict=True):
                 torch.testing.assert_close(model(x), y)
-        stretches = [model._stretches[0] for model in (first, second)]
+        chains = [steps(model)[0].made[1] for model in (first, second)]  # type: ignore[attr-defined]
         first(x), second(x)
-        assert all(model._stretches[0] is s for model, s in zip((first, second), stretches, strict=True))
+        assert all(steps(m)[0].made[1] is c for m, c in zip((first, second), chains, strict=True))  # type: ignore[attr-defined]
         shared.values.mul_(2)
         assert not torch.equal(first(x), expected[0])
         assert not torch.equal(second(x), expected[1])
@@ -197,7 +183,7 @@ def test_copies() -> None:
     with torch.no_grad():
         y = model(x)
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            assert not twin._stretches and torch.equal(twin(x), y)
+            assert twin._plan is None and torch.equal(twin(x), y)
 
 
 def test_fuse_finds_nested_and_shared_ones() -> None:

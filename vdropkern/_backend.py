@@ -46,6 +46,7 @@ KERNEL_OPS = (
     "noise_moments",
     "sparse_conv2d",
     "sparse_conv2d_ordered",
+    "max_pool2d",
 )
 
 # On a GPU whose tensor cores take their operands from shared memory (wgmma and later), Triton's products use

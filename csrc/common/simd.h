@@ -248,6 +248,26 @@ VDK_INLINE void zip(V a, V b, V& lower, V& upper) {
   }
 }
 
+// The other way round: a0 a2 ... b0 b2 ... and a1 a3 ... b1 b3 ...
+template <class V>
+VDK_INLINE void unzip(V a, V b, V& even, V& odd) {
+  constexpr int n = sizeof(V) / sizeof(a[0]);
+  if constexpr (n == 2) {
+    even = __builtin_shufflevector(a, b, 0, 2);
+    odd = __builtin_shufflevector(a, b, 1, 3);
+  } else if constexpr (n == 4) {
+    even = __builtin_shufflevector(a, b, 0, 2, 4, 6);
+    odd = __builtin_shufflevector(a, b, 1, 3, 5, 7);
+  } else if constexpr (n == 8) {
+    even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+    odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+  } else {
+    static_assert(n == 16, "vector width");
+    even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  }
+}
+
 // Transpose a square of kLanes vectors in registers, by zipping the halves log2 times.
 template <class T>
 VDK_INLINE void transpose(Vec<T> (&r)[kLanes<T>]) {

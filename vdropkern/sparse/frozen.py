@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from .._surgery import carry_over, copied, replace_
+from ..ops.max_pool2d import PoolGeometry, max_pool2d_native
 from ..ops.sparse_conv2d import ConvGeometry, band_of, sparse_conv2d_native
 from ..ops.spmm import spmm_chain_native
 from ..ops.spmm.pack import chain
 from ._layer import SparseLayer
 from .conv import SparseConv2d
 from .linear import SparseLinear
-from .pool import max_pool2d, pools_apart
-from .sequential import SparseSequential, stretch_of
+from .sequential import SparseSequential
+from .steps import Chain, Convolution, Pool, steps_of
 
 __all__ = ["freeze", "to_aotinductor", "to_export"]
 
@@ -72,14 +73,15 @@ class FrozenConv2d(torch.nn.Module):
 
 
 class FrozenMaxPool2d(torch.nn.Module):
-    """Max pooling over windows side by side, by comparisons of rows."""
+    """Max pooling with or without a ReLU: op ``max_pool2d``."""
 
-    def __init__(self, pool: torch.nn.MaxPool2d) -> None:
+    def __init__(self, geometry: PoolGeometry, relu: bool) -> None:
         super().__init__()
-        self.pool = pool
+        self.geometry, self.relu = geometry, relu
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name in torch.nn
-        return max_pool2d(self.pool, input)
+        y: Tensor = max_pool2d_native(input, *self.geometry, self.relu)
+        return y
 
 
 def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
@@ -169,21 +171,21 @@ def _sequential(
     module: SparseSequential, geometries: dict[SparseConv2d, ConvGeometry]
 ) -> torch.nn.Sequential:
     """What a `SparseSequential` runs as one call, as one module."""
-    modules, steps = list(module), torch.nn.Sequential(*module)
+    modules = torch.nn.Sequential(*module)
     at = 0
-    while at < len(modules):
-        own, behind = modules[at], modules[at + 1] if at + 1 < len(modules) else None
-        stretch, end = stretch_of(modules, at), at + 1
-        if stretch is not None:
-            steps[at], end = FrozenLinear(stretch.chain.clone(), stretch.out_features), stretch.end
-        elif type(own) is SparseConv2d and type(behind) is torch.nn.ReLU:
-            steps[at], end = _conv(own, geometries, relu=True), at + 2
-        elif type(own) is torch.nn.MaxPool2d and pools_apart(own):
-            steps[at] = FrozenMaxPool2d(own)
-        for swallowed in range(at + 1, end):
-            steps[swallowed] = torch.nn.Identity()
-        at = end
-    return steps.eval()
+    for step in steps_of(list(module)):
+        if isinstance(step, Chain):
+            packed = step.packed()
+            assert packed is not None
+            modules[at] = FrozenLinear(packed.clone(), step.out_features)
+        elif isinstance(step, Convolution):
+            modules[at] = _conv(step.layer, geometries, step.relu)
+        elif isinstance(step, Pool):
+            modules[at] = FrozenMaxPool2d(step.geometry, step.relu)
+        for swallowed in range(at + 1, at + len(step.modules)):
+            modules[swallowed] = torch.nn.Identity()
+        at += len(step.modules)
+    return modules.eval()
 
 
 def to_export(model: torch.nn.Module, sample_input: Sample) -> torch.export.ExportedProgram:

@@ -22,8 +22,9 @@ from ..nn import Variational
 from .choice import densest, faster
 from .conv import SparseConv2d
 from .linear import SparseLinear
-from .sequential import IDLE, fuse
+from .sequential import fuse
 from .shrink import Sample, shrunk
+from .steps import IDLE
 
 __all__ = ["plan_sparsification", "sparsify"]
 
