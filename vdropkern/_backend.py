@@ -47,6 +47,7 @@ KERNEL_OPS = (
     "sparse_conv2d",
     "sparse_conv2d_ordered",
     "max_pool2d",
+    "sparse_net",
 )
 
 # On a GPU whose tensor cores take their operands from shared memory (wgmma and later), Triton's products use

@@ -2,49 +2,120 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import json
+import math
+import operator
 import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import _backend
 
-__all__ = ["densest", "faster", "kinds"]
+__all__ = ["AXES", "ConvShape", "conv_shape", "densest_conv2d", "densest_linear", "faster"]
 
 _ROUNDS, _TURN_S = 15, 0.002
-kinds = ("linear", "conv2d")
+Near = list[tuple[int, float]]
+_BETWEEN, _SPARSE_AROUND = 0.9, 0.05  # of what is interpolated, and where all around are this dense
+_IMAGES = (64, 784)  # outputs of a channel where images are not known: 8 x 8 or more
+
+
+class ConvShape(NamedTuple):
+    """What the time of a convolution depends on besides its density: of each the values a layer has.
+
+    Two where rows and columns differ, none where a value is unknown; in the order of the table's axes.
+    """
+
+    kernel: tuple[int, ...]  # inputs of one channel in a window
+    stride: tuple[int, ...]
+    batch: tuple[int, ...]
+    pixels: tuple[int, ...]  # outputs of one channel
+    ragged: tuple[int, ...]  # 1: the outputs' width is no multiple of eight, and vectors run over
+    out_channels: tuple[int, ...]
+    in_channels: tuple[int, ...]
+
+
+AXES = ConvShape._fields
 
 
 @functools.cache
-def _table(isa: str) -> dict[str, list[tuple[int, float]]]:
-    """For each kind of layer (weights, density): layers of so many weights or more win up to that density."""
+def _table(isa: str) -> dict[str, Any]:
     text = resources.files(__package__).joinpath(f"crossover/{isa}.json").read_text()
-    return {
-        kind: [(int(weights), float(density)) for weights, density in json.loads(text)[kind]]
-        for kind in kinds
-    }
+    table: dict[str, Any] = json.loads(text)
+    return table
 
 
-def densest(kind: str, weights: int) -> float:
-    """Up to which density a sparse layer is faster than the dense one at every batch; 0: it never is.
+def densest_linear(weights: int) -> float:
+    """Up to which density a sparse linear layer of so many weights beats the dense one; 0: it never does.
 
-    From ``crossover/<instruction set>.json``, which ``python -m bench.crossover`` measures. Without compiled
-    kernels nothing is known, and nothing becomes sparse.
-
-    Args:
-        kind: one of `kinds`.
-        weights: how many weights the dense layer has.
+    At every batch, by ``crossover/<instruction set>.json``, which ``python -m bench.crossover`` measures.
+    Without compiled kernels nothing is known, and nothing becomes sparse.
     """
     isa = _backend.cpu_isa()
     if isa is None:
         return 0.0
-    below = [density for least, density in _table(isa)[kind] if least <= weights]
+    below = [float(density) for least, density in _table(isa)["linear"] if least <= weights]
     return below[-1] if below else 0.0
+
+
+def densest_conv2d(shape: ConvShape) -> float:
+    """As `densest_linear`, of a convolution without groups.
+
+    The least for all values that its shape may have, which without an input are all that were measured.
+    Between sizes that were measured it is interpolated, less a tenth, but only where all around are sparse.
+    """
+    isa = _backend.cpu_isa()
+    if isa is None:
+        return 0.0
+    table = _table(isa)["conv2d"]
+    axes = [table["axes"][name] for name in AXES]
+    choices = [[_near(axis, v) for v in values or axis] for axis, values in zip(axes, shape, strict=True)]
+    return min(_interpolated(table["density"], near) for near in itertools.product(*choices))
+
+
+def _near(axis: list[int], value: int) -> Near:
+    """The places on an axis between which a value lies, and their weights by its logarithm."""
+    low = max(bisect.bisect_right(axis, value) - 1, 0)
+    if value <= axis[low] or low == len(axis) - 1:
+        return [(low, 1.0)]
+    part = math.log(value / axis[low]) / math.log(axis[low + 1] / axis[low])
+    return [(low, 1 - part), (low + 1, part)]
+
+
+def _interpolated(density: Any, near: tuple[Near, ...]) -> float:
+    corners = []
+    for corner in itertools.product(*near):
+        found = functools.reduce(operator.getitem, (place for place, _ in corner), density)
+        corners.append((found, math.prod(weight for _, weight in corner)))
+    least = min(found for found, _ in corners)
+    if len(corners) == 1 or least < _SPARSE_AROUND:
+        return float(least)
+    return max(float(least), _BETWEEN * sum(found * weight for found, weight in corners))
+
+
+def conv_shape(layer: torch.nn.Conv2d, image: tuple[int, ...] | None) -> ConvShape:
+    """The shape of a layer that gets inputs of shape `image`, [N, C, H, W] or [C, H, W]; None: unknown."""
+    batch: tuple[int, ...] = ()
+    pixels: tuple[int, ...] = ()
+    ragged: tuple[int, ...] = ()
+    if image is not None:
+        batch = (image[0],) if len(image) == 4 else (1,)
+        x, w = (torch.empty(1, 1, *size, device="meta") for size in (image[-2:], layer.kernel_size))
+        y = torch.nn.functional.conv2d(x, w, None, layer.stride, layer.padding, layer.dilation)
+        pixels, ragged = (y.numel(),), (int(y.shape[-1] % 8 > 0),)
+    else:
+        pixels = _IMAGES
+    return ConvShape(
+        (layer.kernel_size[0] * layer.kernel_size[1],), tuple(sorted(set(layer.stride))), batch, pixels,
+        ragged, (layer.out_channels,), (layer.in_channels,),
+    )  # fmt: skip
 
 
 def _turn(run: Callable[[], object], calls: int) -> float:

@@ -9,7 +9,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from ._layer import may_pack
 from .conv import SparseConv2d
 from .linear import SparseLinear
-from .steps import Plan
+from .plan import Plan
 
 __all__ = ["SparseSequential", "fuse"]
 

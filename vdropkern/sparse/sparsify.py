@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from .._surgery import (
     with_replaced,
 )
 from ..nn import Variational
-from .choice import densest, faster
+from .choice import conv_shape, densest_conv2d, densest_linear, faster
 from .conv import SparseConv2d
 from .linear import SparseLinear
 from .sequential import fuse
@@ -27,6 +28,8 @@ from .shrink import Sample, shrunk
 from .steps import IDLE
 
 __all__ = ["plan_sparsification", "sparsify"]
+
+T = TypeVar("T")
 
 _DENSITY = 0.1  # of layers that `min_weights` alone asks for
 # what is faster than a dense layer of its own within a neighbour's call: few nonzeros, or few of all
@@ -40,6 +43,7 @@ class Limits(NamedTuple):
     max_density: float | None
     min_weights: int | None
     inputs: dict[WeightLayer, Tensor]  # what layers got of the sample input; empty without tuning
+    shapes: dict[WeightLayer, tuple[int, ...]]  # of these inputs; empty without a sample input
 
 
 def sparsify(
@@ -55,14 +59,16 @@ def sparsify(
 
     Variational layers lose their noise and the weights their method prunes. They, and plain layers of
     torch.nn, become `SparseLinear` or `SparseConv2d` where that is faster, and torch's dense layers
-    otherwise. Whether it is says a table measured for each instruction set, for batches of 1 to 64 on one
-    thread; or, with `tune`, a timing of the very layer. Each torch.nn.Sequential with sparse layers becomes a
-    `SparseSequential`. The copy is in eval mode and computes what the model computes in eval mode ``mean``.
+    otherwise. Whether it is says a table measured for each instruction set, on one thread: of linear layers
+    at batches of 1 to 64, of convolutions at the batch and the sizes of images that `sample_input` brings
+    them, without it at all of them; or, with `tune`, a timing of the very layer. Each torch.nn.Sequential
+    with sparse layers becomes a `SparseSequential`. The copy is in eval mode and computes what the model
+    computes in eval mode ``mean``.
 
     Args:
         model: any module, trained by this library or pruned by other means.
-        sample_input: a batch, or a tuple of arguments, for shrinking and tuning, of the size the model will
-            meet; without tuning None will do: one is made from the first layer.
+        sample_input: a batch, or a tuple of arguments, for shrinking, choosing and tuning, of the size the
+            model will meet; without tuning None will do: one is made from the first layer for shrinking.
         shrink: begin with `vdropkern.shrink`, which removes dead units and folds normalisation, where the
             model can be traced. False: every layer keeps its size.
         tune: time every layer, dense and sparse, on what it gets of `sample_input`, in place of the table.
@@ -114,21 +120,29 @@ def _limits(
     if min_weights is not None and min_weights < 0:
         raise ValueError(f"sparsify: min_weights must be >= 0, got {min_weights}")
     if not tune:
-        return Limits(max_density, min_weights, {})
+        known = sample_input is not None and max_density is None
+        seen = _inputs_of_layers(model, sample_input, _shape) if known else {}  # type: ignore[arg-type]
+        return Limits(max_density, min_weights, {}, seen)
     if sample_input is None:
         raise ValueError("sparsify: tune=True needs a sample_input to time the layers on")
     if max_density is not None or min_weights is not None:
         raise ValueError("sparsify: tune=True decides by time; leave out max_density and min_weights")
-    return Limits(None, None, _inputs_of_layers(model, sample_input))
+    return Limits(None, None, _inputs_of_layers(model, sample_input, torch.clone), {})
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)
 
 
 @torch.no_grad()
-def _inputs_of_layers(model: torch.nn.Module, sample_input: Sample) -> dict[WeightLayer, Tensor]:
-    """What each linear and convolution layer gets when the model in eval mode gets `sample_input`."""
-    found: dict[WeightLayer, Tensor] = {}
+def _inputs_of_layers(
+    model: torch.nn.Module, sample_input: Sample, keep: Callable[[Tensor], T]
+) -> dict[WeightLayer, T]:
+    """`keep` of what each weight layer gets when the model in eval mode gets `sample_input`."""
+    found: dict[WeightLayer, T] = {}
 
     def note(layer: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.setdefault(layer, inputs[0].detach().clone())  # type: ignore[arg-type]
+        found.setdefault(layer, keep(inputs[0].detach()))  # type: ignore[arg-type]
 
     modes = {module: module.training for module in model.modules()}
     handles = [layer.register_forward_pre_hook(note) for layer in weight_layers(model)]
@@ -190,16 +204,30 @@ def _choose(layer: WeightLayer, limits: Limits) -> tuple[str, str]:
         gain = faster(candidate, _dense_of(layer).eval(), [limits.inputs[layer]])
         return (sparse if gain >= 1 else dense), f"{left}; sparse is {gain:.2f} times as fast"
     if limits.max_density is None and limits.min_weights is None:
-        most = densest(kind, size)
+        most, why_none = _densest(layer, limits)
         if most == 0:
-            return dense, f"{size:,} weights are too few for a sparse layer to be faster"
+            return dense, why_none
     else:
         least = limits.min_weights or 0
         if size < least:
             return dense, f"{size:,} weights are fewer than {least:,}"
         # a size was named at which sparse layers are wanted: those the table has none for are not to be many
-        most = max(densest(kind, size), _DENSITY) if limits.max_density is None else limits.max_density
+        least_of_all = max(_densest(layer, limits)[0], _DENSITY)
+        most = least_of_all if limits.max_density is None else limits.max_density
     return (dense, f"{left}, more than {most:.2%}") if density > most else (sparse, left)
+
+
+def _densest(layer: WeightLayer, limits: Limits) -> tuple[float, str]:
+    """Up to which density the sparse layer is faster by the table; why none is, where that is 0."""
+    if isinstance(layer, torch.nn.Linear):
+        size = layer.weight.numel()
+        return densest_linear(size), f"{size:,} weights are too few for a sparse layer to be faster"
+    assert isinstance(layer, torch.nn.Conv2d)
+    if layer.groups > 1:
+        return 0.0, "a convolution in groups, of which only timing (tune=True) tells"
+    shape = conv_shape(layer, limits.shapes.get(layer))
+    where = "" if shape.batch else " at every batch and size of image"
+    return densest_conv2d(shape), f"too small for a sparse layer to be faster{where}"
 
 
 def _join(model: torch.nn.Module, plan: dict[WeightLayer, LayerChange]) -> None:

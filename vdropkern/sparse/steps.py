@@ -11,11 +11,12 @@ from ..ops.max_pool2d import PoolGeometry, max_pool2d_native
 from ..ops.sparse_conv2d import band_of, sparse_conv2d_native
 from ..ops.spmm import spmm_chain_native
 from ..ops.spmm.pack import MOST_LAYERS, chain, chain_parts
+from ._layer import Packed
 from .conv import SparseConv2d
 from .linear import SparseLinear
 from .pool import pool_geometry, pool_key
 
-__all__ = ["IDLE", "Chain", "Convolution", "Plan", "Pool", "Step", "steps_of"]
+__all__ = ["IDLE", "JOINED", "Chain", "Convolution", "Flat", "Idle", "Pool", "Step", "is_plain", "steps_of"]
 
 # what does nothing in eval mode
 IDLE = (torch.nn.Dropout, torch.nn.Identity)
@@ -56,9 +57,19 @@ class Idle(Step):
 class Flat(Step):
     """A torch.nn.Flatten."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __init__(self, modules: Modules) -> None:
+        super().__init__(modules)
+        self.dims = self._dims()
+
+    def _dims(self) -> tuple[int, int]:
         d = self.modules[0].__dict__
-        return x.flatten(d["start_dim"], d["end_dim"])
+        return d["start_dim"], d["end_dim"]
+
+    def fits(self) -> bool:
+        return self._dims() == self.dims
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.flatten(*self.dims)
 
 
 class Pool(Step):
@@ -88,7 +99,7 @@ class Convolution(Step):
         self.layer, self.key = layer, self._key(layer)
         self.relu = len(modules) > 1 or layer.activation == "relu"
         # the packed form, the size of the images it is for, and the op's arguments: read and set as one
-        self.made: tuple[object, tuple[int, ...], tuple[object, ...]] = (None, (), ())
+        self.made: tuple[Packed | None, tuple[int, ...], tuple[object, ...]] = (None, (), ())
 
     @staticmethod
     def _key(layer: SparseConv2d) -> tuple[object, ...]:
@@ -230,26 +241,3 @@ def _chain(modules: Modules, begin: int) -> Chain:
             break
         end += 1
     return Chain(modules[begin:end], layers, relus)
-
-
-class Plan:
-    """The steps of these modules, as long as they are the same in what decides over them."""
-
-    def __init__(self, modules: list[torch.nn.Module]) -> None:
-        self.modules, self.steps = modules, steps_of(modules)
-        joined = [module for module in modules if type(module) in JOINED]
-        self.apart = [module for module in joined if not is_plain(module)]
-        self.plain = [module.__dict__ for module in joined if is_plain(module)]
-        self.read = [step for step in self.steps if type(step).fits is not Step.fits]
-
-    def holds(self, modules: list[torch.nn.Module]) -> bool:
-        """Whether these are the modules, as they were. At every call, so `is_plain` is written out."""
-        if self.modules != modules:
-            return False
-        for d in self.plain:
-            if d["training"] or d["_forward_hooks"] or d["_forward_pre_hooks"] or "forward" in d:
-                return False
-        for step in self.read:
-            if not step.fits():
-                return False
-        return not (self.apart and any(map(is_plain, self.apart)))
