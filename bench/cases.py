@@ -24,6 +24,7 @@ from .specs import (
     Layer,
     Net,
     PackedNet,
+    Pooling,
     Pruned,
     PrunedNet,
     Signs,
@@ -42,6 +43,7 @@ TABLES = {
     "tuning": Table(
         "Fine-tuning of pruned layers: forward and backward", baseline="dense", shows="speedup", page="nets"
     ),
+    "pooling": Table("Max pooling, inference", baseline="torch", shows="speedup", page="nets"),
     "overhead": Table("Overhead of an eager call", baseline="dense", shows="us"),
     "mul_noise": Table(
         "Multiplicative noise, forward and backward", baseline="dropout", shows="speedup", page="methods"
@@ -263,6 +265,15 @@ CASES += tuple(
     )
     for dims, batch, budget in (((784, 300), 100, 4.0), ((1000, 1000), 100, 5.0), ((4096, 4096), 512, 25.0))
     for sparsity in (90, 95, 99)
+)
+CASES += tuple(
+    Case(f"max-pool-{name}", title, "max_pool2d", "pooling", spec, 4.0)
+    for name, title, spec in (
+        ("lenet-5-b1", "2x2, [1, 20, 24, 24]", Pooling((1, 20, 24, 24), 2, 2)),
+        ("lenet-5-b100", "2x2, [100, 20, 24, 24]", Pooling((100, 20, 24, 24), 2, 2)),
+        ("vgg-b1", "2x2, [1, 64, 32, 32]", Pooling((1, 64, 32, 32), 2, 2)),
+        ("stem-b1", "3x3 stride 2, [1, 64, 112, 112]", Pooling((1, 64, 112, 112), 3, 2, 1)),
+    )
 )
 
 

@@ -115,6 +115,16 @@ class Pruned:
 
 
 @dataclass(frozen=True)
+class Pooling:
+    """Max pooling of images, windows and strides square."""
+
+    shape: tuple[int, int, int, int]  # N, C, H, W
+    kernel: int
+    stride: int
+    padding: int = 0
+
+
+@dataclass(frozen=True)
 class PrunedNet:
     """A whole net of bench_sparse_nets.py, pruned as published."""
 

@@ -23,13 +23,15 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "sanitized"
 LIBRARY = "_C.abi3.so"
 COMPILER = os.environ.get("CXX", "g++")
-OPS = ("spmm", "sparse_conv2d")
+OPS = ("spmm", "sparse_conv2d", "max_pool2d", "sparse_net")
 # not what runs no kernel or traces one
 SELECTION = (
     "tests/ops/test_spmm.py",
     "tests/ops/test_spmm_packed.py",
     "tests/ops/test_spmm_lookup.py",
     "tests/ops/test_sparse_conv2d.py",
+    "tests/ops/test_max_pool2d.py",
+    "tests/ops/test_sparse_net.py",
     "tests/test_sparse_sequential.py",
     "tests/test_sparse_fuzz.py",
     "-k=not reference and not opcheck and not without_a_kernel and not bad_arguments and not from_dense",

@@ -81,9 +81,11 @@ def test_export_keeps_the_kernels(name: str) -> None:
     net = make()
     program = sparse.to_export(net, tuple(t[:1] for t in inputs))
     ops = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-    assert any("vdropkern.sparse_conv2d" in op for op in ops)
+    assert name == "convolutions" or any("vdropkern.sparse_conv2d" in op for op in ops)
+    assert name == "residual" or any("vdropkern.sparse_net" in op for op in ops)
     assert not any("conv2d.default" in op and "vdropkern" not in op for op in ops)
-    assert name != "convolutions" or sum("vdropkern.spmm_chain" in op for op in ops) == 1
+    # what stands before Tanh and what behind
+    assert name != "convolutions" or sum("vdropkern." in op for op in ops) == 2
     with torch.no_grad():
         for batch in (1, 2):
             given = tuple(t[:batch] for t in inputs)
@@ -154,8 +156,8 @@ def test_constants_may_lie_anywhere(shift: int) -> None:
     y = frozen(x)
     for module in frozen.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
-            room = torch.zeros(buffer.numel() + 128, dtype=torch.uint8)
+            room = torch.zeros(buffer.nbytes + 128, dtype=torch.uint8)
             first = -room.data_ptr() % 64 + shift
-            room[first : first + buffer.numel()] = buffer
-            setattr(module, name, room[first : first + buffer.numel()])
+            place = room[first : first + buffer.nbytes].view(buffer.dtype)
+            setattr(module, name, place.copy_(buffer))
     assert torch.equal(frozen(x), y)

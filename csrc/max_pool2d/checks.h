@@ -5,6 +5,11 @@
 
 namespace vdk {
 
+// What is computed in float32.
+inline bool is_float(ScalarType type) {
+  return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
+}
+
 // Of a pooling: rows and columns of its windows, strides, padding, dilation, and how lengths are rounded.
 struct PoolSizes {
   int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;

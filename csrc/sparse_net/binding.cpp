@@ -86,8 +86,9 @@ Tensor multiplied(const Tensor& x, const std::vector<Tensor>& all, Reader& r) {
 
 Tensor sparse_net(const Tensor& given, std::vector<Tensor> packed, const Tensor& program,
                   std::vector<int64_t> out_sizes) {
-  STD_TORCH_CHECK(given.dim() == 4 && given.scalar_type() == ScalarType::Float,
-                  "sparse_net: x must be [N, C, H, W] of float32");
+  const ScalarType type = given.scalar_type();
+  STD_TORCH_CHECK(given.dim() == 4 && is_float(type),
+                  "sparse_net: x must be [N, C, H, W] of float32, bfloat16 or float16");
   STD_TORCH_CHECK(program.scalar_type() == ScalarType::Long && program.is_contiguous(),
                   "sparse_net: program must be int64");
   Tensor x = prepared(given, ScalarType::Float);
@@ -101,7 +102,7 @@ Tensor sparse_net(const Tensor& given, std::vector<Tensor> packed, const Tensor&
   bool as_told = x.dim() == int64_t(out_sizes.size()) + 1;
   for (size_t i = 0; as_told && i < out_sizes.size(); ++i) as_told = x.size(int64_t(i) + 1) == out_sizes[i];
   STD_TORCH_CHECK(as_told, "sparse_net: results are not of the sizes in out_sizes");
-  return x;
+  return returned(x, type);
 }
 
 }  // namespace

@@ -151,7 +151,7 @@ def test_refuses() -> None:
         ("x must be", (x.double(), packed, program, sizes)),
         ("x must be", (x[0], packed, program, sizes)),
         (r"must be given \[N, 75", (x, packed, torch.tensor(numbers[-2:]), sizes)),
-        ("must be given images", (x[:, :1, :5, :15], packed, torch.tensor(numbers[-2:] + numbers[13:24]), sizes)),
+        ("given images", (x[:, :1, :5, :15], packed, torch.tensor(numbers[-2:] + numbers[13:24]), sizes)),
     ]  # fmt: skip
     with vdk.use_backend("cpu"):
         for words, arguments in bad:

@@ -13,13 +13,15 @@ from torch import Tensor
 from .._surgery import carry_over, copied, replace_
 from ..ops.max_pool2d import PoolGeometry, max_pool2d_native
 from ..ops.sparse_conv2d import ConvGeometry, band_of, sparse_conv2d_native
+from ..ops.sparse_net import sparse_net_native
 from ..ops.spmm import spmm_chain_native
 from ..ops.spmm.pack import chain
 from ._layer import SparseLayer
 from .conv import SparseConv2d
 from .linear import SparseLinear
+from .plan import Program, Run
 from .sequential import SparseSequential
-from .steps import Chain, Convolution, Pool, steps_of
+from .steps import Chain, Convolution, Pool, Step, steps_of
 
 __all__ = ["freeze", "to_aotinductor", "to_export"]
 
@@ -60,11 +62,7 @@ class FrozenConv2d(torch.nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name in torch.nn
         g = self.geometry
-        size = tuple(input.shape[2:])
-        if size != g.image:
-            expected = ", ".join(map(str, (g.in_channels, *g.image)))
-            raise ValueError(f"FrozenConv2d: input must be [N, {expected}], got {tuple(input.shape)}; "
-                             "freeze the net with a sample of that size")  # fmt: skip
+        _check_image("FrozenConv2d", input, (g.in_channels, *g.image))
         y: Tensor = sparse_conv2d_native(
             input, self.packed, self.out_channels, g.kernel_size, g.stride, g.padding, g.dilation,
             self.band, self.relu,
@@ -82,6 +80,32 @@ class FrozenMaxPool2d(torch.nn.Module):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name in torch.nn
         y: Tensor = max_pool2d_native(input, *self.geometry, self.relu)
         return y
+
+
+class FrozenRun(torch.nn.Module):
+    """Convolutions, pooling and at the end linear layers, for images of one size: op ``sparse_net``."""
+
+    numbers: Tensor
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.register_buffer("numbers", program.numbers)
+        for i, packed in enumerate(program.packed):
+            self.register_buffer(f"packed_{i}", packed.clone())
+        self.image, self.out_sizes, self.count = program.image, program.out_sizes, len(program.packed)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name in torch.nn
+        _check_image("FrozenRun", input, self.image)
+        packed = [self.get_buffer(f"packed_{i}") for i in range(self.count)]
+        y: Tensor = sparse_net_native(input, packed, self.numbers, self.out_sizes)
+        return y
+
+
+def _check_image(name: str, x: Tensor, image: tuple[int, ...]) -> None:
+    if tuple(x.shape[1:]) != image:
+        expected = ", ".join(map(str, image))
+        raise ValueError(f"{name}: input must be [N, {expected}], got {tuple(x.shape)}; "
+                         "freeze the net with a sample of that size")  # fmt: skip
 
 
 def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
@@ -111,10 +135,13 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
             what = f"{layer.values.dtype} on {layer.values.device}"
             raise ValueError(f"freeze: sparse layers must be on the CPU and not float64, got {what}")
     geometries = _geometries(frozen, _arguments(sample_input))
+    with torch.no_grad():
+        frozen(*_arguments(sample_input))  # without the hooks that looked: `SparseSequential`s plan
     holder = torch.nn.Sequential(frozen)
+    steps = {m: _steps(m) for m in holder.modules() if isinstance(m, SparseSequential)}
     # those within others first: what is made of one holds what was made of them
-    for fused in reversed([m for m in holder.modules() if isinstance(m, SparseSequential)]):
-        replace_(holder, {fused: _sequential(fused, geometries)})
+    for fused in reversed(steps):
+        replace_(holder, {fused: _sequential(fused, steps[fused], geometries)})
     changes: dict[Any, torch.nn.Module] = {}
     for module in holder.modules():
         if isinstance(module, SparseLinear):
@@ -168,24 +195,43 @@ def _conv(layer: SparseConv2d, geometries: dict[SparseConv2d, ConvGeometry], rel
 
 
 def _sequential(
-    module: SparseSequential, geometries: dict[SparseConv2d, ConvGeometry]
+    module: SparseSequential, steps: list[Step], geometries: dict[SparseConv2d, ConvGeometry]
 ) -> torch.nn.Sequential:
     """What a `SparseSequential` runs as one call, as one module."""
     modules = torch.nn.Sequential(*module)
     at = 0
-    for step in steps_of(list(module)):
-        if isinstance(step, Chain):
-            packed = step.packed()
-            assert packed is not None
-            modules[at] = FrozenLinear(packed.clone(), step.out_features)
-        elif isinstance(step, Convolution):
-            modules[at] = _conv(step.layer, geometries, step.relu)
-        elif isinstance(step, Pool):
-            modules[at] = FrozenMaxPool2d(step.geometry, step.relu)
-        for swallowed in range(at + 1, at + len(step.modules)):
-            modules[swallowed] = torch.nn.Identity()
+    for step in steps:
+        frozen = _frozen(step, geometries)
+        if frozen is not None:
+            modules[at] = frozen
+            for swallowed in range(at + 1, at + len(step.modules)):
+                modules[swallowed] = torch.nn.Identity()
         at += len(step.modules)
     return modules.eval()
+
+
+def _steps(module: SparseSequential) -> list[Step]:
+    """What ran on the sample; where that was no kernel, what would be kernels' steps."""
+    plan = module._plan
+    if plan is None or not plan.holds(list(module)):
+        return steps_of(list(module))
+    found: list[Step] = []
+    for step in plan.steps:
+        found += step.steps if isinstance(step, Run) and step.made is None else [step]
+    return found
+
+
+def _frozen(step: Step, geometries: dict[SparseConv2d, ConvGeometry]) -> torch.nn.Module | None:
+    if isinstance(step, Run):
+        assert step.made is not None
+        return FrozenRun(step.made)
+    if isinstance(step, Chain):
+        packed = step.packed()
+        assert packed is not None
+        return FrozenLinear(packed.clone(), step.out_features)
+    if isinstance(step, Convolution):
+        return _conv(step.layer, geometries, step.relu)
+    return FrozenMaxPool2d(step.geometry, step.relu) if isinstance(step, Pool) else None
 
 
 def to_export(model: torch.nn.Module, sample_input: Sample) -> torch.export.ExportedProgram:
