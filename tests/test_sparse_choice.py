@@ -114,3 +114,22 @@ def test_linear_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [densest_linear(n) for n in (99, 100, 999, 1000, 10**9)] == [0.0, 0.1, 0.1, 0.5, 0.5]
     monkeypatch.setattr(_backend, "cpu_isa", lambda: None)
     assert densest_linear(10**9) == 0.0 and densest_conv2d(shape((1,), 4)) == 0.0
+
+
+@needs_kernels
+def test_small_linear_layers_join_convolutions() -> None:
+    def small() -> torch.nn.Linear:
+        layer = torch.nn.Linear(6 * 4 * 4, 10)
+        with torch.no_grad():
+            layer.weight.mul_(torch.rand_like(layer.weight) < 0.1)
+        return layer
+
+    conv = pruned(torch.nn.Conv2d(3, 6, 5), 0.01)
+    flat, pool, x = torch.nn.Flatten(), torch.nn.MaxPool2d(2), torch.randn(1, 3, 12, 12)
+    nets = {
+        "SparseLinear": [conv, torch.nn.ReLU(), pool, flat, torch.nn.Dropout(), small(), torch.nn.ReLU()],
+        "Linear": [conv, torch.nn.Tanh(), pool, flat, small()],
+    }
+    for kind, modules in nets.items():
+        plan = vdk.plan_sparsification(torch.nn.Sequential(*modules), x, shrink=False).rows
+        assert [row.after for row in plan] == ["SparseConv2d", kind]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from .._surgery import (
+    PLAIN,
     ChangeReport,
     LayerChange,
     WeightLayer,
@@ -236,12 +237,20 @@ def _join(model: torch.nn.Module, plan: dict[WeightLayer, LayerChange]) -> None:
         if type(sequential) is not torch.nn.Sequential:
             continue
         run: list[torch.nn.Linear] = []
+        called = behind = False  # a call of sparse convolutions and poolings: up to here, before the run
         for module in [*sequential, None]:
             if isinstance(module, torch.nn.Linear) and _may_join(module, plan[module]):
                 run.append(module)
             elif type(module) is not torch.nn.ReLU and type(module) not in IDLE:
-                _join_run(run, plan)
+                _join_run(run, plan, behind)
                 run = []
+                behind = called and isinstance(module, torch.nn.Flatten) and _flattens_all(module)
+                pools = called and type(module) is torch.nn.MaxPool2d
+                called = pools or (isinstance(module, PLAIN) and plan[module].after == "SparseConv2d")
+
+
+def _flattens_all(module: torch.nn.Flatten) -> bool:
+    return (module.start_dim, module.end_dim) == (1, -1)
 
 
 def _may_join(layer: torch.nn.Linear, change: LayerChange) -> bool:
@@ -251,8 +260,8 @@ def _may_join(layer: torch.nn.Linear, change: LayerChange) -> bool:
     return int(torch.count_nonzero(weight)) <= max(_SMALL, _SPARSE * weight.numel())
 
 
-def _join_run(run: list[torch.nn.Linear], plan: dict[WeightLayer, LayerChange]) -> None:
-    worth = len(run) > 1 and sum(layer.weight.numel() for layer in run) >= _SHARED
+def _join_run(run: list[torch.nn.Linear], plan: dict[WeightLayer, LayerChange], behind: bool) -> None:
+    worth = behind or (len(run) > 1 and sum(layer.weight.numel() for layer in run) >= _SHARED)
     for layer in run:
         change = plan[layer]
         if change.after == "Linear" and (worth or any(plan[other].after == "SparseLinear" for other in run)):
