@@ -21,7 +21,7 @@ from vdropkern.sparse.plan import Run
 needs_kernels = pytest.mark.skipif(not _backend.cpu_isas(), reason="without kernels there is nothing to test")
 
 
-def conv(inp: int, out: int, *geometry: int) -> SparseConv2d:
+def conv(inp: int, out: int, *geometry: int | tuple[int, int]) -> SparseConv2d:
     dense = nn.Conv2d(inp, out, *geometry)
     with torch.no_grad():
         dense.weight.mul_(torch.rand_like(dense.weight) < 0.4)
@@ -87,16 +87,10 @@ def test_one_call_for_all() -> None:
     assert [e.key for e in profile.key_averages() if "::" in e.key] == ["vdropkern::sparse_net"]
 
 
-def set_dims(model: nn.Module) -> None:
-    model[7].end_dim, model[8] = 2, nn.Unflatten(1, (15, 1))
-    del model[9:]
-
-
 CHANGES: dict[str, Callable[[nn.Module], object]] = {
     "convolution": lambda m: m[3].values.mul_(2),
     "linear": lambda m: m[8].values.mul_(2),
     "bias": lambda m: setattr(m[10], "bias", None),
-    "flattening": set_dims,
     "hook": lambda m: m[2].register_forward_hook(lambda module, inputs, output: output * 2),
     "training": lambda m: m[4].train() and setattr(m[4], "p", 0.0),
     "precision": lambda m: m[3].store_as(torch.bfloat16),
@@ -118,6 +112,21 @@ def test_changes_are_seen(name: str) -> None:
                 CHANGES[name](net)
         torch.testing.assert_close(model(x), plain(x))
         torch.testing.assert_close(model(x), plain(x))
+
+
+def test_only_what_flattens_all_leads_to_linear_layers() -> None:
+    """[N, 1, 1, 6] is flattened in several ways that linear layers of 6 inputs take."""
+    x = torch.randn(2, 3, 5, 8)
+    for between in (nn.Flatten(), nn.Flatten(1, 2), nn.Flatten(2), nn.Flatten(0, -2), nn.Tanh()):
+        plain = nn.Sequential(conv(3, 1, (5, 3)), nn.MaxPool2d(1), between, linear(6, 4), nn.ReLU()).eval()
+        model = SparseSequential(*copy.deepcopy(list(plain))).eval()
+        with torch.no_grad():
+            for _ in range(2):
+                torch.testing.assert_close(model(x), plain(x))
+            if type(between) is nn.Flatten:
+                for end in (2, between.end_dim):
+                    model[2].end_dim = plain[2].end_dim = end
+                    torch.testing.assert_close(model(x), plain(x))
 
 
 @needs_kernels
