@@ -9,7 +9,7 @@ from torch import Tensor, float32
 
 from ..ops.sparse_net import conv_numbers, linear_numbers, pool_numbers, sparse_net_native
 from ._layer import SparseLayer
-from .steps import JOINED, Chain, Convolution, Flat, Idle, Pool, Step, is_plain, steps_of
+from .steps import JOINED, Chain, Convolution, Flat, Idle, Pool, Step, is_plain, marks_of, steps_of
 
 __all__ = ["Plan", "Run"]
 
@@ -38,9 +38,6 @@ class Run(Step):
                 self.layers += step.layers
         self.made: Program | None = None
 
-    def marks(self) -> list[object]:
-        return [layer.pack_mark() for layer in self.layers]
-
     def __call__(self, x: Tensor) -> Tensor:
         made = self.made
         if (
@@ -49,7 +46,7 @@ class Run(Step):
             and x.dtype is float32
             and x.is_cpu
             and x.is_contiguous()
-            and self.marks() == made.marks
+            and marks_of(self.layers) == made.marks
         ):
             y: Tensor = sparse_net_native(x, made.packed, made.numbers, made.out_sizes)
             return y
@@ -81,7 +78,7 @@ class Run(Step):
                     packed.append(chain)
         if may_join:
             sizes = tuple(x.shape[1:]), tuple(y.shape[1:])
-            self.made = Program(sizes[0], self.marks(), packed, torch.tensor(numbers), sizes[1])
+            self.made = Program(sizes[0], marks_of(self.layers), packed, torch.tensor(numbers), sizes[1])
         return y
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch.nn.modules.module import _has_any_global_hook
 
-from ._layer import may_pack
+from ._layer import may_pack_without_grad
 from .conv import SparseConv2d
 from .linear import SparseLinear
 from .plan import Plan
@@ -27,7 +27,7 @@ class SparseSequential(torch.nn.Sequential):
     _plan: Plan | None = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch.nn.Sequential.forward
-        if self.training or torch.is_grad_enabled() or not may_pack(input) or _has_any_global_hook():
+        if self.training or is_grad_enabled() or not may_pack_without_grad(input) or _has_any_global_hook():
             return super().forward(input)
         modules, plan = [*self._modules.values()], self._plan
         if plan is None or not plan.holds(modules):

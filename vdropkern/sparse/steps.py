@@ -9,9 +9,9 @@ from torch import Tensor, float32, float64
 
 from ..ops.max_pool2d import PoolGeometry, max_pool2d_native
 from ..ops.sparse_conv2d import band_of, sparse_conv2d_native
-from ..ops.spmm import spmm_chain_native
+from ..ops.spmm import spmm_chain_eager
 from ..ops.spmm.pack import MOST_LAYERS, chain, chain_parts
-from ._layer import Packed
+from ._layer import Packed, SparseLayer
 from .conv import SparseConv2d
 from .linear import SparseLinear
 from .pool import pool_geometry, pool_key
@@ -29,6 +29,12 @@ def is_plain(module: torch.nn.Module) -> bool:
     """In eval mode, and nothing but its own forward is to run."""
     d = module.__dict__
     return not (d["training"] or d["_forward_hooks"] or d["_forward_pre_hooks"] or "forward" in d)
+
+
+def marks_of(layers: Sequence[SparseLayer]) -> list[object]:
+    """Of the layers' packings; None of one that is not packed, or whose parameters changed since."""
+    held = [layer._held() for layer in layers]
+    return [None if made is None else made.mark for made in held]
 
 
 class Step:
@@ -148,13 +154,13 @@ class Chain(Step):
         packed = self.packed()
         if packed is None:
             return super().__call__(x)
-        y: Tensor = spmm_chain_native(x, packed, self.out_features)
+        y: Tensor = spmm_chain_eager(x, packed, self.out_features)
         return y
 
     def packed(self) -> Tensor | None:
         """The chain, made anew where a parameter changed; None where a layer cannot be packed."""
         made = self.made
-        if made is not None and [layer.pack_mark() for layer in self.layers] == made[0]:
+        if made is not None and marks_of(self.layers) == made[0]:
             return made[1]
         if not all(layer.values.is_cpu and layer.values.dtype != float64 for layer in self.layers):
             return None
