@@ -1,8 +1,7 @@
 // Layers of a sparse net one after the other in one call: what each costs in Python and dispatch is paid
 // once.
 #include "../max_pool2d/checks.h"
-#include "../sparse_conv2d/checks.h"
-#include "../sparse_conv2d/sparse_conv2d.h"
+#include "../sparse_conv2d/packed.h"
 #include "../spmm/spmm.h"
 
 namespace vdk {
@@ -40,23 +39,8 @@ Tensor convolved(const Tensor& x, const std::vector<Tensor>& all, Reader& r) {
   const int64_t out = r.next();
   const auto kernel = r.pair(), stride = r.pair(), padding = r.pair(), dilation = r.pair();
   const int64_t band = r.next(), relu = r.next();
-  const ConvSizes s("sparse_net", x, kernel, stride, padding, dilation);
-  Pack pack;
-  STD_TORCH_CHECK(read_pack(packed.const_data_ptr(), packed.numel(), pack),
-                  "sparse_net: packed is no matrix that ops.spmm.pack made");
-  STD_TORCH_CHECK(band > 0 && band <= s.out_h, "sparse_net: band must lie in [1, ", s.out_h, "]");
-  const ConvPlane plane{stride[0], stride[1], band + (kernel[0] - 1) * dilation[0] / stride[0],
-                        s.out_w + (kernel[1] - 1) * dilation[1] / stride[1], band};
-  STD_TORCH_CHECK(pack.h.in == s.channels * kernel[0] * kernel[1] && pack.h.out == out &&
-                      pack.h.plane == plane.size() && pack.columns[pack.h.blocks] == s.channels,
-                  "sparse_net: packed was made for another convolution or image size");
-  const Tensor y = empty({s.batch, out, s.out_h, s.out_w}, ScalarType::Float);
-  using Kernel = void (*)(const SparseConvArgs&, const Parallel&);
-  if (y.numel() > 0) VDK_SELECT_AS(Kernel, sparse_conv2d)
-  ({pack, plane, s.batch, s.channels, s.height, s.width, padding[0], padding[1], s.out_h, s.out_w, relu != 0,
-    pointer<float>(x), output<float>(y)},
-   torch_parallel());
-  return y;
+  const ConvSizes sizes("sparse_net", x, kernel, stride, padding, dilation);
+  return sparse_conv2d_of("sparse_net", x, packed, out, sizes, band, relu != 0);
 }
 
 Tensor pooled(const Tensor& x, Reader& r) {
