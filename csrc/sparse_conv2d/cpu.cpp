@@ -2,6 +2,8 @@
 // wherever in the kernel's window it stands, so no columns are ever laid out.
 #include "sparse_conv2d.h"
 
+#include <type_traits>
+
 #include "../common/workspace.h"
 #include "../spmm/tile.h"
 
@@ -29,8 +31,12 @@ struct Slices {
 #if defined(__AVX2__)
 template <int kWide, int kHigh>
 void multiply_as(const TileArgs& t, int64_t in, int64_t out, int64_t channel, Slices s) {
-  constexpr int kFit = kSums / (kWide * kHigh), kRows = kFit < 1 ? 1 : (kFit > 4 ? 4 : kFit);
-  multiply_tile<Vec8, kWide * kHigh, kRows>(t, ImageLayout<kWide>{in, out, channel}, s.begin, s.end);
+  // two short vectors make a long one, where there are such
+  constexpr bool kLong = kLanes<float> == 16 && kWide % 2 == 0;
+  using V = std::conditional_t<kLong, VecF, Vec8>;
+  constexpr int kAcross = kLong ? kWide / 2 : kWide;
+  constexpr int kFit = kSums / (kAcross * kHigh), kRows = kFit < 1 ? 1 : (kFit > 4 ? 4 : kFit);
+  multiply_tile<V, kAcross * kHigh, kRows>(t, ImageLayout<V, kAcross>{in, out, channel}, s.begin, s.end);
 }
 template <int kWide>
 void multiply_high(const TileArgs& t, int64_t in, int64_t out, int64_t channel, Slices s, int64_t high) {
@@ -53,7 +59,7 @@ void multiply(const TileArgs& t, int64_t in, int64_t out, int64_t channel, Slice
   multiply_high<1>(t, in, out, channel, s, high);
 #else
   (void)wide, (void)high;
-  multiply_tile<Vec8, 1, 4>(t, ImageLayout<1>{in, out, channel}, s.begin, s.end);
+  multiply_tile<Vec8, 1, 4>(t, ImageLayout<Vec8, 1>{in, out, channel}, s.begin, s.end);
 #endif
 }
 
@@ -226,15 +232,26 @@ void run_band(const SparseConvArgs& a, int64_t image, int64_t top) {
   run_units(a, own.staged, own, band_outputs(a, image, top), rows, 0, Tiles(a, rows).count * a.pack.h.slices);
 }
 
-}  // namespace
-
-void sparse_conv2d(const SparseConvArgs& a, const Parallel& parallel) {
-  const int64_t bands = (a.out_height + a.plane.band - 1) / a.plane.band, units = a.batch * bands;
+// Threads that are worth their start.
+int64_t tasks_of(const SparseConvArgs& a, int64_t threads) {
   const int64_t work = a.pack.h.steps * kPackRows * a.out_height * a.plane.cols / 8 +
                        a.channels * a.height * a.width / 4;  // cycles of one image, about
   constexpr int64_t kGrain = 24000;
   const int64_t wanted = a.batch * work / kGrain + 1;
-  const int64_t tasks = wanted < parallel.threads ? wanted : parallel.threads;
+  return wanted < threads ? wanted : threads;
+}
+
+}  // namespace
+
+void sparse_conv2d(const SparseConvArgs& all, const Parallel& parallel) {
+  const int64_t done = sparse_conv2d_images(all, {tasks_of(all, parallel.threads), parallel.run});
+  if (done == all.batch) return;
+  SparseConvArgs a = all;
+  a.batch -= done;
+  a.x += done * a.channels * a.height * a.width;
+  a.y += done * a.pack.h.out * a.out_height * a.out_width;
+  const int64_t bands = (a.out_height + a.plane.band - 1) / a.plane.band, units = a.batch * bands;
+  const int64_t tasks = tasks_of(a, parallel.threads);
   if (units < 2 * tasks && tasks > 1) {
     for (int64_t image = 0; image < a.batch; ++image) share_image(a, image, tasks, parallel);
     return;

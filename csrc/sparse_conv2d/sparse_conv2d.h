@@ -27,5 +27,7 @@ struct SparseConvArgs {
   float* y;        // [batch, pack.h.out, out_height, out_width]
 };
 
-VDK_DECLARE_KERNEL(void sparse_conv2d(const SparseConvArgs& args, const Parallel& parallel);)
+VDK_DECLARE_KERNEL(void sparse_conv2d(const SparseConvArgs& args, const Parallel& parallel);
+                   // Of the first images, as many as are faster side by side in vectors; their number.
+                   int64_t sparse_conv2d_images(const SparseConvArgs& args, const Parallel& parallel);)
 }  // namespace vdk

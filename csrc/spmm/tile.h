@@ -43,16 +43,18 @@ struct PanelLayout {
 };
 // or in images, kWide of them side by side, `in` and `out` floats from row to row of inputs and outputs, and
 // outputs `channel` floats from row to row of the weight.
-template <int kWide>
+template <class V, int kWide>
 struct ImageLayout {
   static constexpr int kScale = 1;
   static constexpr bool kFar = true;  // outputs are in no cache yet
   int64_t in, out, channel;
-  VDK_INLINE int64_t x_at(int64_t vector_floats) const {
-    return vector_floats / 8 / kWide * in + vector_floats % (8 * kWide);
+  VDK_INLINE static int64_t at(int64_t vector_floats, int64_t row) {
+    constexpr int64_t kFloats = kWide * kLanesOf<V>;
+    return vector_floats / kFloats * row + vector_floats % kFloats;
   }
+  VDK_INLINE int64_t x_at(int64_t vector_floats) const { return at(vector_floats, in); }
   VDK_INLINE int64_t y_at(int64_t row, int64_t vector_floats) const {
-    return row * channel + vector_floats / 8 / kWide * out + vector_floats % (8 * kWide);
+    return row * channel + at(vector_floats, out);
   }
 };
 

@@ -20,6 +20,8 @@ from vdropkern.ops.spmm.pack import check_pack, parts
 from vdropkern.sparse import SparseConv2d
 
 ISAS = _backend.cpu_isas()
+LANES = {"portable": 4, "avx2": 8, "avx512": 16}
+BATCHES = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33)  # vectors of images, full, almost full and hardly begun
 
 
 def truth(sparse: SparseConv2d, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,6 +58,16 @@ def test_kernels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONVS)
+def test_batches(name: str) -> None:
+    """Images side by side in vectors, and what is left of a batch."""
+    sparse = layer(name, 0.3, "relu")
+    for isa in ISAS:
+        with _backend.use_cpu_isa(isa):
+            for batch in (LANES[isa] - 1, LANES[isa], 2 * LANES[isa] + 1):
+                check(sparse, torch.randn(batch, CONVS[name][0], *CONVS[name][-1]))
+
+
+@pytest.mark.parametrize("name", CONVS)
 def test_reference(name: str) -> None:
     sparse, x = layer(name), torch.randn(2, CONVS[name][0], *CONVS[name][-1])
     geometry = sparse._geometry(x)
@@ -79,16 +91,17 @@ def problems(draw: st.DrawFn) -> tuple[SparseConv2d, Tensor]:
     conv = torch.nn.Conv2d(inp, out, kernel, stride, padding, dilation, groups)
     with torch.no_grad():
         conv.weight.mul_(torch.rand_like(conv.weight) < draw(st.sampled_from([0.0, 0.2, 1.0])))
-    return SparseConv2d.from_dense(conv), torch.randn(draw(st.integers(1, 3)), inp, *image)
+    return SparseConv2d.from_dense(conv), torch.randn(draw(st.sampled_from(BATCHES)), inp, *image)
 
 
-@given(problem=problems(), threads=st.sampled_from([1, 2]))
-@settings(max_examples=60, deadline=None, derandomize=True)
-def test_any_geometry(problem: tuple[SparseConv2d, Tensor], threads: int) -> None:
+@given(problem=problems(), threads=st.sampled_from([1, 2]), isa=st.sampled_from(ISAS))
+@settings(max_examples=90, deadline=None, derandomize=True)
+def test_any_geometry(problem: tuple[SparseConv2d, Tensor], threads: int, isa: str) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        check(*problem)
+        with _backend.use_cpu_isa(isa):
+            check(*problem)
     finally:
         torch.set_num_threads(before)
 
@@ -97,7 +110,7 @@ def test_any_geometry(problem: tuple[SparseConv2d, Tensor], threads: int) -> Non
 def test_results_do_not_depend_on_threads(name: str) -> None:
     sparse, before = layer(name), torch.get_num_threads()
     try:
-        for batch in (1, 5):
+        for batch in (1, 5, 37):
             x, results = torch.randn(batch, CONVS[name][0], *CONVS[name][-1]), []
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
@@ -114,13 +127,14 @@ def test_blocks_of_channels() -> None:
     conv = torch.nn.Conv2d(200, 16, 3, padding=1)
     with torch.no_grad():
         conv.weight.mul_(torch.rand_like(conv.weight) < 0.4)
-    sparse, x = SparseConv2d.from_dense(conv, activation="relu"), torch.randn(2, 200, 13, 11)
+    sparse, x = SparseConv2d.from_dense(conv, activation="relu"), torch.randn(18, 200, 13, 11)
     geometry = sparse._geometry(x)
     assert parts(sparse.packed(geometry)).header["blocks"] == blocks_of(geometry, sparse.nnz / 16) > 2
     assert blocks_of(geometry, 3.0) == 1, "few weights, whose sums would be loaded again and again"
     for isa in ISAS:
         with _backend.use_cpu_isa(isa):
-            check(sparse, x)
+            for batch in (2, 18):
+                check(sparse, x[:batch])
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.int8], ids=str)
@@ -128,7 +142,8 @@ def test_stored_in_fewer_bits_and_half_images(stored: torch.dtype) -> None:
     sparse = layer("groups", 0.5)
     sparse.store_as(stored)
     for dtype in (torch.float32, torch.bfloat16):
-        check(sparse, torch.randn(2, 6, 7, 9).to(dtype))
+        for batch in (2, 16):
+            check(sparse, torch.randn(batch, 6, 7, 9).to(dtype))
     check(sparse, torch.randn(2, 6, 9, 7).mT)
     check(sparse, torch.randn(2, 6, 7, 9).to(memory_format=torch.channels_last))
 
@@ -138,11 +153,12 @@ def test_what_is_not_stored_is_not_multiplied() -> None:
     with torch.no_grad():
         conv.weight[:, 1], conv.weight[1:, 0] = 0, 0
         conv.weight[:, 0, 1, 1] = 1
-    x = torch.full((1, 2, 6, 11), torch.nan)
-    x[:, 0] = 3
-    with torch.no_grad():
-        y = SparseConv2d.from_dense(conv)(x)
-    assert y[:, 1:].eq(3).all() and y.isfinite().all()
+    for batch in (1, 16):
+        x = torch.full((batch, 2, 6, 11), torch.nan)
+        x[:, 0] = 3
+        with torch.no_grad():
+            y = SparseConv2d.from_dense(conv)(x)
+        assert y[:, 1:].eq(3).all() and y.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["3x3", "groups", "uneven"])
