@@ -15,10 +15,11 @@ __all__ = ["SparseSequential", "fuse"]
 
 
 class SparseSequential(torch.nn.Sequential):
-    """A torch.nn.Sequential that runs neighbouring `SparseLinear` and ReLU modules as one op, ``spmm_chain``.
+    """A torch.nn.Sequential that runs neighbouring modules as one op where a kernel does the work of several.
 
-    A ReLU behind a `SparseConv2d` is applied by its kernel, and max pooling, with a ReLU before or behind it,
-    runs as op ``max_pool2d``, many times faster than torch's own.
+    `SparseLinear` and ReLU modules in a row are op ``spmm_chain``; `SparseConv2d`, ReLU and max pooling in a
+    row, with such linear layers behind a Flatten, op ``sparse_net``. Max pooling of images in NCHW, with a
+    ReLU before or behind it, is op ``max_pool2d``, many times faster than torch's own.
     Only without gradients, in eval mode, on the CPU, and where none of them has hooks; otherwise, and for
     everything else in it, it is a Sequential. Same children, same state dict, same results within rounding.
     Made by `vdropkern.sparsify` of each torch.nn.Sequential that holds sparse layers.
