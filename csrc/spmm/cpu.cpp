@@ -139,7 +139,6 @@ constexpr int64_t kWidths[] = {
 constexpr int64_t kMostWidth = kWidths[0];
 
 int64_t panel_width(int64_t rows) {
-  if (rows == 1) return 1;
   for (const int64_t width : kWidths)
     if (rows > width / 2 && rows > 8) return width;
   return 8;

@@ -11,9 +11,19 @@ from torch import Tensor
 import vdropkern as vdk
 from tests.ops.test_spmm import patterns
 from tests.tolerance import assert_close
-from vdropkern.ops.spmm import _packed_op, spmm_packed
+from vdropkern.ops.spmm import _packed_op, spmm_chain, spmm_packed
 from vdropkern.ops.spmm.csr import dense_to_csr
-from vdropkern.ops.spmm.pack import STORED, UNIT, Columns, check_pack, linear_columns, pack, parts, unpack
+from vdropkern.ops.spmm.pack import (
+    STORED,
+    UNIT,
+    Columns,
+    chain,
+    check_pack,
+    linear_columns,
+    pack,
+    parts,
+    unpack,
+)
 
 # O, I, density: odd ones, more rows than a slice, more columns than a block
 MATRICES = [(11, 37, 0.4), (1, 1, 1.0), (5, 0, 0.5), (131, 300, 0.1), (70, 5000, 0.02), (9, 16, 0.0)]
@@ -104,6 +114,23 @@ def test_results_do_not_depend_on_threads() -> None:
             assert all(torch.equal(y, results[0]) for y in results)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("batch", [1, 2, 3, 9, 17, 33])
+def test_rows_do_not_depend_on_who_else_is_in_their_part(batch: int, backend: str) -> None:
+    """However threads divide a batch, a row that is left alone is summed as it would be among others."""
+    if backend == "reference":
+        pytest.skip("ATen's own affair")
+    packs = [
+        packed_as(matrix(out, inp, 0.1), torch.randn(out), torch.float32)
+        for out, inp in ((700, 900), (60, 700))
+    ]
+    joined, x, results = chain(packs, [True, False]), torch.randn(batch, 900), []
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        results.append(spmm_chain(x, joined, 60))
+    assert all(torch.equal(y, results[0]) for y in results)
 
 
 @pytest.mark.parametrize("batch", [1, 9])
