@@ -184,22 +184,28 @@ def test_vmap_draws_anew_for_each_slice(method: Method) -> None:
     assert torch.equal(first, second)
 
 
+def gradients_alone_and_parallel() -> list[list[Tensor]]:
+    """Of one model and one batch, by itself and within DistributedDataParallel."""
+    model, x = net(SparseVD()), torch.randn(4, 6)
+    grads = []
+    for run in (model, torch.nn.parallel.DistributedDataParallel(model)):
+        model.zero_grad()
+        torch.manual_seed(0)
+        with vdk.collect_kl(run) as collected:
+            y = run(x)
+        (y.square().sum() + collected.total()).backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    return grads
+
+
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 def test_distributed_data_parallel() -> None:
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        model, x = net(SparseVD()), torch.randn(4, 6)
-        parallel = torch.nn.parallel.DistributedDataParallel(model)
-        grads = []
-        for run in (model, parallel):
-            model.zero_grad()
-            torch.manual_seed(0)
-            with vdk.collect_kl(run) as collected:
-                y = run(x)
-            (y.square().sum() + collected.total()).backward()
-            grads.append([p.grad.clone() for p in model.parameters()])
-        for a, b in zip(*grads, strict=True):
+        # in a function of its own: a parallel model that outlives the group waits for its threads, and they
+        # may wait for the interpreter lock that it holds
+        for a, b in zip(*gradients_alone_and_parallel(), strict=True):
             torch.testing.assert_close(a, b)
     finally:
         torch.distributed.destroy_process_group()
