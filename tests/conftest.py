@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.threads import with_threads
 from vdropkern import _backend
 
 BACKENDS = ("reference", *(f"cpu-{isa}" for isa in _backend.CPU_ISAS))
@@ -62,9 +63,8 @@ def _seed(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def threads() -> Iterator[None]:
     """Restore torch's thread count after a test that sets it."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+    with with_threads(torch.get_num_threads()):
+        yield
 
 
 def why_not(backend: str) -> str | None:

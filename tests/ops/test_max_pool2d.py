@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import vdropkern as vdk
+from tests.threads import with_threads
 from vdropkern import _backend
 from vdropkern.ops.max_pool2d import PoolGeometry, _op, max_pool2d
 
@@ -112,13 +113,8 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, PoolGeometry]:
 @given(problem=problems(), threads=st.sampled_from([1, 2]))
 @settings(max_examples=80, deadline=None, derandomize=True)
 def test_any_geometry(isa: str, problem: tuple[Tensor, PoolGeometry], threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with _backend.use_cpu_isa(isa):
-            check(*problem)
-    finally:
-        torch.set_num_threads(before)
+    with with_threads(threads), _backend.use_cpu_isa(isa):
+        check(*problem)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

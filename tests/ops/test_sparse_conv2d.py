@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 import vdropkern as vdk
 from tests.sparse_cases import CONVS
 from tests.sparse_cases import sparse_conv as layer
+from tests.threads import same_on_any_threads, with_threads
 from tests.tolerance import assert_close
 from vdropkern import _backend
 from vdropkern.ops.sparse_conv2d import _op, band_of, blocks_of, sparse_conv2d
@@ -97,28 +99,17 @@ def problems(draw: st.DrawFn) -> tuple[SparseConv2d, Tensor]:
 @given(problem=problems(), threads=st.sampled_from([1, 2]), isa=st.sampled_from(ISAS))
 @settings(max_examples=90, deadline=None, derandomize=True)
 def test_any_geometry(problem: tuple[SparseConv2d, Tensor], threads: int, isa: str) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with _backend.use_cpu_isa(isa):
-            check(*problem)
-    finally:
-        torch.set_num_threads(before)
+    with with_threads(threads), _backend.use_cpu_isa(isa):
+        check(*problem)
 
 
 @pytest.mark.parametrize("name", ["blocks-and-bands", "many-slices"])
 def test_results_do_not_depend_on_threads(name: str) -> None:
-    sparse, before = layer(name), torch.get_num_threads()
-    try:
-        for batch in (1, 5, 37):
-            x, results = torch.randn(batch, CONVS[name][0], *CONVS[name][-1]), []
-            for threads in (1, 2, 3):
-                torch.set_num_threads(threads)
-                with torch.no_grad():
-                    results.append(sparse(x))
-            assert all(torch.equal(y, results[0]) for y in results)
-    finally:
-        torch.set_num_threads(before)
+    sparse = layer(name)
+    for batch in (1, 5, 37):
+        x = torch.randn(batch, CONVS[name][0], *CONVS[name][-1])
+        with torch.no_grad():
+            assert same_on_any_threads(functools.partial(sparse, x))
 
 
 def test_blocks_of_channels() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from torch import Tensor
 import vdropkern as vdk
 from tests.ops.test_spmm import patterns
 from tests.ops.test_spmm_packed import MATRICES, check, matrix
+from tests.threads import same_on_any_threads, with_threads
 from vdropkern import _backend
 from vdropkern.ops.spmm import lookup, spmm_packed
 from vdropkern.ops.spmm.csr import dense_to_csr
@@ -74,26 +77,15 @@ def test_any_pattern(mask: Tensor, threads: int, seed: int) -> None:
     check_pack(packed)
     if bool(mask.any()):
         assert torch.equal(weight_of(parts(packed).lookups, *w.shape), w)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with with_threads(threads):
         check(packed, w, torch.zeros(len(w)), torch.randn(1, w.shape[1], generator=generator), relu=True)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_results_do_not_depend_on_threads() -> None:
     w = matrix(700, 3000, 0.1)
-    packed, before = packed_for_one(w, torch.randn(700)), torch.get_num_threads()
-    try:
-        for batch in (1, 3):
-            x, results = torch.randn(batch, 3000), []
-            for threads in (1, 2, 3):
-                torch.set_num_threads(threads)
-                results.append(spmm_packed(x, packed, 700, False))
-            assert all(torch.equal(y, results[0]) for y in results)
-    finally:
-        torch.set_num_threads(before)
+    packed = packed_for_one(w, torch.randn(700))
+    for x in (torch.randn(batch, 3000) for batch in (1, 3)):
+        assert same_on_any_threads(functools.partial(spmm_packed, x, packed, 700, False))
 
 
 def test_what_is_not_stored_is_not_multiplied() -> None:

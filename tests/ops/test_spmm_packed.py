@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from torch import Tensor
 
 import vdropkern as vdk
 from tests.ops.test_spmm import patterns
+from tests.threads import same_on_any_threads, with_threads
 from tests.tolerance import assert_close
 from vdropkern.ops.spmm import _packed_op, spmm_chain, spmm_packed
 from vdropkern.ops.spmm.csr import dense_to_csr
@@ -93,30 +96,17 @@ def test_any_pattern_in_any_blocks(mask: Tensor, batch: int, length: int, thread
     packed = packed_as(w, None, torch.float32, columns)
     check_pack(packed)
     assert torch.equal(unpack(packed)[0], w)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with with_threads(threads):
         check(packed, w, torch.zeros(len(w)), torch.randn(batch, inp, generator=generator), relu=True)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_results_do_not_depend_on_threads() -> None:
     w = matrix(400, 3000, 0.1)
     packed = packed_as(w, torch.randn(400), torch.float32)
-    before = torch.get_num_threads()
-    try:
-        for batch in (1, 8, 40):
-            x, results = torch.randn(batch, 3000), []
-            for threads in (1, 2, 3):
-                torch.set_num_threads(threads)
-                results.append(spmm_packed(x, packed, 400, False))
-            assert all(torch.equal(y, results[0]) for y in results)
-    finally:
-        torch.set_num_threads(before)
+    for x in (torch.randn(batch, 3000) for batch in (1, 8, 40)):
+        assert same_on_any_threads(functools.partial(spmm_packed, x, packed, 400, False))
 
 
-@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("batch", [1, 2, 3, 9, 17, 33])
 def test_rows_do_not_depend_on_who_else_is_in_their_part(batch: int, backend: str) -> None:
     """However threads divide a batch, a row that is left alone is summed as it would be among others."""
@@ -126,11 +116,8 @@ def test_rows_do_not_depend_on_who_else_is_in_their_part(batch: int, backend: st
         packed_as(matrix(out, inp, 0.1), torch.randn(out), torch.float32)
         for out, inp in ((700, 900), (60, 700))
     ]
-    joined, x, results = chain(packs, [True, False]), torch.randn(batch, 900), []
-    for count in (1, 2, 3, 5):
-        torch.set_num_threads(count)
-        results.append(spmm_chain(x, joined, 60))
-    assert all(torch.equal(y, results[0]) for y in results)
+    joined, x = chain(packs, [True, False]), torch.randn(batch, 900)
+    assert same_on_any_threads(functools.partial(spmm_chain, x, joined, 60), (1, 2, 3, 5))
 
 
 @pytest.mark.parametrize("batch", [1, 9])
