@@ -193,19 +193,38 @@ def test_what_is_wrong_in_one_process_is_told_once_and_ends_all(
 
 
 LEAVES = """
-import weakref, torch
-from vdropkern.recipes.ranks import Ranks
+import atexit, sys, weakref, torch
+from vdropkern.recipes.ranks import Ranks, RanksError
 ranks = Ranks.join()
 group = weakref.ref(torch.distributed.group.WORLD)
 torch.optim.Adam([torch.zeros(1, requires_grad=True)])
 ranks.gather(None)
-ranks.leave()
-print("gone" if group() is None else "kept")
+"""
+TELLS = 'print("gone" if group() is None else "kept")\n'
+LOSES = """
+try:
+    while True:
+        if ranks.rank == 0:
+            sys.exit("fails")
+        ranks.sum_([torch.zeros(1)])
+except RanksError as err:
+    lost = err
 """
 
 
 def test_nothing_keeps_the_group_and_its_threads_once_left() -> None:
-    assert rank_processes.run(["-c", LEAVES], [{}, {}]) == [(0, "gone", "")] * 2
+    words = ["-c", f"{LEAVES}ranks.leave()\n{TELLS}"]
+    assert rank_processes.run(words, [{}, {}]) == [(0, "gone", "")] * 2
+
+
+def test_nor_does_the_error_that_another_is_lost() -> None:
+    ends = rank_processes.run(["-c", f"{LEAVES}{LOSES}ranks.leave()\n{TELLS}"], [{}, {}])
+    assert ends == [(1, "", "fails"), (0, "gone", "")]
+
+
+def test_who_does_not_leave_does_so_when_python_ends() -> None:
+    late = LEAVES.replace("ranks = ", f"atexit.register(lambda: {TELLS.strip()})\nranks = ")
+    assert rank_processes.run(["-c", late], [{}, {}]) == [(0, "gone", "")] * 2
 
 
 def test_a_sweep_refuses_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

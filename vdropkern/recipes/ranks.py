@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import os
@@ -67,7 +68,9 @@ class Ranks:
         except (RuntimeError, ValueError) as err:
             raise RanksError(f"process {rank} of {count} cannot meet the others: {err}") from None
         local, local_count = (os.environ.get(f"LOCAL_{name}") for name in ("RANK", "WORLD_SIZE"))
-        return cls(rank, count, int(local or rank), int(local_count or count))
+        ranks = cls(rank, count, int(local or rank), int(local_count or count))
+        atexit.register(ranks.leave)  # however the process ends, none of the group's threads sees Python end
+        return ranks
 
     @property
     def first(self) -> bool:
@@ -171,8 +174,9 @@ class Ranks:
                 self.gather(None)
 
     def leave(self) -> None:
-        """Part from the others; nothing but `first` is left to ask for."""
-        if self.count > 1:
+        """Part from the others; nothing but `first` is left to ask for. Done at the end of Python at the latest."""
+        self._gpus = None
+        if self.count > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
     def _group(self, tensor: Tensor) -> Any:
@@ -184,6 +188,7 @@ class Ranks:
             yield
         except RuntimeError as err:
             first_line = str(err).partition("\n")[0]
+            traceback.clear_frames(err.__traceback__)  # torch's hold the group, beyond `leave`
             raise RanksError(
                 f"process {self.rank} of {self.count} lost another, whose message says more ({first_line})"
             ) from None
