@@ -174,7 +174,7 @@ class Ranks:
                 self.gather(None)
 
     def leave(self) -> None:
-        """Part from the others; nothing but `first` is left to ask for. Done at the end of Python at the latest."""
+        """Part from the others, at the latest when Python ends; nothing but `first` is left to ask for."""
         self._gpus = None
         if self.count > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
