@@ -23,13 +23,14 @@ _PACKED_INPUTS = frozenset((torch.float32, torch.bfloat16, torch.float16))
 
 
 class Packed(NamedTuple):
-    """A packed form, with the parameters it was made of and how often they had been changed by then."""
+    """A packed form, with the tensors it was made of and how often they had been changed by then."""
 
     values: Tensor
     bias: Tensor | None
-    versions: tuple[int, int]
-    places: tuple[int, int]  # in memory, which is kept alive so that no other tensor can come to lie there
-    memory: tuple[Tensor, Tensor | None]
+    scales: Tensor | None
+    versions: tuple[int, int, int]
+    places: tuple[int, int, int]  # in memory, kept alive so that no other tensor can come to lie there
+    memory: tuple[Tensor | None, ...]
     columns: Any
     packed: Tensor
     mark: object  # of this packing, wherever its bytes are held
@@ -56,9 +57,10 @@ class SparseLayer(torch.nn.Module):
     """A layer whose weight, a matrix of `rows` x `columns`, is held in compressed rows (CSR).
 
     CSR is what is trained, saved and checked. Without gradients on the CPU a packed form is read instead,
-    which is made at the first call, and again once a parameter was replaced or changed in place, or its
-    ``.data`` replaced; it is in no state dict. A change that hides from torch (``.data.mul_(2)``) must be
-    followed by `repack`. On a GPU, the CUDA kernels read CSR, and the order of its rows by their length.
+    which is made at the first call, and again once a parameter or the scales were replaced or changed in
+    place, or their ``.data`` replaced; it is in no state dict. A change that hides from torch
+    (``.data.mul_(2)``, or in place under inference_mode of what was made there) must be followed by
+    `repack`. On a GPU, the CUDA kernels read CSR, and the order of its rows by their length.
     """
 
     values: torch.nn.Parameter
@@ -170,8 +172,9 @@ class SparseLayer(torch.nn.Module):
         """Whether a kernel on the packed form may compute this call."""
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             return False
-        values = self._parameters["values"]
-        assert values is not None
+        values = self._parameters.get("values")
+        if values is None or "bias" not in self._parameters:
+            return False  # pruning and parametrizations compute them at every call
         return may_pack(x) and values.is_cpu and values.dtype != torch.float64
 
     def _held(self) -> Packed | None:
@@ -180,10 +183,11 @@ class SparseLayer(torch.nn.Module):
         if made is None:
             return None
         # faster than a name at a time
-        own_values, own_bias, (count, bias_count), (place, bias_place), _, _, _, _ = made
-        parameters = self._parameters
-        values, bias = parameters["values"], parameters["bias"]
-        if own_values is not values or own_bias is not bias:
+        own_values, own_bias, own_scales, counts, places, _, _, _, _ = made
+        (count, bias_count, scales_count), (place, bias_place, scales_place) = counts, places
+        parameters, scales = self._parameters, self._buffers["scales"]
+        values, bias = parameters.get("values"), parameters.get("bias")
+        if own_values is not values or own_bias is not bias or own_scales is not scales:
             return None
         # what was made under inference_mode has no version, and no in-place change outside of it
         if count >= 0 and values._version != count:
@@ -196,18 +200,24 @@ class SparseLayer(torch.nn.Module):
                 return None
             if bias.data_ptr() != bias_place:
                 return None
+        if scales is not None:
+            if scales_count >= 0 and scales._version != scales_count:
+                return None
+            if scales.data_ptr() != scales_place:
+                return None
         return made
 
     def packing(self, columns: Any = None) -> Packed:
         """The packed form and its mark, made where none is held, or one for other `columns`."""
         made = self._held()
         if made is None or made.columns != columns:
-            values, bias = self.values, self.bias
-            versions = (version(values), version(bias))
-            memory = (values.data, None if bias is None else bias.data)
-            places = (memory[0].data_ptr(), 0 if memory[1] is None else memory[1].data_ptr())
+            values, bias, scales = self.values, self.bias, self.scales
+            versions = (version(values), version(bias), version(scales))
+            memory = tuple(None if t is None else t.data for t in (values, bias, scales))
+            place, bias_place, scales_place = (0 if t is None else t.data_ptr() for t in memory)
+            places = (place, bias_place, scales_place)
             packed = self._packed_now(columns)
-            made = Packed(values, bias, versions, places, memory, columns, packed, object())
+            made = Packed(values, bias, scales, versions, places, memory, columns, packed, object())
             self._pack = made
         return made
 

@@ -51,10 +51,10 @@ def may_order(op: str, layer: torch.nn.Module, x: Tensor) -> bool:
         return False
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in layer.parameters())):
         return False
-    values = layer._parameters["values"]
-    assert values is not None
+    values = layer._parameters.get("values")
     return (
-        x.is_floating_point()
+        values is not None  # pruning computes them at every call
+        and x.is_floating_point()
         and torch.float64 not in (x.dtype, values.dtype)
         and values.device == x.device
         and not torch.is_autocast_enabled(x.device.type)

@@ -59,13 +59,13 @@ class Run(Step):
         numbers: list[int] = []
         packed: list[Tensor] = []
         for step in self.steps:
-            y = step(y)
+            given, y = y, step(y)
             if isinstance(step, Pool):
                 numbers += pool_numbers(step.geometry, step.relu)
             elif isinstance(step, Convolution):
-                held = step.made[0]
-                if held is None or held is not step.layer._held():
-                    may_join = False  # it ran dense
+                held, image, _ = step.made
+                if held is None or given.shape[1:] != image or held is not step.layer._held():
+                    may_join = False  # it ran dense, or in another thread with images of another size since
                 else:
                     numbers += conv_numbers(len(packed), step.layer.out_channels, held.columns, step.relu)
                     packed.append(held.packed)

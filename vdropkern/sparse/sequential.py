@@ -28,7 +28,9 @@ class SparseSequential(torch.nn.Sequential):
     _plan: Plan | None = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch.nn.Sequential.forward
-        if self.training or is_grad_enabled() or not may_pack_without_grad(input) or _has_any_global_hook():
+        if self.training or is_grad_enabled() or not isinstance(input, Tensor) or _has_any_global_hook():
+            return super().forward(input)
+        if not may_pack_without_grad(input):
             return super().forward(input)
         modules, plan = [*self._modules.values()], self._plan
         if plan is None or not plan.holds(modules):

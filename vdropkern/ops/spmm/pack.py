@@ -34,6 +34,7 @@ _HEADER = ("magic", "stored", "out", "in", "slices", "slice_rows", "blocks", "gr
 _PER_ROW = 40  # nonzeros that a row should have in a block: fewer, and loading and storing its sum weighs in
 _LEAST_COLUMNS, _MOST_COLUMNS = 640, 4096
 _LEAST_ROWS, _MOST_SLICES = 128, 16  # threads share slices; the more rows one has, the less is filled up
+_MOST_ROWS = NO_ROW // ROWS * ROWS  # that 16 bits tell apart
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def pack(
     With `one_row` (of linear layers) that for one row of inputs too, where it would be faster.
     """
     out, nnz, blocks = row_offsets.shape[0] - 1, values.shape[0], columns.begins.shape[0] - 1
-    slice_rows = -(-out // min(max(out // _LEAST_ROWS, 1), _MOST_SLICES))
+    slices = max(min(max(out // _LEAST_ROWS, 1), _MOST_SLICES), -(-out // _MOST_ROWS))
+    slice_rows = -(-out // slices)
     slice_rows = max(-(-slice_rows // ROWS) * ROWS, ROWS)
     slices = -(-out // slice_rows)
     row, col = row_of_each(row_offsets, nnz), col_indices.long()
