@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import vdropkern as vdk
 from vdropkern import sparse
+from vdropkern.ops.spmm.check import check_packed
+from vdropkern.ops.spmm.pack import CHAIN_MAGIC, chain, chain_parts, parts
 from vdropkern.sparse import SparseConv2d, SparseLinear, SparseSequential
 
 
@@ -161,3 +163,42 @@ def test_constants_may_lie_anywhere(shift: int) -> None:
             place = room[first : first + buffer.nbytes].view(buffer.dtype)
             setattr(module, name, place.copy_(buffer))
     assert torch.equal(frozen(x), y)
+
+
+def hostile(frozen: nn.Module) -> dict[str, Tensor]:
+    """A state dict whose first packed matrix sends the kernel far behind its end."""
+    state = {k: v.clone() for k, v in frozen.state_dict().items()}
+    packed = next(v for v in state.values() if v.dtype == torch.uint8)
+    packed = chain_parts(packed)[0][0] if packed[:8].view(torch.int64) == CHAIN_MAGIC else packed
+    p = parts(packed)
+    start = sum(-(-n // 64) * 64 for n in (8 * len(p.header), p.begins.nbytes, 4 * p.first.numel()))
+    packed[start : start + 4 * p.start.numel()].view(torch.int32)[-1] = 2**30
+    return state
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_packed_forms_that_are_loaded_are_checked(name: str, tmp_path: Path) -> None:
+    make, inputs = CASES[name]
+    net = make()
+    frozen, bad = (sparse.freeze(net, tuple(t[:1] for t in inputs)) for _ in range(2))
+    sparse.save(frozen, tmp_path / "good")
+    assert sparse.load(tmp_path / "good", into=frozen) is frozen
+    y = frozen(*inputs)
+    with pytest.raises(RuntimeError, match=r"packed: start must run from 0"):
+        frozen.load_state_dict(hostile(frozen))
+    for key, buffer in bad.named_buffers():
+        buffer.copy_(hostile(frozen)[key])
+    sparse.save(bad, tmp_path / "bad")
+    with pytest.raises(sparse.ModelFileError, match=r"packed: start must run from 0"):
+        sparse.load(tmp_path / "bad", into=frozen)
+    assert torch.equal(frozen(*inputs), y)
+
+
+@pytest.mark.parametrize("place, value", [(1, 0), (1, 65), (2, -64), (2, 2**40), (3, 2**40)])
+def test_chains_that_reach_beyond_their_end_are_refused(place: int, value: int) -> None:
+    layer = SparseLinear.from_dense(torch.randn(3, 5))
+    joined = chain([layer.packed()], [True])
+    check_packed(joined)
+    joined[:40].view(torch.int64)[place] = value
+    with pytest.raises(ValueError, match="packed"):
+        check_packed(joined)

@@ -17,9 +17,11 @@ struct ConvSizes {
                     ": x must be [N, C, H, W], not float64");
     for (const auto* pair : {&kernel, &stride, &padding, &dilation})
       STD_TORCH_CHECK(pair->size() == 2, op, ": kernel_size, stride, padding, dilation must be pairs");
+    constexpr int64_t kMost = int64_t{1} << 31;
     for (size_t i = 0; i < 2; ++i)
-      STD_TORCH_CHECK(kernel[i] > 0 && stride[i] > 0 && padding[i] >= 0 && dilation[i] > 0, op,
-                      ": a size is out of range");
+      STD_TORCH_CHECK(kernel[i] > 0 && stride[i] > 0 && padding[i] >= 0 && dilation[i] > 0 &&
+                          kernel[i] < kMost && stride[i] < kMost && padding[i] < kMost && dilation[i] < kMost,
+                      op, ": a size is out of range");
     batch = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
     const int64_t room_h = height + 2 * padding[0] - (kernel[0] - 1) * dilation[0] - 1;
     const int64_t room_w = width + 2 * padding[1] - (kernel[1] - 1) * dilation[1] - 1;

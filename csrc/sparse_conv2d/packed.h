@@ -15,6 +15,10 @@ inline Tensor sparse_conv2d_of(const char* op, const Tensor& x, const Tensor& pa
   STD_TORCH_CHECK(band > 0 && band <= s.out_h, op, ": band must lie in [1, ", s.out_h, "]");
   const ConvPlane plane{s.stride[0], s.stride[1], band + (s.kernel[0] - 1) * s.dilation[0] / s.stride[0],
                         s.out_w + (s.kernel[1] - 1) * s.dilation[1] / s.stride[1], band};
+  constexpr int64_t kMost = 1 << 16;  // what indices reach: beyond it, a plane's size could overflow
+  STD_TORCH_CHECK(plane.phases_h <= kMost / 2 && plane.phases_w <= kMost / 2 && plane.rows < kMost &&
+                      plane.cols < kMost && plane.size() < kMost,
+                  op, ": a channel's plane is too large");
   STD_TORCH_CHECK(pack.h.in == s.channels * s.kernel[0] * s.kernel[1] && pack.h.out == out_channels &&
                       pack.h.plane == plane.size() && pack.columns[pack.h.blocks] == s.channels,
                   op, ": packed was made for another convolution or image size");

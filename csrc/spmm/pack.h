@@ -57,7 +57,7 @@ struct Pack {
 constexpr size_t stored_bytes(Stored s) { return s == Stored::kFloat ? 4 : s == Stored::kBFloat16 ? 2 : 1; }
 
 // Read the parts' places; false if `bytes` of memory at `data` cannot be a pack. What the parts hold is
-// trusted: they are written by ops/spmm/pack.py alone, whose `check_pack` tells.
+// trusted: they are written by ops/spmm/pack.py alone; `check_pack` of check.py tells.
 inline bool read_pack(const void* data, int64_t bytes, Pack& pack) {
   PackHeader& h = pack.h;
   // on a multiple of 64 bytes reads are fastest, but constants of compiled programs lie elsewhere too
@@ -65,12 +65,13 @@ inline bool read_pack(const void* data, int64_t bytes, Pack& pack) {
   __builtin_memcpy(&h, data, sizeof h);
   constexpr int64_t kMost = int64_t(1) << 40;
   const int64_t sizes[] = {h.out,    h.in,    h.slices, h.slice_rows, h.blocks,
-                           h.groups, h.steps, h.plane,  h.pairs};
+                           h.groups, h.steps, h.plane,  h.pairs,      h.longest};
   for (const int64_t size : sizes)
     if (size < 0 || size > kMost) return false;
   if (h.magic != kPackMagic || h.bytes != bytes || int64_t(h.stored) < 0 || int64_t(h.stored) > 2 ||
-      h.blocks * h.slices > kMost)
+      h.blocks < 1 || h.slices > kMost / h.blocks || h.longest > h.steps)
     return false;
+  if (h.slice_rows >= kNoRow || h.slices * h.slice_rows < h.out) return false;
   int64_t at = 0;
   const auto part = [&](int64_t count, size_t each) {
     const char* const p = static_cast<const char*>(data) + at;

@@ -18,7 +18,8 @@ from tests.threads import same_on_any_threads, with_threads
 from tests.tolerance import assert_close
 from vdropkern import _backend
 from vdropkern.ops.sparse_conv2d import _op, band_of, blocks_of, sparse_conv2d
-from vdropkern.ops.spmm.pack import check_pack, parts
+from vdropkern.ops.spmm.check import check_pack
+from vdropkern.ops.spmm.pack import parts
 from vdropkern.sparse import SparseConv2d
 
 ISAS = _backend.cpu_isas()
@@ -234,3 +235,19 @@ def test_from_dense_and_back() -> None:
     fresh = SparseConv2d(2, 3, (3, 5), padding=(2, 2), dilation=(2, 1), nnz=sparse.nnz)
     fresh.load_state_dict(sparse.state_dict())
     assert torch.equal(fresh.weight_dense(), sparse.weight_dense())
+
+
+@pytest.mark.skipif(not ISAS, reason="without kernels there is nothing to refuse")
+def test_planes_whose_size_overflows_are_refused() -> None:
+    """By a header that says what is left of the size in 64 bits, which is nothing."""
+    sparse = SparseConv2d.from_dense(torch.nn.Conv2d(2, 3, 4))
+    x = torch.randn(1, 2, 4, 4)
+    packed = sparse.packed(sparse._geometry(x)).clone()
+    packed[:104].view(torch.int64)[11] = 0
+    op = torch.ops.vdropkern.sparse_conv2d
+    far, pad = 2**30, 3 * 2**29
+    with vdk.use_backend("cpu"):
+        with pytest.raises(RuntimeError, match="plane is too large"):
+            op(x, packed, 3, [4, 4], [far, far], [pad, pad], [far, far], 1, False)
+        with pytest.raises(RuntimeError, match="a size is out of range"):
+            op(x, packed, 3, [4, 4], [2**62, 4], [0, 0], [1, 1], 1, False)

@@ -154,6 +154,7 @@ def test_refuses() -> None:
         ("another convolution", (x[..., 1:], packed, program, sizes)),
         ("band must lie", (x, packed, replaced(11, 99), sizes)),
         ("a size is out of range", (x, packed, replaced(16, 0), sizes)),
+        ("a size is out of range", (x, packed, replaced(5, 2**62), sizes)),
         ("out_sizes", (x, packed, program, (5,))),
         ("out_sizes", (x, packed, program, (4, 1))),
         ("no matrix", (x, packed[2:] * 3, program, sizes)),

@@ -16,9 +16,10 @@ from tests.ops.test_spmm_packed import MATRICES, check, matrix
 from tests.threads import same_on_any_threads, with_threads
 from vdropkern import _backend
 from vdropkern.ops.spmm import lookup, spmm_packed
+from vdropkern.ops.spmm.check import check_pack
 from vdropkern.ops.spmm.csr import dense_to_csr
 from vdropkern.ops.spmm.lookup import CHUNK, NO_ROW, REAL, ROWS, Lookups, byte_lane
-from vdropkern.ops.spmm.pack import check_pack, linear_columns, pack, parts
+from vdropkern.ops.spmm.pack import linear_columns, pack, parts
 from vdropkern.sparse import SparseLinear
 
 SIZES = [*MATRICES, (64, 64, 0.3), (65, 129, 0.2), (200, 1000, 0.05), (130, 40, 1.0), (300, 784, 0.02)]

@@ -15,13 +15,13 @@ from tests.ops.test_spmm import patterns
 from tests.threads import same_on_any_threads, with_threads
 from tests.tolerance import assert_close
 from vdropkern.ops.spmm import _packed_op, spmm_chain, spmm_packed
+from vdropkern.ops.spmm.check import check_pack
 from vdropkern.ops.spmm.csr import dense_to_csr
 from vdropkern.ops.spmm.pack import (
     STORED,
     UNIT,
     Columns,
     chain,
-    check_pack,
     linear_columns,
     pack,
     parts,
@@ -168,6 +168,7 @@ def damaged(packed: Tensor, part: str, value: int) -> Tensor:
     [
         ("magic", 7), ("stored", 3), ("out", 12), ("out", -1), ("in", 2**50), ("in", 38), ("slices", 0),
         ("slices", 2**40), ("slice_rows", 3), ("blocks", 9), ("groups", 1), ("steps", 1), ("longest", 0),
+        ("longest", 2**39),
         ("bytes", 64), ("columns", 50), ("first", 9), ("start", 10**6), ("rows", 60), ("index", 4 * 38),
     ],
 )  # fmt: skip
@@ -186,6 +187,11 @@ def test_kernels_refuse_what_is_no_pack() -> None:
             packed.new_zeros(640),
             packed.float(),
             damaged(packed, "steps", 1),
+            damaged(packed, "longest", -1),
+            damaged(packed, "longest", 2**39),
+            damaged(packed, "blocks", 0),
+            damaged(packed, "slice_rows", 2**40),
+            damaged(packed, "slice_rows", 8),
         ):
             with pytest.raises(RuntimeError, match="packed is no matrix"):
                 spmm_packed(x, bad, 11, False)

@@ -18,6 +18,7 @@ from .._files import write_whole
 from .._surgery import replace_
 from ..ops.spmm.csr import check_csr
 from ._layer import SparseLayer
+from ._packed_state import PackedState
 from .format import DTYPES, Content, ModelFileError, decode, decode_header, encode
 from .sequential import fuse
 from .shrink import is_shrunk, mark_shrunk
@@ -154,6 +155,9 @@ def _check_indices(modules: dict[str, torch.nn.Module], tensors: dict[str, Tenso
                 check_csr(values, columns, offsets, layer.matrix_shape[1])
             elif isinstance(layer, Select):
                 layer.check(tensors[f"{name}.indices".removeprefix(".")])
+            elif isinstance(layer, PackedState):
+                for buffer in layer._buffers:
+                    layer.check(buffer, tensors[f"{name}.{buffer}".removeprefix(".")])
     except ValueError as err:
         raise StructureError(f"{name or '(model)'}: {err}") from None
 

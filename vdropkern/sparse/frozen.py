@@ -17,6 +17,7 @@ from ..ops.sparse_net import sparse_net_native
 from ..ops.spmm import spmm_chain_native
 from ..ops.spmm.pack import chain
 from ._layer import SparseLayer
+from ._packed_state import PackedState
 from .conv import SparseConv2d
 from .linear import SparseLinear
 from .plan import Program, Run
@@ -28,7 +29,7 @@ __all__ = ["freeze", "to_aotinductor", "to_export"]
 Sample = Tensor | tuple[Tensor, ...]
 
 
-class FrozenLinear(torch.nn.Module):
+class FrozenLinear(PackedState):
     """Packed linear layers one after the other, each with or without a ReLU behind it: op ``spmm_chain``.
 
     Shapes: x [*, I of the first] -> y [*, O of the last].
@@ -46,7 +47,7 @@ class FrozenLinear(torch.nn.Module):
         return y
 
 
-class FrozenConv2d(torch.nn.Module):
+class FrozenConv2d(PackedState):
     """A packed convolution of images of one size, with or without a ReLU behind it: op ``sparse_conv2d``.
 
     Shapes: x [N, C, H, W] -> y [N, O, H', W'], H and W as in `geometry`.
@@ -82,7 +83,7 @@ class FrozenMaxPool2d(torch.nn.Module):
         return y
 
 
-class FrozenRun(torch.nn.Module):
+class FrozenRun(PackedState):
     """Convolutions, pooling and at the end linear layers, for images of one size: op ``sparse_net``."""
 
     numbers: Tensor

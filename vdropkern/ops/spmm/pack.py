@@ -1,4 +1,4 @@
-"""The packed form of a sparse matrix, which the CPU kernels of inference read: laid out and checked here.
+"""The packed form of a sparse matrix, which the CPU kernels of inference read.
 
 One tensor of bytes: a header and parts, each on a multiple of 64 bytes, as ``csrc/spmm/pack.h`` reads them.
 Rows stand in slices, columns in blocks whose inputs stay in L1. Within a slice and block, rows are sorted by
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .lookup import Lookups, check_lookups, lookups, low_bits, part_sizes
+from .lookup import Lookups, lookups, low_bits, part_sizes
 from .reference import row_of_each
 
-__all__ = ["Columns", "chain", "chain_parts", "check_pack", "linear_columns", "pack", "unpack"]
+__all__ = ["Columns", "chain", "chain_parts", "linear_columns", "pack", "unpack"]
 
 MAGIC = 0x316D6D7073_6B64
 CHAIN_MAGIC = 0x316E69616863_6476
@@ -215,46 +215,14 @@ def parts(packed: Tensor) -> Parts:
                  values.view(-1, ROWS), _from_low(index), Lookups(*looked_up))  # fmt: skip
 
 
-def _segments(p: Parts) -> Tensor:
+def segments_of(p: Parts) -> Tensor:
     """Block * slices + slice of every group."""
     return torch.repeat_interleave(torch.arange(p.first.shape[0] - 1), p.first.diff())
 
 
-def check_pack(packed: Tensor) -> None:
-    """Raise ValueError, saying what is wrong, unless a kernel can read `packed` without leaving its memory.
-
-    `pack` makes what passes; this is for whoever got a packed matrix elsewhere.
-    """
-    p, rising = parts(packed), "must run from 0 to {} without decreasing"
-    h = p.header
-    for name, t, last in (("first", p.first, h["groups"]), ("start", p.start, h["steps"]),
-                          ("columns", p.begins, int(p.begins[-1]))):  # fmt: skip
-        if int(t[0]) != 0 or int(t[-1]) != last or bool((t.diff() < 0).any()):
-            raise ValueError(f"packed: {name} {rising.format(last)}")
-    if h["plane"] == 0 and int(p.begins[-1]) != h["in"]:
-        raise ValueError(f"packed: columns must end at {h['in']}, got {int(p.begins[-1])}")
-    if h["slices"] * h["slice_rows"] < h["out"] or h["slice_rows"] >= NO_ROW:
-        raise ValueError("packed: the slices do not hold all rows")
-    lengths, segment = p.start.diff(), _segments(p)
-    if h["groups"] and int(lengths.max()) > h["longest"]:
-        raise ValueError(f"packed: a group is longer than {h['longest']}")
-    row = p.rows + (segment % max(h["slices"], 1))[:, None] * h["slice_rows"]
-    real = p.rows != NO_ROW
-    if bool(((p.rows >= h["slice_rows"]) | (row >= h["out"]))[real].any()) or not bool(real[:, 0].all()):
-        raise ValueError("packed: rows must lie in their slice, at least one a group")
-    begun = row[segment < h["slices"]][real[segment < h["slices"]]]
-    if not torch.equal(begun.sort().values, torch.arange(h["out"])):
-        raise ValueError("packed: the first block must hold every row once")
-    zeros = p.begins.diff() * (h["plane"] or UNIT)  # of a block's indices, that of the zero
-    block = segment // max(h["slices"], 1)
-    if bool((p.index > torch.repeat_interleave(zeros[block], lengths)[:, None]).any()):
-        raise ValueError("packed: index must lie in its block")
-    check_lookups(p.lookups, h["out"], h["in"])
-
-
 def rows_and_steps(p: Parts) -> tuple[Tensor, Tensor]:
     """(row [steps, 8], that of places without one beyond all others; block [steps]) of every step."""
-    segment, slices = _segments(p), max(p.header["slices"], 1)
+    segment, slices = segments_of(p), max(p.header["slices"], 1)
     group = torch.repeat_interleave(torch.arange(p.header["groups"]), p.start.diff())
     row = torch.where(
         p.rows == NO_ROW, 1 << 40, p.rows + (segment % slices)[:, None] * p.header["slice_rows"]
