@@ -137,3 +137,20 @@ def test_more_rows_than_16_slices_can_number() -> None:
         for batch in (1, 9):
             x = torch.randn(batch, 4)
             torch.testing.assert_close(layer(x), nn.functional.linear(x, weight, layer.bias))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch's compiler
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("net", [images_net()[0], SparseSequential(linear(8, 5))], ids=["conv", "linear"])
+def test_steps_of_fused_optimizers_are_seen(net: SparseSequential, compiled: bool) -> None:
+    net, x = copy.deepcopy(net), torch.randn(2, 3, 8, 8)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, fused=True)
+    torch._dynamo.reset()
+    train = torch.compile(net, backend="aot_eager") if compiled else net
+    for _ in range(3):
+        train(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            evaluated = net(x)
+        torch.testing.assert_close(evaluated, nn.Sequential(*net)(x))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, is_autocast_enabled, is_grad_enabled  # called at every call: found at once
 from torch._C import _are_functorch_transforms_active as are_functorch_transforms_active
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 
 from .._backend import cpu_byte_lookup, native_on_cpu
 from ..ops.spmm.csr import check_csr, csr_to_dense, dense_to_csr
@@ -135,6 +135,8 @@ class SparseLayer(torch.nn.Module):
 
     def float_values(self) -> Tensor:
         """The stored weights as floating numbers [nnz]; differentiable in `values`."""
+        if is_grad_enabled() and any(p.requires_grad for p in self.parameters()) and not is_exporting():
+            self._pack = None  # a step of an optimizer may follow, and fused ones leave no version behind
         if self.scales is None:
             return self.values
         return self.values.to(self.scales.dtype) * self.scales[row_of_each(self.row_offsets, self.nnz)]
