@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from vdropkern import _backend
+from vdropkern.ops.spmm.csr import dense_to_csr
+from vdropkern.ops.spmm.pack import linear_columns, pack, unpack
 from vdropkern.sparse import SparseConv2d, SparseLinear, SparseSequential
 from vdropkern.sparse.steps import Convolution
 
@@ -154,3 +156,29 @@ def test_steps_of_fused_optimizers_are_seen(net: SparseSequential, compiled: boo
         with torch.no_grad():
             evaluated = net(x)
         torch.testing.assert_close(evaluated, nn.Sequential(*net)(x))
+
+
+def test_default_device_changes_nothing() -> None:
+    net, _ = images_net()
+    net.extend([nn.Flatten(), linear(5 * 4 * 4, 6), nn.ReLU(), linear(6, 4)])
+    net[4].bias = None
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        y = copy.deepcopy(net)(x)
+        with torch.device("meta"):
+            for _ in range(2):
+                assert torch.equal(net(x), y)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_default_dtype_changes_no_packed_form(bias: bool) -> None:
+    weight = torch.randn(130, 200) * (torch.rand(130, 200) < 0.3)
+    csr, places = dense_to_csr(weight), linear_columns(200, 0.3)
+    shift = torch.randn(130) if bias else None
+    packed = pack(*csr, places, shift, one_row=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(pack(*csr, places, shift, one_row=True), packed)
+        assert torch.equal(unpack(packed)[0], weight)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -243,9 +243,10 @@ class SparseLayer(torch.nn.Module):
 
     def _packed_now(self, columns: Any) -> Tensor:
         values = self.values.float() if self.values.dtype == torch.float16 else self.values
-        cols, places = self._column_of_each(), self._columns(columns)
-        one_row = places.plane == 0 and cpu_byte_lookup()
-        return pack(values, cols, self.row_offsets, places, self.bias, self.scales, one_row)
+        with torch.device("cpu"):  # whatever the default device is
+            cols, places = self._column_of_each(), self._columns(columns)
+            one_row = places.plane == 0 and cpu_byte_lookup()
+            return pack(values, cols, self.row_offsets, places, self.bias, self.scales, one_row)
 
     def _column_of_each(self) -> Tensor:
         """The column of every stored weight in the matrix that is packed."""

@@ -78,7 +78,8 @@ class Run(Step):
                     packed.append(chain)
         if may_join:
             sizes = tuple(x.shape[1:]), tuple(y.shape[1:])
-            self.made = Program(sizes[0], marks_of(self.layers), packed, torch.tensor(numbers), sizes[1])
+            program = torch.tensor(numbers, device="cpu")
+            self.made = Program(sizes[0], marks_of(self.layers), packed, program, sizes[1])
         return y
 
 

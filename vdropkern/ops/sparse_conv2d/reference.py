@@ -20,7 +20,7 @@ def unpack_conv(packed: Tensor, geometry: ConvGeometry) -> tuple[Tensor, Tensor]
     column_of = torch.full((p.header["blocks"], width), columns.block.shape[0])
     column_of[columns.block, columns.index] = torch.arange(columns.block.shape[0])
     row, block = rows_and_steps(p)
-    weight = torch.zeros(p.header["out"] + 1, columns.block.shape[0] + 1)
+    weight = torch.zeros(p.header["out"] + 1, columns.block.shape[0] + 1, dtype=torch.float32)
     col = column_of[block[:, None], p.index]
     row = torch.where(col == columns.block.shape[0], p.header["out"], row.clamp(max=p.header["out"]))
     weight.index_put_((row, col), p.values.float())

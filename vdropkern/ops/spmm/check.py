@@ -36,7 +36,7 @@ def check_pack(packed: Tensor) -> None:
     if bool(((p.rows >= h["slice_rows"]) | (row >= h["out"]))[real].any()) or not bool(real[:, 0].all()):
         raise ValueError("packed: rows must lie in their slice, at least one a group")
     begun = row[segment < h["slices"]][real[segment < h["slices"]]]
-    if not torch.equal(begun.sort().values, torch.arange(h["out"])):
+    if not torch.equal(begun.sort().values, torch.arange(h["out"], device="cpu")):
         raise ValueError("packed: the first block must hold every row once")
     zeros = p.begins.diff() * (h["plane"] or UNIT)  # of a block's indices, that of the zero
     block = segment // max(h["slices"], 1)

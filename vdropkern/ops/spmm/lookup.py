@@ -72,7 +72,7 @@ def lookups(
     found = _steps(col_indices.long(), offsets, order, groups)
     if found is None:
         return None
-    rows, ordered = torch.full((groups * ROWS,), NO_ROW), torch.zeros(groups * ROWS)
+    rows, ordered = torch.full((groups * ROWS,), NO_ROW), bias.new_zeros(groups * ROWS)
     rows[:out], ordered[:out] = order, bias[order]
     packed = _laid_out(values.detach(), col_indices.long(), offsets, order, *found)
     return packed._replace(rows=low_bits(rows, torch.int32), bias=ordered)
@@ -137,7 +137,9 @@ def check_lookups(found: Lookups, out: int, inp: int) -> None:
         return
     if int(start[0]) != 0 or int(start[-1]) != chunk.numel() or bool((start.diff() < 0).any()):
         raise ValueError(f"packed: pairs must run from 0 to {chunk.numel()} without decreasing")
-    if not torch.equal(rows[:out].sort().values, torch.arange(out)) or bool((rows[out:] != NO_ROW).any()):
+    if not torch.equal(rows[:out].sort().values, torch.arange(out, device="cpu")) or bool(
+        (rows[out:] != NO_ROW).any()
+    ):
         raise ValueError("packed: the look-ups must hold every row once")
     if bool((chunk * CHUNK >= inp).any()):
         raise ValueError("packed: the look-ups' chunks must hold inputs")

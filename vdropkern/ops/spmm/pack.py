@@ -141,7 +141,7 @@ def pack(
     index = torch.repeat_interleave(columns.zero[block_of_group], lengths * ROWS)
     index[place] = columns.index[col[by_cell]]
 
-    bias = torch.zeros(out) if bias is None else bias.detach().float()
+    bias = torch.zeros(out, dtype=torch.float32) if bias is None else bias.detach().float()
     looked_up = lookups(values, col_indices, row_offsets, bias) if one_row else None
     numbers = dict(zip(_HEADER, (MAGIC, STORED.index(values.dtype), out, columns.block.shape[0], slices,
                                  slice_rows, blocks, groups, steps, int(lengths.max()) if groups else 0, 0,
@@ -217,7 +217,7 @@ def parts(packed: Tensor) -> Parts:
 
 def segments_of(p: Parts) -> Tensor:
     """Block * slices + slice of every group."""
-    return torch.repeat_interleave(torch.arange(p.first.shape[0] - 1), p.first.diff())
+    return torch.repeat_interleave(torch.arange(p.first.shape[0] - 1, device="cpu"), p.first.diff())
 
 
 def rows_and_steps(p: Parts) -> tuple[Tensor, Tensor]:
@@ -239,7 +239,7 @@ def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
     is_zero = col == p.begins.diff()[block][:, None]
     to_row = torch.where(is_zero, out, row.clamp(max=out))
     to_col = torch.where(is_zero, inp, p.begins[:-1][block][:, None] + col)
-    weight = torch.zeros(out + 1, inp + 1).index_put_((to_row, to_col), p.values.float())
+    weight = torch.zeros(out + 1, inp + 1, dtype=torch.float32).index_put_((to_row, to_col), p.values.float())
     weight = weight[:out, :inp]
     return (weight * p.scales[:, None] if p.scales.numel() else weight).contiguous(), p.bias.clone()
 
@@ -257,7 +257,7 @@ def chain(packs: Sequence[Tensor], relus: Sequence[bool]) -> Tensor:
         head += [begin, packed.numel(), int(relu)]
         begin += packed.numel()
     start = packs[0].new_zeros(_padded(8 * len(head)))
-    start[: 8 * len(head)] = torch.tensor(head).view(torch.uint8)
+    start[: 8 * len(head)] = torch.tensor(head, device="cpu").view(torch.uint8)
     return torch.cat([start, *packs])
 
 
