@@ -182,3 +182,16 @@ def test_default_dtype_changes_no_packed_form(bias: bool) -> None:
         assert torch.equal(unpack(packed)[0], weight)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+class Shifted(SparseLinear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+def test_changed_classes_are_seen() -> None:
+    net, x = SparseSequential(linear(8, 5), linear(5, 4)).eval(), torch.randn(2, 8)
+    with torch.no_grad():
+        y = net(x)
+        net[1].__class__ = Shifted
+        torch.testing.assert_close(net(x), y + 1)

@@ -113,6 +113,7 @@ class Plan:
     def __init__(self, modules: list[torch.nn.Module]) -> None:
         steps = steps_of(modules)
         self.modules, self.steps = modules, _joined(steps)
+        self.types = [*map(type, modules)]  # parametrizations, and sharding, change a module's class in place
         joined = [module for module in modules if type(module) in JOINED]
         self.apart = [module for module in joined if not is_plain(module)]
         self.plain = [module.__dict__ for module in joined if is_plain(module)]
@@ -120,7 +121,7 @@ class Plan:
 
     def holds(self, modules: list[torch.nn.Module]) -> bool:
         """Whether these are the modules, as they were. At every call, so `is_plain` is written out."""
-        if self.modules != modules:
+        if self.modules != modules or self.types != [*map(type, modules)]:
             return False
         for d in self.plain:
             if d["training"] or d["_forward_hooks"] or d["_forward_pre_hooks"] or "forward" in d:
