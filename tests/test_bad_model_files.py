@@ -84,6 +84,12 @@ def test_no_model_at_all(content: bytes, tmp_path: Path) -> None:
             read(path)
 
 
+def test_a_checkpoint_of_torch_is_named(tmp_path: Path) -> None:
+    torch.save(pruned_mlp().state_dict(), tmp_path / "m")
+    with pytest.raises(ModelFileError, match=r"if torch\.save wrote it, torch\.load reads it"):
+        vdk.load(tmp_path / "m")
+
+
 def test_a_plain_safetensors_file_is_no_model(tmp_path: Path) -> None:
     safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "m", {"format": "pt"})
     with pytest.raises(ModelFileError, match="not a model saved by vdropkern"):

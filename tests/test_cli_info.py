@@ -29,7 +29,7 @@ def test_info_names_versions_backends_and_environment(monkeypatch: pytest.Monkey
     assert f"CUDA architectures {architectures}" in text
     for op in ("linear_lrt", "kl", "spmm", "philox_bits", "philox_normal"):
         assert f" {op}: {_backend.explain(op).splitlines()[0].partition(': ')[2]}" in text
-    for name in ("VDROPKERN_BACKEND", "VDROPKERN_CPU_ISA", "VDROPKERN_DATA"):
+    for name in ("VDROPKERN_BACKEND", "VDROPKERN_CPU_ISA", "VDROPKERN_CACHE", "VDROPKERN_DATA"):
         assert name in text
 
 

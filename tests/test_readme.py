@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vdropkern
-from vdropkern import _backend
+from vdropkern import _backend, _info
 from vdropkern.recipes.cache import ENV_CACHE
 from vdropkern.recipes.data import ENV_DATA
 from vdropkern.recipes.images import ENV_IMAGES
@@ -44,6 +44,7 @@ def test_environment_variables_are_all_listed():
             if isinstance(node, ast.Constant) and re.fullmatch(r"VDROPKERN_[A-Z_]+", str(node.value)):
                 read.add(node.value)
     assert read == listed == {_backend.ENV_BACKEND, _backend.ENV_CPU_ISA, ENV_CACHE, ENV_DATA, ENV_IMAGES}
+    assert listed == set(_info.ENVIRONMENT)  # which `vdropkern info` prints
 
 
 def test_links_lead_somewhere():

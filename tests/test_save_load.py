@@ -303,7 +303,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
             with pytest.raises(OSError, match="No space left"):
                 vdk.save(pruned_mlp(), path)
         assert path.read_bytes() == before and os.listdir(tmp_path) == ["m"]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=f"no such folder; make it first: '{tmp_path / 'no'}'"):
         vdk.save(pruned_mlp(), tmp_path / "no" / "m")
     assert stat.S_IMODE(path.stat().st_mode) & stat.S_IRUSR
 

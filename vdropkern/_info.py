@@ -17,6 +17,7 @@ from ._version import __version__
 ENVIRONMENT = {
     _backend.ENV_BACKEND: f"backend of every op: {', '.join(_backend.BACKENDS)}",
     _backend.ENV_CPU_ISA: f"instruction set of the CPU kernels: {', '.join(_backend.CPU_ISAS)}",
+    "VDROPKERN_CACHE": "folder of downloads and decoded images; off: no decoded images",
     "VDROPKERN_DATA": "folder of IDX files, or a .tgz that holds them, for the recipes",
     "VDROPKERN_IMAGES": "CIFAR-10, a folder or archive of image files, or an .npz, for the recipes on images",
 }

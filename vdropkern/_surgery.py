@@ -54,6 +54,13 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[int, 
     return "\n".join(lines)
 
 
+def check_module(model: object, where: str, name: str = "model") -> None:
+    """Raise unless it is a module: a path, a state dict and a class are what is given by mistake."""
+    if not isinstance(model, torch.nn.Module):
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"{where}: {name} must be a torch.nn.Module, got {got}")
+
+
 # torch's layers that have a variational twin
 WeightLayer = torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d
 PLAIN = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)

@@ -16,6 +16,7 @@ from ._surgery import (
     ChangeReport,
     LayerChange,
     WeightLayer,
+    check_module,
     copied,
     plain_class,
     replace_,
@@ -78,7 +79,7 @@ def convert(
     Raises:
         ValueError: a name matches no such layer; a layer is parametrized, hooked or lazy and not skipped;
             `inplace` with a model that is itself the layer.
-        TypeError: `method` or `skip` is none of the above.
+        TypeError: `model` is no module; `method` or `skip` is none of the above.
     """
     decisions = _decide(model, method, skip)
     _warn(decisions)
@@ -161,6 +162,7 @@ def _methods(
 
 
 def _decide(model: torch.nn.Module, method: MethodFor, skip: Skip) -> list[_Decision]:
+    check_module(model, "convert")
     layers = weight_layers(model)
     skipped, method_of = _skips(skip, layers), _methods(method, layers)
     readers = {

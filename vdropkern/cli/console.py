@@ -129,8 +129,9 @@ def size_table(report: SizeReport) -> Table:
     table.add_column("of")
     for column in ("dense", "in memory", "on disk", "entropy-coded"):
         table.add_column(column, justify="right")
-    for row in (*report.rows, report.total):
-        if row is report.rows[-1]:
+    total = report.total
+    for row in (*report.rows, total):
+        if row is total:
             table.add_section()
         numbers = (row.dense, row.memory, row.stored, math.ceil(row.entropy))
         table.add_row(row.name, *(f"{number:,}" for number in numbers))

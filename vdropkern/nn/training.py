@@ -41,6 +41,12 @@ def attach_projection(
         a handle whose `remove()` ends it.
     """
 
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            "attach_projection: give a torch.optim.Optimizer, then the model, "
+            f"got {type(optimizer).__name__} first"
+        )
+
     def project(*_: Any) -> None:
         project_(model)
 

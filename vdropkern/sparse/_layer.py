@@ -155,6 +155,10 @@ class SparseLayer(torch.nn.Module):
         Raises:
             ValueError: the dtype is none of these.
         """
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(
+                f"store_as: dtype must be floating or int8, got {dtype}, a {type(dtype).__name__}"
+            )
         values = self.float_values().detach()
         if dtype == torch.int8:
             rows = row_of_each(self.row_offsets, self.nnz)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._files import write_whole
-from .._surgery import replace_
+from .._surgery import check_module, replace_
 from ..ops.spmm.csr import check_csr
 from ._layer import SparseLayer
 from ._packed_state import PackedState
@@ -47,6 +47,7 @@ def save(model: torch.nn.Module, path: str | os.PathLike[str]) -> None:
             cannot be written.
         OSError: the file cannot be written; what was there before is still there.
     """
+    check_module(model, "save")
     tensors, aliases = _state(model)
     structure = {
         "tree": describe_tree(model),
@@ -79,6 +80,8 @@ def load(path: str | os.PathLike[str], into: torch.nn.Module | None = None) -> t
             or it needs `into` and none was given.
         OSError: the file cannot be read.
     """
+    if into is not None:
+        check_module(into, "load", "into")
     # read once: a file that is mapped, not read, could change under the model
     content = decode(Path(path), Path(path).read_bytes())
     try:

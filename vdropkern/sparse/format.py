@@ -69,7 +69,10 @@ def decode_header(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, An
         about = json.loads(header.pop("__metadata__")["vdropkern"])
         version = about["format"]
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        raise ModelFileError(f"{path}: not a model saved by vdropkern, or cut short") from None
+        zipped = "; if torch.save wrote it, torch.load reads it, and `vdropkern sparsify` a run's checkpoint"
+        raise ModelFileError(
+            f"{path}: not a model saved by vdropkern, or cut short{zipped if data.startswith(b'PK') else ''}"
+        ) from None
     if version != FORMAT_VERSION:
         raise ModelFileError(
             f"{path}: format {str(version)[:20]}, but this version reads {FORMAT_VERSION}; "

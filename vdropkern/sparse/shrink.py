@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from .._surgery import PLAIN, carry_over, replace_, table, with_replaced
+from .._surgery import PLAIN, carry_over, check_module, replace_, table, with_replaced
 from ..nn import Variational
 from .shrinking.analysis import Analysis
 from .shrinking.cut import cut
 from .shrinking.layers import Layer
 from .shrinking.scales import fold_into_layers
 from .shrinking.tables import IDENTITIES
-from .shrinking.trace import ShrinkError, made_sample, trace, without_hooks
+from .shrinking.trace import ShrinkError, arguments, made_sample, run_sample, trace, without_hooks
 from .structure import describe_tree
 
 __all__ = [
@@ -121,15 +121,18 @@ def shrink(
 
     Raises:
         ShrinkError: the model's forward cannot be traced (the message names the place), or no sample fits.
+        ValueError: the model cannot run on `sample_input`.
+        TypeError: `model` is no module, or `sample_input` no tensors.
     """
+    check_module(model, "shrink")
     # a net that is one layer is traced as a net of one layer
     holder = torch.nn.Sequential(OrderedDict({"(model)": _without_noise(model)}))
     root = holder if isinstance(holder[0], PLAIN) else holder[0]
     names = {module: name for name, module in root.named_modules()}
     traced = trace(root)
     with without_hooks(root):
-        sample = made_sample(root) if sample_input is None else _arguments(sample_input)
-        expected = root(*sample)
+        sample = made_sample(root) if sample_input is None else arguments(sample_input)
+        expected = run_sample(root, sample)
         first = Analysis(traced).run_on(*sample)
     before = {layer.module: _size(layer.module.weight) for layer in first.layers}
     folded = fold_into_layers(traced, first.shapes)
@@ -178,15 +181,6 @@ def _without_noise(model: torch.nn.Module) -> torch.nn.Module:
     """A copy in eval mode, its variational layers plain and pruned."""
     noisy = [module for module in model.modules() if isinstance(module, Variational)]
     return with_replaced(model, {module: carry_over(module, module.to_dense()) for module in noisy}).eval()
-
-
-def _arguments(sample: object) -> tuple[Tensor, ...]:
-    arguments = sample if isinstance(sample, tuple) else (sample,)
-    if not all(isinstance(x, Tensor) for x in arguments):
-        raise TypeError(
-            f"shrink: sample_input must be a tensor or a tuple of tensors, got {type(sample).__name__}"
-        )
-    return arguments
 
 
 def _leave_out(root: torch.nn.Module, idle: Collection[torch.nn.Module]) -> None:

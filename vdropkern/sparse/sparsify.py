@@ -15,6 +15,7 @@ from .._surgery import (
     LayerChange,
     WeightLayer,
     carry_over,
+    check_module,
     plain_class,
     weight_layers,
     why_not_plain,
@@ -26,6 +27,7 @@ from .conv import SparseConv2d
 from .linear import SparseLinear
 from .sequential import fuse
 from .shrink import Sample, shrunk
+from .shrinking.trace import arguments, run_sample
 from .steps import IDLE
 
 __all__ = ["plan_sparsification", "sparsify"]
@@ -82,8 +84,11 @@ def sparsify(
         the copy. `plan_sparsification` says what becomes of each layer, `vdropkern.sparsity` what is left.
 
     Raises:
-        ValueError: a limit is out of range, or `tune` lacks `sample_input` or has limits beside it.
+        ValueError: a limit is out of range, `tune` lacks `sample_input` or has limits beside it, or the model
+            does not take `sample_input`.
+        TypeError: `model` is no module.
     """
+    check_module(model, "sparsify")
     model = shrunk(model, sample_input) if shrink else model
     plan = _plan(model, _limits(model, sample_input, tune, max_density, min_weights))
     replacements = {layer: _made(layer, change.after) for layer, change in plan.items() if change.changed}
@@ -102,8 +107,9 @@ def plan_sparsification(
     """What `sparsify` with the same arguments makes of each layer, shrunk if so, and why. Changes nothing.
 
     Raises:
-        ValueError: as `sparsify`.
+        ValueError, TypeError: as `sparsify`.
     """
+    check_module(model, "sparsify")
     model = shrunk(model, sample_input) if shrink else model
     limits = _limits(model, sample_input, tune, max_density, min_weights)
     return ChangeReport(tuple(_plan(model, limits).values()))
@@ -148,7 +154,7 @@ def _inputs_of_layers(
     modes = {module: module.training for module in model.modules()}
     handles = [layer.register_forward_pre_hook(note) for layer in weight_layers(model)]
     try:
-        model.eval()(*(sample_input if isinstance(sample_input, tuple) else (sample_input,)))
+        run_sample(model.eval(), arguments(sample_input))
     finally:
         for handle in handles:
             handle.remove()

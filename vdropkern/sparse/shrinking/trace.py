@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from ..._surgery import PLAIN, weight_layers
 
-__all__ = ["ShrinkError", "Traced", "made_sample", "trace", "without_hooks"]
+__all__ = ["ShrinkError", "Traced", "arguments", "made_sample", "run_sample", "trace", "without_hooks"]
 
 # sides of images and lengths of signals that nets are made for, the usual ones first
 _SIDES = (28, 32, 64, 224, 16, 8, 96, 128, 256, 299)
@@ -134,6 +134,22 @@ def made_sample(model: torch.nn.Module) -> tuple[Tensor, ...]:
         f"shrink: the model takes none of the inputs that its first layer, a {type(first).__name__}, "
         "suggests; give sample_input"
     )
+
+
+def arguments(sample: object) -> tuple[Tensor, ...]:
+    arguments = sample if isinstance(sample, tuple) else (sample,)
+    if not all(isinstance(x, Tensor) for x in arguments):
+        raise TypeError(f"sample_input must be a tensor or a tuple of tensors, got {type(sample).__name__}")
+    return arguments
+
+
+def run_sample(model: torch.nn.Module, sample: tuple[Tensor, ...]) -> Any:
+    """The model's results on a sample that the caller gave."""
+    try:
+        return model(*sample)
+    except Exception as err:
+        shapes = ", ".join(str(tuple(x.shape)) for x in sample)
+        raise ValueError(f"the model cannot run on sample_input {shapes}: {err}") from err
 
 
 @contextlib.contextmanager
