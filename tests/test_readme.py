@@ -11,9 +11,13 @@ import torch
 
 import vdropkern
 from vdropkern import _backend, _info
+from vdropkern.methods import SparseVD
+from vdropkern.nn import Linear
 from vdropkern.recipes.cache import ENV_CACHE
 from vdropkern.recipes.data import ENV_DATA
 from vdropkern.recipes.images import ENV_IMAGES
+
+from .threads import with_threads
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -34,6 +38,25 @@ def test_usage_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     x = torch.randn(5, 12)
     pruned = vdropkern.load(tmp_path / "pruned.safetensors").eval()
     torch.testing.assert_close(pruned(x), names["net"].eval()(x))
+
+
+def test_deploying_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    page = (ROOT / "docs" / "sparse.md").read_text()
+    trained, runs = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
+    torch.manual_seed(0)
+    layers = [Linear(64, 512, method=SparseVD()), torch.nn.ReLU(), Linear(512, 10, method=SparseVD())]
+    with torch.no_grad():
+        for layer in layers[::2]:
+            layer.log_sigma2.copy_(torch.where(torch.rand_like(layer.weight) < 0.1, -15.0, 4.0))
+    names = {"torch": torch, "vdk": vdropkern, "net": torch.nn.Sequential(*layers), "x": torch.randn(5, 64)}
+    monkeypatch.chdir(tmp_path)
+    with with_threads(1):
+        exec(compile(trained, "sparse.md", "exec"), names)
+        exec(compile(runs, "sparse.md", "exec"), names)
+    assert "compression" in capsys.readouterr().out
+    torch.testing.assert_close(names["y"], names["net"].eval()(names["x"]))
+    dense = vdropkern.sparse.to_dense(names["fast"])
+    torch.testing.assert_close(vdropkern.sparsify(dense, names["x"])(names["x"]), names["y"])
 
 
 def test_environment_variables_are_all_listed():

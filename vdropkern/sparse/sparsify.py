@@ -81,7 +81,8 @@ def sparsify(
             `max_density` is given. With max_density=1 and min_weights=0 every layer becomes sparse.
 
     Returns:
-        the copy. `plan_sparsification` says what becomes of each layer, `vdropkern.sparsity` what is left.
+        the copy. Call it under torch.inference_mode or no_grad: with gradients it runs as in training.
+        `plan_sparsification` says what becomes of each layer, `vdropkern.sparsity` what is left.
 
     Raises:
         ValueError: a limit is out of range, `tune` lacks `sample_input` or has limits beside it, or the model
