@@ -116,6 +116,9 @@ def test_wrong_environment_is_refused() -> None:
         "environment variable VDROPKERN_BACKEND: unknown backend 'fast'; accepted: auto, reference, cpu"
     )
     assert expected in done.stderr
+    done = in_new_process("import vdropkern._backend", VDROPKERN_CPU_ISA="avx")
+    assert done.returncode != 0
+    assert "VDROPKERN_CPU_ISA: unknown instruction set 'avx'; accepted: portable, avx2, avx512" in done.stderr
 
 
 WITHOUT_LIBRARY = """

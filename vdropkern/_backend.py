@@ -102,6 +102,12 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
+# one that this CPU lacks is not taken, but a name that is none would be passed over in silence
+if (_wanted := os.environ.get(ENV_CPU_ISA, "")) not in ("", *CPU_ISAS):
+    raise ValueError(
+        f"environment variable {ENV_CPU_ISA}: unknown instruction set {_wanted!r}; "
+        f"accepted: {', '.join(CPU_ISAS)}"
+    )
 _set_backend(_checked(os.environ.get(ENV_BACKEND, "auto"), f"environment variable {ENV_BACKEND}"))
 
 
