@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, is_autocast_enabled, is_grad_enabled  # called at every call: found at once
@@ -13,27 +13,14 @@ from .._backend import cpu_byte_lookup, native_on_cpu
 from ..ops.spmm.csr import check_csr, csr_to_dense, dense_to_csr
 from ..ops.spmm.pack import Columns, pack
 from ..ops.spmm.reference import row_of_each
-from ._ordered import Ordered, ordered, version
+from ._ordered import Ordered, ordered
+from ._watch import Packed, Watch, packed_of
 
 __all__ = ["ACTIVATIONS", "SparseLayer"]
 
 ACTIVATIONS = ("none", "relu")
 STORES = ("float", "int8")
 _PACKED_INPUTS = frozenset((torch.float32, torch.bfloat16, torch.float16))
-
-
-class Packed(NamedTuple):
-    """A packed form, with the tensors it was made of and how often they had been changed by then."""
-
-    values: Tensor
-    bias: Tensor | None
-    scales: Tensor | None
-    versions: tuple[int, int, int]
-    places: tuple[int, int, int]  # in memory, kept alive so that no other tensor can come to lie there
-    memory: tuple[Tensor | None, ...]
-    columns: Any
-    packed: Tensor
-    mark: object  # of this packing, wherever its bytes are held
 
 
 def may_pack_without_grad(x: Tensor) -> bool:
@@ -186,56 +173,19 @@ class SparseLayer(torch.nn.Module):
     def _held(self) -> Packed | None:
         """`_pack`, read once as other threads may replace it; None where a parameter changed since then."""
         made = self._pack
-        if made is None:
-            return None
-        # faster than a name at a time
-        own_values, own_bias, own_scales, counts, places, _, _, _, _ = made
-        (count, bias_count, scales_count), (place, bias_place, scales_place) = counts, places
-        parameters, scales = self._parameters, self._buffers["scales"]
-        values, bias = parameters.get("values"), parameters.get("bias")
-        if own_values is not values or own_bias is not bias or own_scales is not scales:
-            return None
-        # what was made under inference_mode has no version, and no in-place change outside of it
-        if count >= 0 and values._version != count:
-            return None
-        # a new `.data`, as `Module.to` and `vector_to_parameters` set it, leaves the version as it was
-        if values.data_ptr() != place:
-            return None
-        if bias is not None:
-            if bias_count >= 0 and bias._version != bias_count:
-                return None
-            if bias.data_ptr() != bias_place:
-                return None
-        if scales is not None:
-            if scales_count >= 0 and scales._version != scales_count:
-                return None
-            if scales.data_ptr() != scales_place:
-                return None
-        return made
+        return made if made is not None and made.watch.is_of(packed_of(self)) else None
 
     def packing(self, columns: Any = None) -> Packed:
-        """The packed form and its mark, made where none is held, or one for other `columns`."""
+        """The packed form as it is held, made where none is, or one for other `columns`."""
         made = self._held()
         if made is None or made.columns != columns:
-            values, bias, scales = self.values, self.bias, self.scales
-            versions = (version(values), version(bias), version(scales))
-            memory = tuple(None if t is None else t.data for t in (values, bias, scales))
-            place, bias_place, scales_place = (0 if t is None else t.data_ptr() for t in memory)
-            places = (place, bias_place, scales_place)
-            packed = self._packed_now(columns)
-            made = Packed(values, bias, scales, versions, places, memory, columns, packed, object())
-            self._pack = made
+            watch = Watch(packed_of(self))  # before they are read
+            made = self._pack = Packed(watch, columns, self._packed_now(columns))
         return made
 
     def packed(self, columns: Any = None) -> Tensor:
         """The packed form alone."""
         return self.packing(columns).packed
-
-    def share_pack(self, mark: object, within: Tensor) -> None:
-        """Hold `within`, equal bytes in a larger tensor, in place of that packing, if it is still held."""
-        made = self._pack
-        if made is not None and made.mark is mark:
-            self._pack = made._replace(packed=within)
 
     def ordered(self) -> tuple[Tensor, Tensor]:
         """(values in a floating type [nnz], rows by falling length int32 [rows]), for the CUDA kernels."""

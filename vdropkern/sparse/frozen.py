@@ -227,9 +227,9 @@ def _frozen(step: Step, geometries: dict[SparseConv2d, ConvGeometry]) -> torch.n
         assert step.made is not None
         return FrozenRun(step.made)
     if isinstance(step, Chain):
-        packed = step.packed()
-        assert packed is not None
-        return FrozenLinear(packed.clone(), step.out_features)
+        joined = step.joined()
+        assert joined is not None
+        return FrozenLinear(joined[1].clone(), step.out_features)
     if isinstance(step, Convolution):
         return _conv(step.layer, geometries, step.relu)
     return FrozenMaxPool2d(step.geometry, step.relu) if isinstance(step, Pool) else None

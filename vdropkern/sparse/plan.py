@@ -9,7 +9,8 @@ from torch import Tensor, float32
 
 from ..ops.sparse_net import conv_numbers, linear_numbers, pool_numbers, sparse_net_native
 from ._layer import SparseLayer
-from .steps import JOINED, Chain, Convolution, Flat, Idle, Pool, Step, is_plain, marks_of, steps_of
+from ._watch import Packed, Packings
+from .steps import JOINED, Chain, Convolution, Flat, Idle, Pool, Step, is_plain, steps_of
 
 __all__ = ["Plan", "Run"]
 
@@ -18,7 +19,7 @@ class Program(NamedTuple):
     """What a `Run` calls for images of one size."""
 
     image: tuple[int, ...]
-    marks: list[object]  # of the layers' packings it was made of
+    packings: Packings  # of the layers, which it was made of
     packed: list[Tensor]
     numbers: Tensor
     out_sizes: tuple[int, ...]
@@ -46,7 +47,7 @@ class Run(Step):
             and x.dtype is float32
             and x.is_cpu
             and x.is_contiguous()
-            and marks_of(self.layers) == made.marks
+            and made.packings.hold()
         ):
             y: Tensor = sparse_net_native(x, made.packed, made.numbers, made.out_sizes)
             return y
@@ -58,6 +59,7 @@ class Run(Step):
         may_join = x.ndim == 4 and x.dtype is float32 and x.is_cpu and x.is_contiguous()
         numbers: list[int] = []
         packed: list[Tensor] = []
+        packs: list[Packed] = []
         for step in self.steps:
             given, y = y, step(y)
             if isinstance(step, Pool):
@@ -69,17 +71,19 @@ class Run(Step):
                 else:
                     numbers += conv_numbers(len(packed), step.layer.out_channels, held.columns, step.relu)
                     packed.append(held.packed)
+                    packs.append(held)
             elif isinstance(step, Chain):
-                chain = step.packed()
-                if chain is None:
+                joined = step.joined()
+                if joined is None:
                     may_join = False
                 else:
                     numbers += linear_numbers(len(packed))
-                    packed.append(chain)
+                    packed.append(joined[1])
+                    packs += joined[0].packs
         if may_join:
             sizes = tuple(x.shape[1:]), tuple(y.shape[1:])
-            program = torch.tensor(numbers, device="cpu")
-            self.made = Program(sizes[0], marks_of(self.layers), packed, program, sizes[1])
+            packings, program = Packings(self.layers, packs), torch.tensor(numbers, device="cpu")
+            self.made = Program(sizes[0], packings, packed, program, sizes[1])
         return y
 
 

@@ -11,7 +11,7 @@ from ..ops.max_pool2d import PoolGeometry, max_pool2d_native
 from ..ops.sparse_conv2d import band_of, sparse_conv2d_native
 from ..ops.spmm import spmm_chain_eager
 from ..ops.spmm.pack import MOST_LAYERS, chain, chain_parts
-from ._layer import Packed, SparseLayer
+from ._watch import Packed, Packings
 from .conv import SparseConv2d
 from .linear import SparseLinear
 from .pool import pool_geometry, pool_key
@@ -29,12 +29,6 @@ def is_plain(module: torch.nn.Module) -> bool:
     """In eval mode, and nothing but its own forward is to run."""
     d = module.__dict__
     return not (d["training"] or d["_forward_hooks"] or d["_forward_pre_hooks"] or "forward" in d)
-
-
-def marks_of(layers: Sequence[SparseLayer]) -> list[object]:
-    """Of the layers' packings; None of one that is not packed, or whose parameters changed since."""
-    held = [layer._held() for layer in layers]
-    return [None if made is None else made.mark for made in held]
 
 
 class Step:
@@ -142,8 +136,8 @@ class Chain(Step):
         super().__init__(modules)
         self.layers, self.relus, self.out_features = tuple(layers), relus, layers[-1].out_features
         self.activations = [layer.activation for layer in layers]
-        # marks of the layers' packings, and the chain made of them: read and set as one
-        self.made: tuple[list[object], Tensor] | None = None
+        # the layers' packed forms, and the chain made of them: read and set as one
+        self.made: tuple[Packings, Tensor] | None = None
 
     def fits(self) -> bool:
         return [layer.__dict__["activation"] for layer in self.layers] == self.activations
@@ -151,25 +145,25 @@ class Chain(Step):
     def __call__(self, x: Tensor) -> Tensor:
         if x.dtype is float64 or not x.is_cpu or not x.is_floating_point():
             return super().__call__(x)
-        packed = self.packed()
-        if packed is None:
+        joined = self.joined()
+        if joined is None:
             return super().__call__(x)
-        y: Tensor = spmm_chain_eager(x, packed, self.out_features)
+        y: Tensor = spmm_chain_eager(x, joined[1], self.out_features)
         return y
 
-    def packed(self) -> Tensor | None:
+    def joined(self) -> tuple[Packings, Tensor] | None:
         """The chain, made anew where a parameter changed; None where a layer cannot be packed."""
         made = self.made
-        if made is not None and marks_of(self.layers) == made[0]:
-            return made[1]
+        if made is not None and made[0].hold():
+            return made
         if not all(layer.values.is_cpu and layer.values.dtype != float64 for layer in self.layers):
             return None
-        packings = [layer.packing() for layer in self.layers]
-        marks, joined = [p.mark for p in packings], chain([p.packed for p in packings], self.relus)
-        for layer, mark, (within, _) in zip(self.layers, marks, chain_parts(joined), strict=True):
-            layer.share_pack(mark, within)  # held once, not twice
-        self.made = (marks, joined)
-        return joined
+        packs = [layer.packing() for layer in self.layers]
+        joined = chain([p.packed for p in packs], self.relus)
+        for pack, (within, _) in zip(packs, chain_parts(joined), strict=True):
+            pack.packed = within  # held once, not twice
+        made = self.made = (Packings(self.layers, packs), joined)
+        return made
 
 
 def steps_of(modules: Modules) -> list[Step]:
