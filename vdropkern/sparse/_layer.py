@@ -122,7 +122,7 @@ class SparseLayer(torch.nn.Module):
 
     def float_values(self) -> Tensor:
         """The stored weights as floating numbers [nnz]; differentiable in `values`."""
-        if is_grad_enabled() and any(p.requires_grad for p in self.parameters()) and not is_exporting():
+        if self.wants_grad() and not is_exporting():
             self._pack = None  # a step of an optimizer may follow, and fused ones leave no version behind
         if self.scales is None:
             return self.values
@@ -161,9 +161,17 @@ class SparseLayer(torch.nn.Module):
             raise ValueError(f"store_as: dtype must be floating or int8, got {dtype}")
         return self
 
+    def wants_grad(self) -> bool:
+        """Whether gradients are on, and a parameter has one."""
+        if not is_grad_enabled():
+            return False
+        # most layers have no module inside; one that is parametrized has its parameters there
+        found = self.parameters() if self._modules else self._parameters.values()
+        return any(p is not None and p.requires_grad for p in found)
+
     def can_pack(self, x: Tensor) -> bool:
         """Whether a kernel on the packed form may compute this call."""
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+        if self.wants_grad():
             return False
         values = self._parameters.get("values")
         if values is None or "bias" not in self._parameters:

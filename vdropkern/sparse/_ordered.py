@@ -23,11 +23,11 @@ class Ordered(NamedTuple):
     order: Tensor
 
 
-def may_order(op: str, layer: torch.nn.Module, x: Tensor) -> bool:
+def may_order(op: str, layer: Any, x: Tensor) -> bool:
     """Whether the CUDA kernel of `op` may take this input of a sparse layer."""
     if torch.compiler.is_compiling() or not native_on_gpu(op, x):
         return False
-    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in layer.parameters())):
+    if layer.wants_grad() or (torch.is_grad_enabled() and x.requires_grad):
         return False
     values = layer._parameters.get("values")
     return (
