@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,7 +25,10 @@ _PACKED_INPUTS = frozenset((torch.float32, torch.bfloat16, torch.float16))
 
 
 def may_pack_without_grad(x: Tensor) -> bool:
-    """`may_pack` where gradients are off. Small layers feel every check in it."""
+    """Whether a kernel on a packed form may take this input, as far as its layer and gradients allow.
+
+    Small layers feel every check in it.
+    """
     return (
         native_on_cpu()
         and x.is_cpu
@@ -35,20 +39,22 @@ def may_pack_without_grad(x: Tensor) -> bool:
     )
 
 
-def may_pack(x: Tensor) -> bool:
-    """Whether a kernel on a packed form may take this input, as far as its layer allows."""
-    return not (is_grad_enabled() and x.requires_grad) and may_pack_without_grad(x)
+def has_gradients(x: Tensor, layers: Iterable[SparseLayer]) -> bool:
+    """Whether a call of these layers with x has any."""
+    return is_grad_enabled() and (x.requires_grad or any(layer.wants_grad() for layer in layers))
 
 
 class SparseLayer(torch.nn.Module):
     """A layer whose weight, a matrix of `rows` x `columns`, is held in compressed rows (CSR).
 
-    CSR is what is trained, saved and checked. Without gradients on the CPU a packed form is read instead,
-    which is made at the first call, and again once a parameter or the scales were replaced or changed in
+    CSR is what is trained, saved and checked. On the CPU, without gradients or in eval mode until gradients
+    are asked for, a packed form is read, which is made at the first call, and again once a parameter or the scales were replaced or changed in
     place, or their ``.data`` replaced; it is in no state dict. A change that hides from torch
     (``.data.mul_(2)``, or in place under inference_mode of what was made there) must be followed by
     `repack`. On a GPU, the CUDA kernels read CSR, and the order of its rows by their length.
     """
+
+    differentiated = False  # in eval mode, once
 
     values: torch.nn.Parameter
     bias: torch.nn.Parameter | None
@@ -169,14 +175,25 @@ class SparseLayer(torch.nn.Module):
         found = self.parameters() if self._modules else self._parameters.values()
         return any(p is not None and p.requires_grad for p in found)
 
-    def can_pack(self, x: Tensor) -> bool:
-        """Whether a kernel on the packed form may compute this call."""
-        if self.wants_grad():
-            return False
+    def _can_pack_now(self) -> bool:
         values = self._parameters.get("values")
         if values is None or "bias" not in self._parameters:
             return False  # pruning and parametrizations compute them at every call
-        return may_pack(x) and values.is_cpu and values.dtype != torch.float64
+        return values.is_cpu and values.dtype != torch.float64
+
+    def can_pack(self, x: Tensor) -> bool:
+        """Whether a kernel on the packed form may compute this call."""
+        return not has_gradients(x, (self,)) and may_pack_without_grad(x) and self._can_pack_now()
+
+    def can_run_ahead(self) -> bool:
+        """Whether calls that have gradients may run on the packed form, and again for gradients."""
+        if self.training or self.differentiated or not self._can_pack_now():
+            return False
+        # others in their place, as of torch.func.functional_call, would be gone by then
+        return all(p is None or type(p) is torch.nn.Parameter for p in self._parameters.values())
+
+    def own_parameters(self) -> list[Tensor]:
+        return [p for p in self._parameters.values() if p is not None]
 
     def _held(self) -> Packed | None:
         """`_pack`, read once as other threads may replace it; None where a parameter changed since then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from ..ops.sparse_conv2d import (
 )
 from ..ops.spmm.pack import Columns
 from ..ops.spmm.reference import row_of_each
-from ._layer import SparseLayer
+from ._ahead import run_ahead
+from ._layer import SparseLayer, has_gradients, may_pack_without_grad
 from ._ordered import may_order
 
 __all__ = ["SparseConv2d"]
@@ -171,6 +173,9 @@ class SparseConv2d(SparseLayer):
     def run(self, input: Tensor, relu: bool) -> Tensor:  # noqa: A002
         """`forward`, with a ReLU behind it or not whatever `activation` says; hooks do not run."""
         fits = input.ndim == 4 and input.shape[1] == self.in_channels
+        if fits and has_gradients(input, (self,)) and may_pack_without_grad(input) and self.can_run_ahead():
+            again = functools.partial(self.run, relu=relu)
+            return run_ahead(again, (self,), input, self.own_parameters())
         if fits and self.can_pack(input):
             geometry = self._geometry(input)
             if band_of(geometry) > 0:

@@ -10,7 +10,8 @@ from torch import Tensor, is_grad_enabled
 from .. import functional as F
 from ..ops.spmm import spmm_ordered, spmm_packed, spmm_packed_eager
 from ..ops.spmm.pack import Columns, linear_columns
-from ._layer import SparseLayer, may_pack_without_grad
+from ._ahead import run_ahead
+from ._layer import SparseLayer, has_gradients, may_pack_without_grad
 from ._ordered import may_order
 
 __all__ = ["SparseLinear"]
@@ -121,11 +122,13 @@ class SparseLinear(SparseLayer):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch.nn.Linear.forward
         relu = self.activation == "relu"
         # what small layers do at every call, with as little around the kernel as there can be
-        if not is_grad_enabled() and may_pack_without_grad(input):
-            held = self._held()
+        if not is_grad_enabled():
+            held = self._held() if may_pack_without_grad(input) else None
             if held is not None:
                 y: Tensor = spmm_packed_eager(input, held.packed, self.out_features, relu)
                 return y
+        elif has_gradients(input, (self,)) and may_pack_without_grad(input) and self.can_run_ahead():
+            return run_ahead(self.forward, (self,), input, self.own_parameters())
         if self.can_pack(input):
             return spmm_packed(input, self.packed(), self.out_features, relu)
         if input.ndim > 0 and input.shape[-1] != self.in_features:  # the kernels trust the columns

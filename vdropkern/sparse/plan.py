@@ -10,7 +10,7 @@ from torch import Tensor, float32
 from ..ops.sparse_net import conv_numbers, linear_numbers, pool_numbers, sparse_net_native
 from ._layer import SparseLayer
 from ._watch import Packed, Packings
-from .steps import JOINED, Chain, Convolution, Flat, Idle, Pool, Step, is_plain, steps_of
+from .steps import JOINED, Chain, Convolution, Flat, Idle, Packing, Pool, Step, is_plain, steps_of
 
 __all__ = ["Plan", "Run"]
 
@@ -25,7 +25,7 @@ class Program(NamedTuple):
     out_sizes: tuple[int, ...]
 
 
-class Run(Step):
+class Run(Packing):
     """Sparse convolutions and poolings in a row, at the end flattened and a chain of linear layers."""
 
     def __init__(self, steps: list[Step]) -> None:

@@ -20,23 +20,28 @@ class SparseSequential(torch.nn.Sequential):
     `SparseLinear` and ReLU modules in a row are op ``spmm_chain``; `SparseConv2d`, ReLU and max pooling in a
     row, with such linear layers behind a Flatten, op ``sparse_net``. Max pooling of images in NCHW, with a
     ReLU before or behind it, is op ``max_pool2d``, many times faster than torch's own.
-    Only without gradients, in eval mode, on the CPU, and where none of them has hooks; otherwise, and for
-    everything else in it, it is a Sequential. Same children, same state dict, same results within rounding.
+    Only in eval mode, on the CPU, and where none of them has hooks; otherwise, and for everything else in it,
+    it is a Sequential. With gradients on, a kernel runs until they are asked for, and then the modules do.
+    Same children, same state dict, same results within rounding.
     Made by `vdropkern.sparsify` of each torch.nn.Sequential that holds sparse layers.
     """
 
     _plan: Plan | None = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name of torch.nn.Sequential.forward
-        if self.training or is_grad_enabled() or not isinstance(input, Tensor) or _has_any_global_hook():
+        if self.training or not isinstance(input, Tensor) or _has_any_global_hook():
             return super().forward(input)
         if not may_pack_without_grad(input):
             return super().forward(input)
         modules, plan = [*self._modules.values()], self._plan
         if plan is None or not plan.holds(modules):
             plan = self._plan = Plan(modules)
-        for step in plan.steps:
-            input = step(input)  # noqa: A001
+        if is_grad_enabled():
+            for step in plan.steps:
+                input = step.with_gradients(input)  # noqa: A001
+        else:
+            for step in plan.steps:
+                input = step(input)  # noqa: A001
         return input
 
     def __getstate__(self) -> dict[str, object]:

@@ -81,7 +81,7 @@ def sparsify(
             `max_density` is given. With max_density=1 and min_weights=0 every layer becomes sparse.
 
     Returns:
-        the copy. Call it under torch.inference_mode or no_grad: with gradients it runs as in training.
+        the copy. It is fastest under torch.inference_mode; with gradients on, autograd notes every call.
         `plan_sparsification` says what becomes of each layer, `vdropkern.sparsity` what is left.
 
     Raises:

@@ -5,18 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, float32, float64
+from torch import Tensor, float32, float64, is_grad_enabled
 
 from ..ops.max_pool2d import PoolGeometry, max_pool2d_native
 from ..ops.sparse_conv2d import band_of, sparse_conv2d_native
 from ..ops.spmm import spmm_chain_eager
 from ..ops.spmm.pack import MOST_LAYERS, chain, chain_parts
+from ._ahead import run_ahead
+from ._layer import SparseLayer, has_gradients, may_pack_without_grad
 from ._watch import Packed, Packings
 from .conv import SparseConv2d
 from .linear import SparseLinear
 from .pool import pool_geometry, pool_key
 
-__all__ = ["IDLE", "JOINED", "Chain", "Convolution", "Flat", "Idle", "Pool", "Step", "is_plain", "steps_of"]
+__all__ = [
+    "IDLE",
+    "JOINED",
+    "Chain",
+    "Convolution",
+    "Flat",
+    "Idle",
+    "Packing",
+    "Pool",
+    "Step",
+    "is_plain",
+    "steps_of",
+]
 
 # what does nothing in eval mode
 IDLE = (torch.nn.Dropout, torch.nn.Identity)
@@ -45,6 +59,29 @@ class Step:
     def fits(self) -> bool:
         """Whether what was read of its modules, parameters aside, is still so."""
         return True
+
+    def with_gradients(self, x: Tensor) -> Tensor:
+        """The same where gradients are on."""
+        return Step.__call__(self, x)
+
+
+class Packing(Step):
+    """One that runs on packed forms of its sparse layers."""
+
+    layers: Sequence[SparseLayer]
+    differentiated = False
+
+    def with_gradients(self, x: Tensor) -> Tensor:
+        if not has_gradients(x, self.layers):
+            return self(x)
+        ahead = not self.differentiated and all(layer.can_run_ahead() for layer in self.layers)
+        if not ahead or not may_pack_without_grad(x):
+            return Step.__call__(self, x)
+        parameters = [p for layer in self.layers for p in layer.own_parameters()]
+        return run_ahead(self._call, (self, *self.layers), x, parameters)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return Step.__call__(self, x) if is_grad_enabled() else self(x)
 
 
 class Idle(Step):
@@ -83,6 +120,9 @@ class Pool(Step):
     def fits(self) -> bool:
         return pool_key(self.pool) == self.key
 
+    def with_gradients(self, x: Tensor) -> Tensor:
+        return Step.__call__(self, x) if x.requires_grad else self(x)
+
     def __call__(self, x: Tensor) -> Tensor:
         # what is not row-major torch keeps so, and takes many channels of channels_last at a time
         if x.dtype is float32 and x.is_cpu and x.is_contiguous() and x.ndim in (3, 4):
@@ -91,12 +131,12 @@ class Pool(Step):
         return super().__call__(x)
 
 
-class Convolution(Step):
+class Convolution(Packing):
     """A sparse convolution, with or without a ReLU behind it."""
 
     def __init__(self, modules: Modules, layer: SparseConv2d) -> None:
         super().__init__(modules)
-        self.layer, self.key = layer, self._key(layer)
+        self.layer, self.layers, self.key = layer, (layer,), self._key(layer)
         self.relu = len(modules) > 1 or layer.activation == "relu"
         # the packed form, the size of the images it is for, and the op's arguments: read and set as one
         self.made: tuple[Packed | None, tuple[int, ...], tuple[object, ...]] = (None, (), ())
@@ -129,7 +169,7 @@ class Convolution(Step):
         return y
 
 
-class Chain(Step):
+class Chain(Packing):
     """Sparse linear layers one after the other, each with or without a ReLU behind it."""
 
     def __init__(self, modules: Modules, layers: list[SparseLinear], relus: list[bool]) -> None:
