@@ -48,10 +48,10 @@ class SparseLayer(torch.nn.Module):
     """A layer whose weight, a matrix of `rows` x `columns`, is held in compressed rows (CSR).
 
     CSR is what is trained, saved and checked. On the CPU, without gradients or in eval mode until gradients
-    are asked for, a packed form is read, which is made at the first call, and again once a parameter or the scales were replaced or changed in
-    place, or their ``.data`` replaced; it is in no state dict. A change that hides from torch
-    (``.data.mul_(2)``, or in place under inference_mode of what was made there) must be followed by
-    `repack`. On a GPU, the CUDA kernels read CSR, and the order of its rows by their length.
+    are asked for, a packed form is read, which is made at the first call, and again once a parameter or the
+    scales were replaced or changed in place, or their ``.data`` replaced; it is in no state dict. A change
+    that hides from torch (``.data.mul_(2)``, or in place under inference_mode of what was made there) must be
+    followed by `repack`. On a GPU, the CUDA kernels read CSR, and the order of its rows by their length.
     """
 
     differentiated = False  # in eval mode, once
