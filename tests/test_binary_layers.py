@@ -128,6 +128,32 @@ def test_decoupling_computes_the_same(kind: str, backend: str) -> None:
     assert ("8, 5, kernel_size" if kind == "conv" else "in_features=8") in repr(duo[1])
 
 
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_eval_mode_has_the_gradients_of_training(kind: str, scale: bool, backend: str) -> None:
+    if kind == "conv":
+        x, layer = torch.randn(3, 4, 6, 6), vnn.BinaryConv2d(4, 5, 3, norm=False, scale=scale)
+    else:
+        x, layer = torch.randn(9, 4), vnn.BinaryLinear(4, 5, norm=False, scale=scale)
+    ends = []
+    for mode in (True, False):
+        layer.train(mode).zero_grad()
+        leaf = x.clone().requires_grad_()
+        layer(leaf).square().sum().backward()
+        ends.append((layer.weight.grad, leaf.grad))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("gradients", [True, False])
+def test_eval_mode_compiles(gradients: bool, backend: str) -> None:
+    torch._dynamo.reset()
+    layer, x = vnn.BinaryLinear(20, 6).eval(), torch.randn(3, 20)
+    run = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.set_grad_enabled(gradients):
+        assert torch.equal(run(x), layer(x))
+
+
 def test_state_dict_and_errors() -> None:
     layer = vnn.BinaryLinear(4, 3)
     twin = vnn.BinaryLinear(4, 3)
@@ -139,3 +165,5 @@ def test_state_dict_and_errors() -> None:
         vnn.BinaryConv2d(4, 3, 1, gradient="x")
     with pytest.raises(ValueError, match="estimator 'ternary'"):
         vnn.decouple(layer)
+    with pytest.raises(ValueError, match="a norm, a scale, estimator 'ternary'"):
+        vnn.decouple(vnn.BinaryLinear(4, 3, estimator="ternary", scale=False))

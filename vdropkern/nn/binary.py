@@ -75,8 +75,14 @@ class Binary(torch.nn.Module):
 
     def filter_scale(self) -> Tensor:
         """alpha [O]; ones without `scale`."""
-        weight = self.weight.detach()
-        return F.binary_weight(weight)[1] if self.scale else torch.ones_like(weight[:, 0].flatten(1)[:, 0])
+        weight = self.weight
+        if not self.scale:
+            return weight.new_ones(len(weight))
+        alpha = F.binary_weight(weight.detach())[1]
+        if torch.is_grad_enabled() and weight.requires_grad:
+            mean = weight.abs().flatten(1).mean(1)
+            alpha = alpha + (mean - mean.detach())  # + 0, with alpha's gradient
+        return alpha
 
     def forward(self, x: Tensor) -> Tensor:
         """BN, sign, product: see the class."""
@@ -254,10 +260,11 @@ def decouple(layer: Binary) -> torch.nn.Sequential:
         `Twice`, then a layer with estimator ``clipped``, 2 C channels and norms of their own.
 
     Raises:
-        ValueError: another estimator, no norm, groups, or an input scale.
+        ValueError: another estimator, no norm, no scale (which takes up the halved weights), groups, or an
+            input scale.
     """
-    if layer.estimator != "ternary" or layer.norm is None:
-        raise ValueError(f"decouple: the layer must have a norm and estimator 'ternary', got {layer}")
+    if layer.estimator != "ternary" or layer.norm is None or not layer.scale:
+        raise ValueError(f"decouple: the layer must have a norm, a scale, estimator 'ternary', got {layer}")
     if getattr(layer, "groups", 1) != 1 or layer.input_scale:
         raise ValueError(f"decouple: layers with groups or an input scale are not supported, got {layer}")
     twin = copy.deepcopy(layer)

@@ -98,8 +98,11 @@ def differentiable(
     """
 
     class Eager(torch.autograd.Function):
+        # Dynamo drops the context where it counts one parameter less than arguments: with (ctx, *inputs), of
+        # every op that has two inputs
         @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
+        def forward(*context_and_inputs: Any) -> Any:
+            ctx, inputs = context_and_inputs[0], context_and_inputs[1:]
             output = run(*inputs)
             save(ctx, inputs, output)
             return output
