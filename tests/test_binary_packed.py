@@ -117,6 +117,28 @@ def test_inside_modules_of_ones_own(backend: str) -> None:
     assert isinstance(packed.kept, vnn.BinaryConv2d)
 
 
+def test_a_module_in_two_places_parts_a_chain(backend: str) -> None:
+    relu, x = torch.nn.ReLU(), torch.randn(50, 20)
+    layers = [vnn.BinaryLinear(20, 20) for _ in range(3)]
+    net = torch.nn.Sequential(layers[0], relu, layers[1], relu, layers[2])
+    net.train()(x)
+    packed = vdk.binarize(net.eval())
+    assert torch.equal(packed(x), net(x))
+
+
+def test_a_sequence_with_a_forward_of_its_own_is_not_joined(backend: str) -> None:
+    class Backwards(torch.nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self[0](self[1](x))
+            return x + y
+
+    net, x = Backwards(vnn.BinaryLinear(9, 20), vnn.BinaryLinear(20, 9)), torch.randn(50, 20)
+    net.train()(x)
+    packed = vdk.binarize(net.eval())
+    assert torch.equal(packed(x), net(x))
+    assert [type(m) for m in packed] == [PackedLayer, PackedLayer]
+
+
 def test_state_dict() -> None:
     layers = [ready(vnn.BinaryLinear(20, 6), torch.randn(9, 20)).eval() for _ in range(2)]
     one, other = (vdk.binarize(layer) for layer in layers)

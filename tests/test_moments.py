@@ -89,6 +89,18 @@ def test_one_layer_has_the_moments_of_its_draws(method: Method, kind: str) -> No
     assert ((draws.var(0) - var[0]).abs() <= 6 * var[0] * math.sqrt(8 / len(draws)) + 1e-7).all()
 
 
+def test_a_module_in_two_places_counts_twice() -> None:
+    def net(*relus: torch.nn.Module) -> torch.nn.Sequential:
+        torch.manual_seed(0)
+        layers = [vnn.Linear(6, 6, method=SparseVD()) for _ in range(2)]
+        return torch.nn.Sequential(layers[0], relus[0], layers[1], relus[-1])
+
+    x = torch.randn(5, 6)
+    apart = vdk.propagate_moments(net(torch.nn.ReLU(), torch.nn.ReLU()), x)
+    shared = vdk.propagate_moments(net(torch.nn.ReLU()), x)
+    torch.testing.assert_close(shared, apart, rtol=0, atol=0)
+
+
 def test_a_net_is_close_to_its_draws() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(

@@ -48,7 +48,7 @@ def propagate_moments(model: torch.nn.Module, x: Tensor) -> Moments:
 
 def _through(module: torch.nn.Module, mean: Tensor, var: Tensor, name: str) -> Moments:
     if isinstance(module, torch.nn.Sequential):
-        for key, child in module.named_children():
+        for key, child in zip(module._modules, module, strict=True):  # a module may stand in two places
             mean, var = _through(child, mean, var, f"{name}.{key}")
         return mean, var
     if isinstance(module, Variational):

@@ -42,7 +42,8 @@ def _converted(module: torch.nn.Module) -> torch.nn.Module:
         setattr(module, name, _converted(child))
     if isinstance(module, Binary) and why_not(module) is None:
         return PackedLayer(module)
-    if isinstance(module, torch.nn.Sequential):
+    # a class derived from it may call its children in another order
+    if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
         _chain(module)
     return module
 
@@ -50,7 +51,8 @@ def _converted(module: torch.nn.Module) -> torch.nn.Module:
 def _chain(sequence: torch.nn.Sequential) -> None:
     """Join packed layers that follow each other, under the name of the first."""
     run: list[tuple[str, PackedLayer]] = []
-    children: list[tuple[str, torch.nn.Module | None]] = [*sequence.named_children(), ("", None)]
+    # named_children leaves out the second place of a module that stands in two
+    children: list[tuple[str, torch.nn.Module | None]] = [*sequence._modules.items(), ("", None)]
     for name, child in children:
         if isinstance(child, PackedLayer) and (not run or run[-1][1].image == child.image):
             run.append((name, child))
