@@ -257,6 +257,7 @@ def test_bad_arguments_are_named() -> None:
         ({"fisher": "x"}, "unknown fisher 'x'"),
         ({"samples": 3}, "samples must be >= 1, and even if antithetic, got 3"),
         ({"sigma": 0.0}, "sigma must be > 0"),
+        ({"sigma": {"a": torch.ones(1)}}, "sigma must have the names and shapes of the parameters"),
         ({"batch": 0}, "batch must be >= 1"),
     ]
     for given, said in cases:
@@ -270,3 +271,16 @@ def test_bad_arguments_are_named() -> None:
         E.step(student, student, 1.0, "x")
     with pytest.raises(ValueError, match=r"x must be \[B, n\]"):
         E.SignMlpLoss(torch.ones(3), torch.ones(3))
+    # CDG's and NES's fast paths are of signs
+    with pytest.raises(ValueError, match=r"estimator must be one of identity, .*, got 'ternary'"):
+        E.SignMlpLoss(torch.ones(3, 2), torch.ones(3), estimator="ternary")
+
+
+def test_sigmas_are_taken_by_name() -> None:
+    loss, student = problem(4, 50)
+    sigma = {name: torch.full_like(p, 0.1 + 0.1 * i) for i, (name, p) in enumerate(student.items())}
+    one, other = (
+        E.nes_gradient(loss, student, 40, sigma=given, seed=1).gradient
+        for given in (sigma, dict(reversed(sigma.items())))
+    )
+    assert all(torch.equal(one[name], other[name]) for name in student)

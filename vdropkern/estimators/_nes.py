@@ -67,9 +67,17 @@ def _losses(loss: Loss, params: Params, sigma: Tensor, seeds: Tensor, antithetic
     return torch.cat(found)
 
 
+def _in_order(sigma: Params, params: Params) -> Tensor:
+    """All sigmas one after the other, [d], as their parameters stand."""
+    fit = sigma.keys() == params.keys() and all(sigma[k].shape == p.shape for k, p in params.items())
+    if not fit:
+        raise ValueError("nes_gradient: sigma must have the names and shapes of the parameters")
+    return flatten({name: sigma[name] for name in params})
+
+
 def _fisher(seeds: Tensor, d: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Means of squared scores times sigma^2: of e^2, and of (e^2 - 1)^2."""
-    for_mu, for_sigma = torch.zeros(d, dtype=dtype), torch.zeros(d, dtype=dtype)
+    for_mu, for_sigma = (torch.zeros(d, dtype=dtype, device=seeds.device) for _ in range(2))
     for seed in seeds:
         e2 = philox_normal(seed, 1, d, dtype)[0] ** 2
         for_mu += e2
@@ -123,7 +131,7 @@ def nes_gradient(
     if batch < 1:
         raise ValueError(f"{where}: batch must be >= 1, got {batch}")
     mu = flatten(params)
-    spread = torch.full_like(mu, sigma) if isinstance(sigma, (int, float)) else flatten(sigma)
+    spread = torch.full_like(mu, sigma) if isinstance(sigma, (int, float)) else _in_order(sigma, params)
     if spread.shape != mu.shape or not bool((spread > 0).all()):
         raise ValueError(f"{where}: sigma must be > 0, one or one a parameter, got {sigma}")
     seeds = candidate_seeds(as_seed(seed, mu.device, where), samples // 2 if antithetic else samples)

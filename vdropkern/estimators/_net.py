@@ -12,6 +12,8 @@ from torch import Tensor
 from .. import functional as F
 from ..ops.sign_mlp import outputs_of
 
+# whose activations are the signs of the net's kernels
+SIGNS = tuple(name for name, levels in F.ESTIMATORS.items() if not levels and name != "stochastic")
 Params = Mapping[str, Tensor]
 Loss = Callable[[Params], Tensor]
 
@@ -49,7 +51,8 @@ class SignMlpLoss:
         x: [B, n], float32 or float64.
         y: [B], the targets.
         depth: layers with a sign.
-        estimator: of the signs' derivative; see `vdropkern.functional.sign_ste`.
+        estimator: of the signs' derivative; see `vdropkern.functional.sign_ste`. Those of levels in [0, 1]
+            and ``stochastic`` are of other nets.
     """
 
     def __init__(self, x: Tensor, y: Tensor, depth: int = 3, estimator: str = "hard-tanh") -> None:
@@ -59,6 +62,8 @@ class SignMlpLoss:
             )
         if depth < 1:
             raise ValueError(f"SignMlpLoss: depth must be >= 1, got {depth}")
+        if estimator not in SIGNS:
+            raise ValueError(f"SignMlpLoss: estimator must be one of {', '.join(SIGNS)}, got {estimator!r}")
         self.x, self.y, self.depth, self.estimator = x, y, depth, estimator
 
     @property
