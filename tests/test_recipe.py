@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import vdropkern
 from vdropkern.recipes import RECIPES
@@ -18,6 +19,7 @@ from vdropkern.recipes.checkpoint import CheckpointError, load_checkpoint, save_
 from vdropkern.recipes.config import METHODS, SCHEDULE_STEPS, ConfigError, Schedule, TrainConfig
 from vdropkern.recipes.data import Digits
 from vdropkern.recipes.lenet_300_100 import PUBLISHED, SMALL_DATA
+from vdropkern.recipes.recipe import cross_entropy
 from vdropkern.recipes.results import dense_twin, layer_states, restore_model
 from vdropkern.recipes.stop import StopRequest
 from vdropkern.recipes.train import Trainer, TrainingError, evaluate
@@ -237,6 +239,36 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="loss of epoch 1 is nan; try a lower lr"):
         trainer.run(tmp_path / "checkpoint.pt")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_net_that_diverges_in_its_last_step_ends_the_run_too() -> None:
+    trainer = Trainer(LENET, config(epochs=1, batch_size=90, lr=1e30), digits())
+    with pytest.raises(TrainingError, match="the test NLL of epoch 1 is nan; try a lower lr"):
+        trainer.run()
+
+
+@pytest.mark.parametrize(
+    "train, batch, sizes", [(31, 10, [10, 10, 11]), (32, 10, [10, 10, 10, 2]), (3, 1, 3 * [1])]
+)
+def test_no_last_batch_of_one_example(train: int, batch: int, sizes: list[int]) -> None:
+    """Of one, batch normalisation cannot take statistics."""
+    seen: list[int] = []
+
+    def loss(model: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seen.append(len(x))
+        return cross_entropy(model, x, y)
+
+    norm = [torch.nn.BatchNorm1d(784)] if batch > 1 else []
+    net = torch.nn.Sequential(*norm, torch.nn.Linear(784, 10))
+    recipe = dataclasses.replace(LENET, build=lambda _: net, loss=loss)
+    trainer = Trainer(recipe, config(epochs=1, batch_size=batch, method="none"), digits(train))
+    assert trainer.run()
+    assert (trainer.steps, seen) == (len(sizes), sizes)
+
+
+def test_digits_are_not_augmented() -> None:
+    with pytest.raises(ConfigError, match="augment: 'flip' is for images; of lenet-300-100 accepted: none"):
+        Trainer(LENET, config(augment="flip"), digits())
 
 
 # -- what is trained

@@ -98,13 +98,13 @@ def make_plan(recipe: Recipe, given: dict[str, Any], wish: Wish, ranks: Ranks) -
     wanted = replace(recipe.default_config(0), **given)  # wrong settings are told before data are looked for
     state = None
     if wish.resume:
-        state = load_checkpoint(_folder(recipe, given, wish.out))
+        state = load_checkpoint(wish.out or _folder(recipe, wanted))
         config = _resumed_config(recipe, state, given)
         images = _load(recipe, wish.data, config.scale)
     else:
         images = _load(recipe, wish.data, wanted.scale)
         config = _config(recipe, images, given)
-    folder = wish.out if wish.out is not None else _folder(recipe, config.as_dict(), None)
+    folder = wish.out or _folder(recipe, config)
     found = not wish.resume and not wish.overwrite and any((folder / file).exists() for file in WRITTEN)
     if found:
         raise UsageError(f"{folder} holds a run already: --resume goes on with it, --overwrite replaces it")
@@ -126,10 +126,8 @@ def _load(recipe: Recipe, data: str | None, scale: str) -> Images:
     return images.limited(most.train, most.test)
 
 
-def _folder(recipe: Recipe, values: dict[str, Any], out: Path | None) -> Path:
-    default = recipe.default_config(0)
-    method, seed = values.get("method", default.method), values.get("seed", default.seed)
-    return out or Path("runs") / f"{recipe.name}-{method}-seed{seed}"
+def _folder(recipe: Recipe, config: TrainConfig) -> Path:
+    return Path("runs") / f"{recipe.name}-{config.method}-seed{config.seed}"
 
 
 def _config(recipe: Recipe, images: Images, given: dict[str, Any]) -> TrainConfig:

@@ -65,9 +65,9 @@ def words(config: TrainConfig) -> list[str]:
         if isinstance(value, bool):
             text = str(value).lower()
         elif isinstance(value, (tuple, list)):
-            text = ",".join(f"{part:g}" for part in value)
+            text = ",".join(map(str, value))
         else:
-            text = f"{value:.12g}" if isinstance(value, float) else str(value)
+            text = str(value)
         if text:
             made += [flag(name), text]
     return made

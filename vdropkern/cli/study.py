@@ -10,6 +10,8 @@ from typing import Any
 from ..recipes import estimator_study
 from .console import UsageError, console, exit_codes, refuse_several, set_threads
 
+LAST_SEED = 10**15  # a thousand seeds of torch's 2^63 to each
+
 
 def run_study(
     given: dict[str, Any], *, out: Path | None, overwrite: bool, resume: bool, threads: int | None
@@ -28,7 +30,10 @@ def run_study(
         scale = given.get("scale", "full")
         if scale not in estimator_study.SCALES:
             raise UsageError(f"--scale: {scale!r} given; accepted: {', '.join(estimator_study.SCALES)}")
-        config = replace(estimator_study.SCALES[scale], seed=given.get("seed", 0))
+        seed = given.get("seed", 0)
+        if not 0 <= seed <= LAST_SEED:
+            raise UsageError(f"--seed: {seed} given, 0 to {LAST_SEED:,} accepted")
+        config = replace(estimator_study.SCALES[scale], seed=seed)
         folder = out or Path("runs") / f"{estimator_study.NAME}-seed{config.seed}"
         if not overwrite and any((folder / name).exists() for name in estimator_study.WRITTEN):
             raise UsageError(f"{folder} holds a run already: --overwrite replaces it")

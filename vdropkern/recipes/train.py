@@ -66,6 +66,8 @@ class Trainer:
             raise ConfigError(
                 f"batch_size: {config.batch_size} given, at least {least} accepted: {FEWEST} a process"
             )
+        if config.augment != "none" and data.train_x.ndim != 4:
+            raise ConfigError(f"augment: {config.augment!r} is for images; of {recipe.name} accepted: none")
         torch.manual_seed(config.seed)
         self.model = recipe.build(config).to(self.device)
         ranks.seed(config.seed)
@@ -84,7 +86,7 @@ class Trainer:
         norms = [m for m in self.model.modules() if isinstance(m, torch.nn.modules.batchnorm._NormBase)]
         statistics = [buffer for m in norms for buffer in (m.running_mean, m.running_var)]
         self.statistics = [buffer for buffer in statistics if buffer is not None]
-        self.steps = math.ceil(len(self.train_x) / config.batch_size)
+        self.steps = len(self._batches(torch.arange(len(self.train_x))))
         self.schedule = Schedule(config, self.steps * config.epochs)
         self.shuffle = torch.Generator().manual_seed(config.seed)
         self.epoch_shuffle = self.shuffle.get_state()  # as it was when the epoch began
@@ -158,7 +160,7 @@ class Trainer:
         self.epoch_shuffle = self.shuffle.get_state()
         order = torch.randperm(len(self.train_x), generator=self.shuffle).to(self.device)
         self.model.train()
-        for index in order.split(self.config.batch_size)[self.step :]:
+        for index in self._batches(order)[self.step :]:
             self._step(index)
             self.step += 1
             if observer:
@@ -168,6 +170,13 @@ class Trainer:
                 return False
         self._finish_epoch()
         return True
+
+    def _batches(self, order: Tensor) -> list[Tensor]:
+        """An epoch's batches; a last one too small for batch normalisation goes with the one before."""
+        batches = list(order.split(self.config.batch_size))
+        if len(batches) > 1 and len(batches[-1]) < min(FEWEST, self.config.batch_size):
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
 
     def _step(self, index: Tensor) -> None:
         position = self.schedule.position(self.epoch * self.steps + self.step)
@@ -247,14 +256,18 @@ class Trainer:
         """The same on the test set, of the net or of another."""
         return self.evaluate(model or self.model, self.test_x, self.test_y)
 
-    def _finish_epoch(self) -> None:
-        means = self.means()
-        if not math.isfinite(means["loss"]):
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
             raise TrainingError(
-                f"the loss of epoch {self.epoch + 1} is {means['loss']}; try a lower lr "
+                f"{what} of epoch {self.epoch + 1} is {value}; try a lower lr "
                 f"(now {self.config.lr:g}) or noise_lr (now {self.config.noise_lr:g})"
             )
+
+    def _finish_epoch(self) -> None:
+        means = self.means()
+        self._check_finite("the loss", means["loss"])
         test_nll, test_error = self.test()
+        self._check_finite("the test NLL", test_nll)
         further = self.recipe.measure(self)
         report = sparsity(self.model)
         self.epoch, self.step = self.epoch + 1, 0
