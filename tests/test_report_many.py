@@ -159,6 +159,16 @@ def test_rows_measured_on_a_noisy_sample_compare_to_a_noisy_sample() -> None:
     assert "noisy sample not measured" in compare(group(records(bare))["cifar-dropout"][0], published).verdict
 
 
+def test_means_of_the_last_ten_epochs_compare_to_such_means() -> None:
+    (published,) = [p for p in published_for("xnor-resnet18") if p.label.endswith("width 64, weight decay 0")]
+    settings = {"recipe": "xnor-resnet18", "epochs": 200, **published.match}
+    accuracy = {"test": {"last": 80.0, "best": 91.0, "mean_of_last_ten": 90.0}}
+    whole = run(recipe="xnor-resnet18", error=20.0, config=settings, accuracy=accuracy)
+    groups = group(records(whole))["xnor-resnet18"]
+    assert compare(groups[0], published).error == pytest.approx(10.0)
+    assert not published.fits("xnor-resnet18", {**settings, "binary": False})
+
+
 def test_published_numbers_are_whole() -> None:
     for published in PUBLISHED:
         assert 0 < published.error < 100
@@ -281,8 +291,13 @@ def test_wrong_folders_are_told_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     whole = write(tmp_path / "whole", run())
     broken = write(tmp_path / "broken", {"format": 1, "recipe": "estimator-study"})
-    out = tmp_path / "out"
+    out, file, damaged = tmp_path / "out", tmp_path / "file", tmp_path / "damaged"
+    file.touch()
+    damaged.mkdir()
+    (damaged / SWEEP_NAME).write_text('{"cells": [{}]}')
     for args, said in (
+        ([str(damaged)], "sweep.json: damaged (KeyError('name'))"),
+        ([str(whole), str(whole), "--out", str(file)], "file is a file; give a folder"),
         (["not-there"], "not-there: no such folder"),
         ([str(tmp_path / "empty")], "has the run finished?"),
         ([str(whole), str(whole)], "--out: a folder"),

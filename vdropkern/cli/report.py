@@ -19,6 +19,8 @@ def run_report(folders: Sequence[Path], out: Path | None) -> None:
             raise UsageError('the report needs matplotlib: pip install "vdropkern[recipes]"')
         if absent := [folder for folder in folders if not folder.exists()]:
             raise UsageError(f"{absent[0]}: no such folder")
+        if out is not None and out.is_file():
+            raise UsageError(f"--out: {out} is a file; give a folder, which is made if it is not there")
         if out is not None and (out / "results.json").exists():
             raise UsageError(f"--out: {out} holds a run with a report of its own; another folder accepted")
         records, missing = collect(folders)

@@ -65,12 +65,17 @@ def words(config: TrainConfig) -> list[str]:
         if isinstance(value, bool):
             text = str(value).lower()
         elif isinstance(value, (tuple, list)):
-            text = ",".join(map(str, value))
+            text = ",".join(map(_text, value))
         else:
-            text = str(value)
+            text = _text(value)
         if text:
             made += [flag(name), text]
     return made
+
+
+def _text(value: object) -> str:
+    """A value, numbers in no more digits than bring them back exactly."""
+    return short if isinstance(value, float) and float(short := f"{value:g}") == value else str(value)
 
 
 def own_settings(recipe: Recipe) -> list[dataclasses.Field[Any]]:

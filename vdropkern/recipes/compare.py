@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import FILE_NAME, CheckpointError
-from .published import Published, published_for
+from .published import MEASURED, Published, published_for
 from .results import FORMAT, MODEL_NAME, RESULTS_NAME, read_results
 from .sweep import STAMP_NAME, SWEEP_NAME
 
@@ -53,7 +53,11 @@ class RunRecord:
         """Last and best error as `Published.measured` has it; None if the run has none such."""
         if measured == "test":
             return self.error, self.best_error
-        found = (self.results.get("accuracy") or {}).get(measured)
+        accuracy = self.results.get("accuracy") or {}
+        if measured == "last ten":
+            found = accuracy.get("test")
+            return (100 - found["mean_of_last_ten"], self.best_error) if found else None
+        found = accuracy.get(measured)
         return (100 - found["last"], 100 - found["best"]) if found else None
 
     @property
@@ -153,11 +157,21 @@ def _stored(path: Path) -> list[Any]:
 def _inside(folder: Path, missing: list[str]) -> list[Path]:
     """The run folders of a sweep, or those that lie in any folder."""
     if (folder / SWEEP_NAME).exists():
-        cells = [folder / cell["name"] for cell in json.loads((folder / SWEEP_NAME).read_text())["cells"]]
+        cells = [folder / name for name in _cells(folder / SWEEP_NAME)]
         done = [cell for cell in cells if (cell / RESULTS_NAME).exists()]
         missing += [cell.name for cell in cells if cell not in done]
         return done
     return sorted(path.parent for path in folder.glob(f"*/{RESULTS_NAME}"))
+
+
+def _cells(path: Path) -> list[str]:
+    """The names of a sweep's cells."""
+    try:
+        return [str(cell["name"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    except (ValueError, KeyError, TypeError) as err:
+        raise CheckpointError(
+            f"{path}: damaged ({err!r}); without it, the sweep's command writes it anew"
+        ) from err
 
 
 def _check(where: Path, results: Any) -> Mapping[str, Any]:
@@ -234,7 +248,7 @@ def compare(own: Group, published: Published) -> Comparison:
     reasons = _other_scale(own.first, published)
     pairs = [pair for run in own.runs if (pair := run.errors(published.measured))]
     if not pairs:
-        reasons.append(f"error of one noisy {published.measured} not measured")
+        reasons.append(f"{MEASURED[published.measured]} not measured")
         pairs = [(run.error, run.best_error) for run in own.runs]
     error = statistics.fmean(last for last, _ in pairs)
     bests = [best for _, best in pairs if best is not None]
