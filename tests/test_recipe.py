@@ -91,6 +91,18 @@ def test_no_warm_up_is_full_weight_from_the_first_step() -> None:
     assert [late.kl_weight(position) for position in (0, 99, 100)] == [0, 0, 1]
 
 
+@pytest.mark.parametrize("stair", range(1, SCHEDULE_STEPS))
+def test_steps_are_on_their_stairs(stair: int) -> None:
+    """Also where the part of the run times the stairs rounds to more than the stair: 14 / 200 * 200 > 14."""
+    part = stair / SCHEDULE_STEPS
+    settings = config(lr_decay_start=1.0, lr_steps=(part,), clip_start=part, kl_start=part, kl_end=part)
+    schedule = Schedule(settings, SCHEDULE_STEPS)
+    before, after = stair - 1, stair
+    assert (schedule.lr_factor(before), schedule.lr_factor(after)) == (1.0, 0.1)
+    assert (schedule.clips(before), schedule.clips(after)) == (False, True)
+    assert (schedule.kl_weight(before), schedule.kl_weight(after)) == (0.0, 1.0)
+
+
 def test_fewer_steps_than_stairs() -> None:
     schedule = Schedule(config(epochs=1), total_steps=4)
     assert [schedule.position(step) for step in range(4)] == [0, 50, 100, 150]

@@ -210,19 +210,20 @@ class Schedule:
 
     def lr_factor(self, position: int) -> float:
         """1, then a straight line to 0 from `lr_decay_start` on; lr_gamma from each of `lr_steps` on."""
-        left = 1 - position / SCHEDULE_STEPS
+        part_done = position / SCHEDULE_STEPS  # a part times the stairs may lie just above a whole number
+        left = 1 - part_done
         decay = 1 - self.config.lr_decay_start
         line = 1.0 if left >= decay else left / decay
-        passed = sum(position >= part * SCHEDULE_STEPS for part in self.config.lr_steps)
+        passed = sum(part_done >= part for part in self.config.lr_steps)
         return line * self.config.lr_gamma**passed
 
     def clips(self, position: int) -> bool:
         """Whether weights that would be pruned train with mean 0."""
-        return position >= self.config.clip_start * SCHEDULE_STEPS
+        return position / SCHEDULE_STEPS >= self.config.clip_start
 
     def kl_weight(self, position: int) -> float:
         """0 up to `kl_start`, kl_scale from `kl_end` on, a straight line between."""
-        start, end = self.config.kl_start * SCHEDULE_STEPS, self.config.kl_end * SCHEDULE_STEPS
+        start, end = self.config.kl_start, self.config.kl_end
         if start == end:
-            return self.config.kl_scale if position >= end else 0.0
-        return LinearWarmup(start, end, self.config.kl_scale)(position)
+            return self.config.kl_scale if position / SCHEDULE_STEPS >= end else 0.0
+        return LinearWarmup(start * SCHEDULE_STEPS, end * SCHEDULE_STEPS, self.config.kl_scale)(position)
