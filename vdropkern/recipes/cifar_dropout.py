@@ -22,11 +22,12 @@ from .. import nn as vnn
 from .. import use_eval_mode
 from ..methods import METHODS
 from .config import METHODS as COMMON
-from .config import ImageConfig, TrainConfig, setting
+from .config import ConfigError, ImageConfig, TrainConfig, setting
 from .recipe import Recipe, Scale
 from .train import Trainer
 
 NAME = "cifar-dropout"
+LEAST_SIDE = 7  # of which two convolutions leave one pixel
 UNIT_METHODS = ("bernoulli", "gaussian-s", "variational-a", "sparse-vd-a", "hierarchical-vd-a", "none")
 
 
@@ -49,6 +50,10 @@ class CifarDropoutConfig(ImageConfig):
         self.check_choice("drop_where", ("fc", "conv"))
         self.check_choice("parameter", ("log_alpha", "log_sigma2", "unit"))
         self.check_choice("activation", ("none", "softplus"))
+        if min(self.image[1:]) < LEAST_SIDE:
+            raise ConfigError(
+                f"image: {list(self.image)} given, at least {LEAST_SIDE} pixels a side accepted"
+            )
         if self.drop_where == "conv" and self.method not in UNIT_METHODS:
             self.check_choice("method", UNIT_METHODS, (*UNIT_METHODS, "(with drop_where conv)"))
 

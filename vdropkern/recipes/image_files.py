@@ -87,6 +87,8 @@ def _decode(content: bytes, where: str) -> np.ndarray[Any, Any]:
 
     try:
         with Image.open(io.BytesIO(content)) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would cut off at 255, not scale
+                raise ValueError(f"of mode {image.mode}, 8 bits a colour expected")
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as err:
         raise DataError(f"{where}: not a readable image ({err}); fetch the file again") from err

@@ -165,6 +165,8 @@ def _from_npz(path: Path) -> Images:
         x, y = sets[i], sets[i + 1].flatten()
         if x.dtype != torch.uint8 or x.ndim != 4 or not len(x) or len(x) != len(y):
             raise DataError(f"{path}: uint8 images [N, H, W, C] and as many labels expected")
+        if bool((y.long() != y).any()):
+            raise DataError(f"{path}: whole numbers expected as labels")
         sets[i], sets[i + 1] = x.movedim(-1, 1).contiguous() if x.shape[-1] in (1, 3) else x, y.long()
     classes = tuple(str(name) for name in content.get("classes", ())) or tuple(
         str(i) for i in range(int(sets[1].max()) + 1)
@@ -184,6 +186,10 @@ def _named(
     sha256: str,
     all_jpeg: bool = False,
 ) -> Images:
+    if (size := sets[0].shape[1:]) != (other := sets[2].shape[1:]):
+        raise DataError(
+            f"{path}: training images are {list(size)}, test images {list(other)}; one size expected"
+        )
     name, note = KNOWN.get(sha256, ("", ""))
     if not name:
         copy = all_jpeg and classes == CIFAR_CLASSES and sets[0].shape[1:] == (3, 32, 32)
