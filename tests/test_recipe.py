@@ -239,6 +239,8 @@ def test_a_signal_stops_between_steps_and_a_second_one_at_once() -> None:
         trainer = Trainer(LENET, config(), digits())
         assert not trainer.run(observer=Interrupt(), stop=stop)
         assert (trainer.step, stop.signal) == (1, signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # from a launcher, after Ctrl-C that reached all
+        assert stop.signal == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
