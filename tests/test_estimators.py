@@ -276,6 +276,18 @@ def test_bad_arguments_are_named() -> None:
         E.SignMlpLoss(torch.ones(3, 2), torch.ones(3), estimator="ternary")
 
 
+def test_parameters_without_dimensions() -> None:
+    def loss(p: Mapping[str, Tensor]) -> Tensor:
+        return p["a"] * p["b"]
+
+    params = {"a": torch.tensor(3.0), "b": torch.tensor(2.0)}
+    found = E.cdg(loss, params)
+    torch.testing.assert_close(found, {"a": torch.tensor(2.0), "b": torch.tensor(3.0)}, rtol=1e-4, atol=1e-4)
+    for batch in (1, 64):
+        g = E.nes_gradient(loss, params, 200, sigma=0.01, seed=0, batch=batch).gradient
+        assert E.cosines(g, found)["total"] > 0.99
+
+
 def test_sigmas_are_taken_by_name() -> None:
     loss, student = problem(4, 50)
     sigma = {name: torch.full_like(p, 0.1 + 0.1 * i) for i, (name, p) in enumerate(student.items())}

@@ -39,7 +39,7 @@ def unflatten(flat: Tensor, like: Params) -> dict[str, Tensor]:
     """The inverse of `flatten`; flat may have leading dimensions."""
     made, at = {}, 0
     for name, p in like.items():
-        made[name] = flat[..., at : at + p.numel()].reshape(*flat.shape[:-1], *p.shape)
+        made[name] = flat[..., at : at + p.numel()].reshape((*flat.shape[:-1], *p.shape))
         at += p.numel()
     return made
 
