@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import vdropkern
-from vdropkern.recipes import RECIPES
+from vdropkern.recipes import RECIPES, timing
 from vdropkern.recipes.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from vdropkern.recipes.config import METHODS, SCHEDULE_STEPS, ConfigError, Schedule, TrainConfig
 from vdropkern.recipes.data import Digits
@@ -278,6 +278,12 @@ def test_no_last_batch_of_one_example(train: int, batch: int, sizes: list[int]) 
     trainer = Trainer(recipe, config(epochs=1, batch_size=batch, method="none"), digits(train))
     assert trainer.run()
     assert (trainer.steps, seen) == (len(sizes), sizes)
+
+
+def test_timed_batches_are_no_larger_than_said() -> None:
+    net = torch.nn.Linear(784, 10)
+    rows = timing.compare(net, net, torch.zeros(30, 784), batches=(1, 8, 100), rounds=2)
+    assert [row["batch"] for row in rows] == [1, 8, 30]
 
 
 def test_digits_are_not_augmented() -> None:

@@ -69,11 +69,11 @@ def compare(
     """Time `dense` and `pruned` on the first rows of `x`.
 
     Returns:
-        for each batch size: medians in microseconds a call, their 20th and 80th percentiles, and the
-        speed-up, the median over rounds of dense / pruned.
+        for each batch size (of x's size, if that is less): medians in microseconds a call, their 20th and
+        80th percentiles, and the speed-up, the median over rounds of dense / pruned.
     """
     rows = []
-    for batch in batches:
+    for batch in dict.fromkeys(min(batch, len(x)) for batch in batches):
         samples = time_models({"dense": dense, "pruned": pruned}, x[:batch], rounds)
         ratios = [d / p for d, p in zip(samples["dense"], samples["pruned"], strict=True)]
         row: dict[str, Any] = {"batch": batch, "rounds": rounds, "speed_up": statistics.median(ratios)}
