@@ -123,3 +123,14 @@ def test_the_method_averages_a_layers_passes() -> None:
     assert abs(y.var() - 0.25) < 0.02
     with pytest.raises(ValueError, match="samples must be a number in"):
         MultiSampleDropout(samples=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": 0}, {"variant": "as-in-blog"}], ids=str)
+def test_features_of_one_example(options: dict[str, object]) -> None:
+    head = vnn.MultiSampleHead(6, 6, **options)
+    h, target = torch.randn(6), torch.tensor(2)
+    assert head(h, target).shape == () and head(h).shape == (6,)
+    head.eval()
+    torch.testing.assert_close(head(h, target), TF.cross_entropy(head(h), target))
+    head.reduction = "none"
+    assert head(h, target).shape == head.train()(h, target).shape == ()
