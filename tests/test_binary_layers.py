@@ -139,3 +139,22 @@ def test_state_dict_and_errors() -> None:
         vnn.BinaryConv2d(4, 3, 1, gradient="x")
     with pytest.raises(ValueError, match="estimator 'ternary'"):
         vnn.decouple(layer)
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": False}], ids=str)
+def test_linear_without_scale(options: dict[str, Any]) -> None:
+    x = torch.randn(5, 4)
+    layer = ready(vnn.BinaryLinear(4, 6, scale=False, **options), x).eval()
+    torch.testing.assert_close(layer(x), signs(layer.normalise(x)) @ signs(layer.weight).T)
+
+
+# torch's own compiler does so
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiles_without_graph_break() -> None:
+    torch._dynamo.reset()
+    x = torch.randn(5, 4)
+    net = torch.nn.Sequential(vnn.BinaryLinear(4, 6), vnn.BinaryLinear(6, 3, estimator="swish", bias=True))
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), net(x))
+    net.eval()  # its weights' signs and scales need no gradient
+    torch.testing.assert_close(compiled(x), net(x))

@@ -76,7 +76,7 @@ class Binary(torch.nn.Module):
     def filter_scale(self) -> Tensor:
         """alpha [O]; ones without `scale`."""
         weight = self.weight.detach()
-        return F.binary_weight(weight)[1] if self.scale else torch.ones_like(weight[:, 0].flatten(1)[:, 0])
+        return F.binary_weight(weight)[1] if self.scale else weight.new_ones(weight.shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """BN, sign, product: see the class."""

@@ -99,9 +99,12 @@ def differentiable(
 
     class Eager(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
+        def forward(*args: Any) -> Any:
+            # no parameter `ctx`: where nothing needs a gradient, torch.compile does without it if there are
+            # as many parameters as inputs, and `ctx, *inputs` are two
+            ctx, *inputs = args
             output = run(*inputs)
-            save(ctx, inputs, output)
+            save(ctx, tuple(inputs), output)
             return output
 
     class Functorch(torch.autograd.Function):
