@@ -93,6 +93,19 @@ def test_compiles_without_graph_break(method: Method) -> None:
     torch.testing.assert_close(compiled(x), model(x))
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@each(ALL)
+def test_compiles_with_a_method_that_is_new(method: Method) -> None:
+    torch._dynamo.reset()
+    model, x = net(method).eval(), torch.randn(4, 6)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with vdk.use_eval_mode(model, "sample"):  # a copy of the method, which has computed nothing yet
+        torch.manual_seed(0)
+        y = compiled(x)
+        torch.manual_seed(0)
+        torch.testing.assert_close(y, model(x))
+
+
 @each([SparseVD(), FREE_ALPHA, GaussianW()])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(method: Method, dtype: torch.dtype) -> None:
