@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -139,7 +140,8 @@ def _signs(like: Tensor, channel_dim: int, seed: Tensor) -> Tensor:
         shape = list(like.shape)
     else:
         shape = [n if i in (dim - 1, dim) else 1 for i, n in enumerate(like.shape)]
-    ones = torch.ones(shape, dtype=like.dtype, device=like.device).reshape(-1, like.shape[dim])
+    rows = math.prod(shape[:dim])  # said, as layers without inputs or outputs leave nothing to infer it from
+    ones = torch.ones(rows, like.shape[dim], dtype=like.dtype, device=like.device)
     return mul_noise(ones, 0.5, seed=seed).reshape(shape) - 1  # of 0 or 2
 
 
