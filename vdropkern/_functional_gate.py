@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._validate import as_seed
+from ._validate import as_seed, check_device
 from .ops.gate import KINDS, log_normal
 from .ops.gate import gate as _gate
 
@@ -119,8 +119,7 @@ def _shape(t: Tensor) -> str:
 def _per_channel(parameter: Tensor, name: str, channels: int, x: Tensor) -> Tensor:
     if not parameter.is_floating_point():
         raise ValueError(f"gate: {name} must be floating, got {parameter.dtype}")
-    if parameter.device != x.device:
-        raise ValueError(f"gate: {name} is on {parameter.device} but x is on {x.device}; move it there")
+    check_device(parameter, name, x.device, "gate")
     if parameter.numel() == 1:
         return parameter.reshape(1).expand(channels)
     if parameter.shape != (channels,):

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from ._validate import as_seed
+from ._validate import as_seed, check_device
 from .ops.mul_noise import NOISES, mul_noise_learned
 from .ops.mul_noise import mul_noise as _mul_noise
 
@@ -118,5 +118,4 @@ def _check_broadcast(t: Tensor, x: Tensor, name: str, where: str) -> None:
         raise ValueError(
             f"{where}: {name} must broadcast to the shape {tuple(x.shape)}, got {tuple(t.shape)}"
         )
-    if t.device != x.device:
-        raise ValueError(f"{where}: {name} is on {t.device} but the input is on {x.device}; move it there")
+    check_device(t, name, x.device, where)

@@ -41,6 +41,12 @@ def as_seed(seed: Tensor | int | None, device: torch.device, where: str) -> Tens
     return seed
 
 
+def check_device(t: Tensor | None, name: str, device: torch.device, where: str) -> None:
+    """Kernels read memory where the input is: of a parameter elsewhere, on meta too, nothing would be read."""
+    if t is not None and t.device != device:
+        raise ValueError(f"{where}: {name} is on {t.device} but the input is on {device}; move it there")
+
+
 def check_rows_cols(rows: int, cols: int, where: str) -> None:
     if rows < 0 or cols < 0:
         raise ValueError(f"{where}: rows and cols must be >= 0, got {rows} and {cols}")
@@ -80,6 +86,10 @@ def check_kl(
         raise ValueError(
             f"{where}: mu and log_sigma2 must have one shape, "
             f"got {tuple(mu.shape)} and {tuple(log_sigma2.shape)}"
+        )
+    elif mu.device != log_sigma2.device:
+        raise ValueError(
+            f"{where}: mu and log_sigma2 must be on one device, got {mu.device} and {log_sigma2.device}"
         )
     for name, t in (("mu", mu), ("log_sigma2", log_sigma2), ("log_alpha", log_alpha)):
         if t is not None and not t.is_floating_point():
@@ -127,6 +137,14 @@ def _check_linear(x: Tensor, mu: Tensor, log_sigma2: Tensor | None, bias: Tensor
             f"{where}: x and mu must share one floating dtype, got {x.dtype} and {mu.dtype}; "
             "cast one, or run under torch.autocast"
         )
+    check_devices(x, mu, log_sigma2, bias, where)
+
+
+def check_devices(x: Tensor, mu: Tensor, log_sigma2: Tensor | None, bias: Tensor | None, where: str) -> None:
+    device = x.device
+    check_device(mu, "mu", device, where)
+    check_device(log_sigma2, "log_sigma2", device, where)
+    check_device(bias, "bias", device, where)
 
 
 def autocast_weights(x: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,6 +172,7 @@ def prepare_linear(
     x, mu = autocast_weights(x, mu)
     _check_linear(x, mu, log_sigma2, bias, where)
     if log_alpha is not None:
+        check_device(log_alpha, "log_alpha", x.device, where)
         log_alpha = _log_alpha_2d(log_alpha, mu, where)
     return x, mu, log_sigma2, log_alpha, bias, as_seed(seed, x.device, where)
 
