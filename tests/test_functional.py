@@ -72,6 +72,8 @@ REFUSED_LINEAR = {
         x_mu_ls(seed=torch.zeros((), dtype=torch.int64, device="meta")),
         r"seed is on meta but the inputs are on cpu; move it there",
     ),
+    "eps below 0": (x_mu_ls(eps=-1e-8), r"eps must be a finite number >= 0, got -1e-08"),
+    "eps not a number": (x_mu_ls(eps=float("nan")), r"eps must be a finite number >= 0, got nan"),
     "seed too large": (x_mu_ls(seed=2**63), r"seed must fit in 64 signed bits, got 9223372036854775808"),
     "seed too small": (x_mu_ls(seed=-(2**63) - 1), r"seed must fit in 64 signed bits"),
 }

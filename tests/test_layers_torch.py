@@ -95,6 +95,24 @@ def test_compiles_without_graph_break(method: Method) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @each(ALL)
+def test_compiles_with_dynamic_shapes(method: Method) -> None:
+    torch._dynamo.reset()
+    model = net(method)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in (4, 7):
+        x = torch.randn(size, 6)
+        grads = []
+        for run in (model, compiled):
+            torch.manual_seed(1)
+            model.zero_grad()
+            run(x).square().sum().backward()
+            grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        for ours, theirs in zip(*grads, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@each(ALL)
 def test_compiles_with_a_method_that_is_new(method: Method) -> None:
     torch._dynamo.reset()
     model, x = net(method).eval(), torch.randn(4, 6)

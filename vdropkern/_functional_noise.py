@@ -111,8 +111,9 @@ def _check_strength(strength: float | None, noise: str) -> None:
 def _check_broadcast(t: Tensor, x: Tensor, name: str, where: str) -> None:
     if not t.is_floating_point():
         raise ValueError(f"{where}: {name} must be floating, got {t.dtype}")
+    # not `n in (1, m)`, which torch.compile takes for false where m is symbolic
     fits = t.ndim <= x.ndim and all(
-        n in (1, m) for n, m in zip(reversed(t.shape), reversed(x.shape), strict=False)
+        n == 1 or n == m for n, m in zip(reversed(t.shape), reversed(x.shape), strict=False)
     )
     if not fits:
         raise ValueError(

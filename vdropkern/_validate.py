@@ -42,7 +42,7 @@ def as_seed(seed: Tensor | int | None, device: torch.device, where: str) -> Tens
 
 
 def check_device(t: Tensor | None, name: str, device: torch.device, where: str) -> None:
-    """Kernels read memory where the input is: of a parameter elsewhere, on meta too, nothing would be read."""
+    """A kernel reads where its input is: of a parameter elsewhere, on meta too, it would read anything."""
     if t is not None and t.device != device:
         raise ValueError(f"{where}: {name} is on {t.device} but the input is on {device}; move it there")
 
@@ -71,6 +71,13 @@ def check_clip(clip_log_alpha: float | None, where: str) -> float:
     if not isinstance(clip_log_alpha, (int, float)) or clip_log_alpha != clip_log_alpha:
         raise ValueError(f"{where}: clip_log_alpha must be a number or None, got {clip_log_alpha!r}")
     return float(clip_log_alpha)
+
+
+def check_eps(eps: float, where: str) -> float:
+    """Looked at here, before autograd's functions are called: torch.compile with dynamic=True demands it."""
+    if not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
+        raise ValueError(f"{where}: eps must be a finite number >= 0, got {eps!r}")
+    return eps
 
 
 def check_kl(
