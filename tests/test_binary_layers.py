@@ -158,3 +158,12 @@ def test_compiles_without_graph_break() -> None:
     torch.testing.assert_close(compiled(x), net(x))
     net.eval()  # its weights' signs and scales need no gradient
     torch.testing.assert_close(compiled(x), net(x))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_without_a_batch(channels: int) -> None:
+    layer = vnn.BinaryConv2d(channels, 6, 3, padding=1, input_scale=True)
+    x = torch.randn(2, channels, 5, 4)
+    layer(x)
+    layer.eval()
+    torch.testing.assert_close(layer(x[0]), layer(x)[0])
