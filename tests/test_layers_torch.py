@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 import vdropkern as vdk
 from vdropkern import nn as vnn
 from vdropkern.methods import (
+    ConcreteDropout,
     GaussianW,
+    L0HardConcrete,
     Method,
     SparseVD,
 )
@@ -94,7 +96,7 @@ def test_compiles_without_graph_break(method: Method) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@each(ALL)
+@each([*ALL, L0HardConcrete(), ConcreteDropout()])
 def test_compiles_with_dynamic_shapes(method: Method) -> None:
     torch._dynamo.reset()
     model = net(method)

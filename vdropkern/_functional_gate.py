@@ -141,6 +141,8 @@ def _options(
     temperature = default.temperature if temperature is None else float(temperature)
     low = default.low if low is None else float(low)
     high = default.high if high is None else float(high)
+    if not low < high:  # looked at whatever the kind, as `check_eps` says
+        raise ValueError(f"gate: low must be < high, got {low} and {high}")
     if not 0 < temperature < math.inf:
         raise ValueError(f"gate: temperature must be > 0, got {temperature}")
     if kind == "log-normal" and not -math.inf < low < high < math.inf:
