@@ -141,11 +141,10 @@ def _options(
     temperature = default.temperature if temperature is None else float(temperature)
     low = default.low if low is None else float(low)
     high = default.high if high is None else float(high)
-    if not low < high:  # looked at whatever the kind, as `check_eps` says
-        raise ValueError(f"gate: low must be < high, got {low} and {high}")
     if not 0 < temperature < math.inf:
         raise ValueError(f"gate: temperature must be > 0, got {temperature}")
-    if kind == "log-normal" and not -math.inf < low < high < math.inf:
+    ordered = low < high  # both are looked at whatever the kind, as `check_eps` says why
+    if kind == "log-normal" and not (ordered and -math.inf < low and high < math.inf):
         raise ValueError(f"gate: low and high must be finite and low < high, got {low} and {high}")
     if kind == "hard-concrete" and not -math.inf < low < 0 < 1 < high < math.inf:
         raise ValueError(f"gate: low must be < 0 and high > 1 and finite, got {low} and {high}")
