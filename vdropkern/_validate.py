@@ -149,9 +149,10 @@ def _check_linear(x: Tensor, mu: Tensor, log_sigma2: Tensor | None, bias: Tensor
 
 def check_devices(x: Tensor, mu: Tensor, log_sigma2: Tensor | None, bias: Tensor | None, where: str) -> None:
     device = x.device
-    check_device(mu, "mu", device, where)
-    check_device(log_sigma2, "log_sigma2", device, where)
-    check_device(bias, "bias", device, where)
+    for t in (mu, log_sigma2, bias):
+        if t is not None and t.device != device:
+            name = "mu" if t is mu else "bias" if t is bias else "log_sigma2"
+            check_device(t, name, device, where)
 
 
 def autocast_weights(x: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:

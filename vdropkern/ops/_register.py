@@ -102,9 +102,9 @@ def differentiable(
         def forward(*args: Any) -> Any:
             # no parameter `ctx`: where nothing needs a gradient, torch.compile does without it if there are
             # as many parameters as inputs, and `ctx, *inputs` are two
-            ctx, *inputs = args
+            ctx, inputs = args[0], args[1:]
             output = run(*inputs)
-            save(ctx, tuple(inputs), output)
+            save(ctx, inputs, output)
             return output
 
     class Functorch(torch.autograd.Function):
