@@ -53,8 +53,8 @@ def run_packed(part="bias", value=0, batch=1):
     good = packed_as(torch.ones(16, 4), None, torch.float32)
     packed.native(torch.ones(batch, 4), damaged(good, part, value), 16, False)
 def run_lookup(part="bias", place=0, value=0):
-    if not vdropkern._backend.cpu_byte_lookup():  # this CPU reads the other form: damage that one
-        return run_packed(*(() if part == "bias" else ("rows", 16)))
+    if not vdropkern._backend.cpu_byte_lookup():  # this CPU reads the other form: damage that one alike
+        return run_packed(*dict(bias=(), rows=("rows", 16), chunk=("index", 2600))[part])
     good = packed_for_one(torch.ones(16, 4))
     packed.native(torch.ones(1, 4), damaged_lookups(good, part, place, value), 16, False)
 def run_conv(part="bias", value=0):
@@ -65,8 +65,8 @@ def run_conv(part="bias", value=0):
 RIGHT = "run_csr(); run_packed(); run_packed(batch=9); run_lookup(); run_conv()"
 # what is wrong -> what the report calls it
 MISTAKES = {
-    # the first place behind the inputs and outputs that the kernel laid out in memory of its own
-    "run_csr(column=5)": "use-after-poison",
+    # behind the inputs and outputs that the kernel laid out in memory of its own, by vectors of any length
+    "run_csr(column=8)": "use-after-poison",
     "run_csr(values=torch.frombuffer(bytearray(8), dtype=torch.float32, count=1, offset=1))": "misaligned",
     "run_packed('rows', 16)": "heap-buffer-overflow",
     "run_packed('start', 200, batch=9)": "heap-buffer-overflow",

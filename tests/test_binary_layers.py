@@ -167,3 +167,31 @@ def test_state_dict_and_errors() -> None:
         vnn.decouple(layer)
     with pytest.raises(ValueError, match="a norm, a scale, estimator 'ternary'"):
         vnn.decouple(vnn.BinaryLinear(4, 3, estimator="ternary", scale=False))
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": False}], ids=str)
+def test_linear_without_scale(options: dict[str, Any]) -> None:
+    x = torch.randn(5, 4)
+    layer = ready(vnn.BinaryLinear(4, 6, scale=False, **options), x).eval()
+    torch.testing.assert_close(layer(x), signs(layer.normalise(x)) @ signs(layer.weight).T)
+
+
+# torch's own compiler does so
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiles_without_graph_break() -> None:
+    torch._dynamo.reset()
+    x = torch.randn(5, 4)
+    net = torch.nn.Sequential(vnn.BinaryLinear(4, 6), vnn.BinaryLinear(6, 3, estimator="swish", bias=True))
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), net(x))
+    net.eval()  # its weights' signs and scales need no gradient
+    torch.testing.assert_close(compiled(x), net(x))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_without_a_batch(channels: int) -> None:
+    layer = vnn.BinaryConv2d(channels, 6, 3, padding=1, input_scale=True)
+    x = torch.randn(2, channels, 5, 4)
+    layer(x)
+    layer.eval()
+    torch.testing.assert_close(layer(x[0]), layer(x)[0])

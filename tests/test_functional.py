@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -71,6 +72,8 @@ REFUSED_LINEAR = {
         x_mu_ls(seed=torch.zeros((), dtype=torch.int64, device="meta")),
         r"seed is on meta but the inputs are on cpu; move it there",
     ),
+    "eps below 0": (x_mu_ls(eps=-1e-8), r"eps must be a finite number >= 0, got -1e-08"),
+    "eps not a number": (x_mu_ls(eps=float("nan")), r"eps must be a finite number >= 0, got nan"),
     "seed too large": (x_mu_ls(seed=2**63), r"seed must fit in 64 signed bits, got 9223372036854775808"),
     "seed too small": (x_mu_ls(seed=-(2**63) - 1), r"seed must fit in 64 signed bits"),
 }
@@ -87,6 +90,35 @@ def test_linear_refuses(name: str, function: Any) -> None:
         function(**arguments)
 
 
+W, V, CLASSES = torch.zeros(3, 3), torch.zeros(3), torch.zeros(3, dtype=torch.int64)
+CONV = {"x": torch.zeros(1, 3, 4, 4), "mu": torch.zeros(3, 3, 2, 2)}
+HEAD = {"h": W, "weight": W, "bias": V, "target": CLASSES}
+ELSEWHERE: dict[str, tuple[Callable[..., Any], dict[str, Tensor], str]] = {
+    "linear, mu": (functional.linear_lrt, {"x": W, "mu": W, "log_sigma2": W}, "mu"),
+    "linear, log_sigma2": (functional.linear_lrt, {"x": W, "mu": W, "log_sigma2": W}, "log_sigma2"),
+    "linear, log_alpha": (functional.linear_lrt, {"x": W, "mu": W, "log_alpha": W}, "log_alpha"),
+    "linear, bias": (functional.linear_lrt, {"x": W, "mu": W, "log_sigma2": W, "bias": V}, "bias"),
+    "conv, mu": (functional.conv2d_lrt, {**CONV, "log_sigma2": CONV["mu"]}, "mu"),
+    "conv, log_sigma2": (functional.conv2d_lrt, {**CONV, "log_sigma2": CONV["mu"]}, "log_sigma2"),
+    "conv, log_alpha": (functional.conv2d_lrt, {**CONV, "log_alpha": CONV["mu"]}, "log_alpha"),
+    "weights, log_sigma2": (functional.weight_noise, {"mu": W, "log_sigma2": W}, "log_sigma2"),
+    "weights, log_alpha": (functional.weight_noise, {"mu": W, "log_alpha": W}, "log_alpha"),
+    "output, bias": (functional.mul_out_noise, {"z": W, "log_alpha": V, "bias": V}, "bias"),
+    "head, weight": (functional.multi_sample_head, HEAD, "weight"),
+    "head, target": (functional.multi_sample_head, HEAD, "target"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_parameters_on_another_device_are_refused(name: str) -> None:
+    # as after a dense checkpoint was loaded into a net made on meta; kernels would return memory as it comes
+    function, arguments, which = ELSEWHERE[name]
+    function(**arguments)
+    message = f"^{function.__name__}: {which} is on meta but the input is on cpu; move it there"
+    with pytest.raises(ValueError, match=message):
+        function(**{**arguments, which: arguments[which].to("meta")})
+
+
 REFUSED_KL = {
     "nothing": ({}, r"give mu and log_sigma2, or log_alpha alone"),
     "mu alone": ({"mu": torch.zeros(3)}, r"give mu and log_sigma2, or log_alpha alone"),
@@ -101,6 +133,10 @@ REFUSED_KL = {
     "integers": (
         {"log_alpha": torch.zeros(3, dtype=torch.int64)},
         r"log_alpha must be floating, got torch.int64",
+    ),
+    "two devices": (
+        {"mu": torch.zeros(3), "log_sigma2": torch.zeros(3, device="meta")},
+        r"mu and log_sigma2 must be on one device, got cpu and meta",
     ),
     "unknown prior": (
         {"log_alpha": torch.zeros(3), "prior": "gaussian"},

@@ -16,10 +16,17 @@ from vdropkern import nn as vnn
 from vdropkern.methods import (
     ARD,
     MC,
+    SBP,
+    BayesByBackprop,
     Bernoulli,
+    DropConnect,
     EvalMode,
     GaussianW,
+    GroupNormalJeffreys,
+    HierarchicalGate,
+    L0HardConcrete,
     Method,
+    Smallify,
     SparseVD,
     VariationalB,
 )
@@ -115,6 +122,35 @@ def test_nan_weight_shows_in_eval() -> None:
     with torch.no_grad():
         made.weight[0, 0] = math.nan
     assert made(torch.ones(1, 2)).isnan().tolist() == [[True, False]]
+
+
+@each([SparseVD(), ARD(), FREE_ALPHA, SparseVD(noise="input"), BayesByBackprop(threshold=2.0)])
+def test_nan_is_not_pruned(method: Method) -> None:
+    # else a net that diverged would pass for one that was pruned empty
+    made = vnn.Linear(2, 2, bias=False, method=method).eval()
+    with torch.no_grad():
+        made.weight.fill_(math.nan)
+        made.noise_parameter().fill_(math.nan)
+    assert made.keep_mask().all() and made(torch.ones(1, 2)).isnan().all()
+
+
+@each([HierarchicalGate(), SBP(), L0HardConcrete(), Smallify(), GroupNormalJeffreys()])
+def test_nan_gate_is_not_pruned(method: Method) -> None:
+    made = vnn.Linear(2, 2, bias=False, method=method)
+    with torch.no_grad():
+        made.gate_location.fill_(math.nan)
+    made.project_()
+    x = torch.ones(1, 2)
+    assert made.keep_mask().all() and made(x).isnan().all() and made.eval()(x).isnan().all()
+
+
+@each([SparseVD(), SparseVD(noise="flipout"), SparseVD(noise="weights"), DropConnect(draws="example")])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)], ids=str)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_without_units(method: Method, shape: tuple[int, int]) -> None:
+    made = vnn.Linear(*shape, method=method)
+    for x in (torch.ones(2, shape[0]), torch.ones(0, shape[0]), torch.ones(shape[0])):
+        assert made(x).shape == (*x.shape[:-1], shape[1])
 
 
 @each([GaussianW(), SparseVD(), VariationalB("output"), Bernoulli()])

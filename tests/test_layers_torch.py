@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 import vdropkern as vdk
 from vdropkern import nn as vnn
 from vdropkern.methods import (
+    ConcreteDropout,
     GaussianW,
+    L0HardConcrete,
     Method,
     SparseVD,
 )
@@ -91,6 +93,37 @@ def test_compiles_without_graph_break(method: Method) -> None:
         torch.testing.assert_close(ours, theirs)
     model.eval()
     torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@each([*ALL, L0HardConcrete(), ConcreteDropout()])
+def test_compiles_with_dynamic_shapes(method: Method) -> None:
+    torch._dynamo.reset()
+    model = net(method)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in (4, 7):
+        x = torch.randn(size, 6)
+        grads = []
+        for run in (model, compiled):
+            torch.manual_seed(1)
+            model.zero_grad()
+            run(x).square().sum().backward()
+            grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        for ours, theirs in zip(*grads, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@each(ALL)
+def test_compiles_with_a_method_that_is_new(method: Method) -> None:
+    torch._dynamo.reset()
+    model, x = net(method).eval(), torch.randn(4, 6)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with vdk.use_eval_mode(model, "sample"):  # a copy of the method, which has computed nothing yet
+        torch.manual_seed(0)
+        y = compiled(x)
+        torch.manual_seed(0)
+        torch.testing.assert_close(y, model(x))
 
 
 @each([SparseVD(), FREE_ALPHA, GaussianW()])

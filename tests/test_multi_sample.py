@@ -123,3 +123,32 @@ def test_the_method_averages_a_layers_passes() -> None:
     assert abs(y.var() - 0.25) < 0.02
     with pytest.raises(ValueError, match="samples must be a number in"):
         MultiSampleDropout(samples=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": 0}, {"variant": "as-in-blog"}], ids=str)
+def test_features_of_one_example(options: dict[str, object]) -> None:
+    head = vnn.MultiSampleHead(6, 6, **options)
+    h, target = torch.randn(6), torch.tensor(2)
+    assert head(h, target).shape == () and head(h).shape == (6,)
+    head.eval()
+    torch.testing.assert_close(head(h, target), TF.cross_entropy(head(h), target))
+    head.reduction = "none"
+    assert head(h, target).shape == head.train()(h, target).shape == ()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_gradients_by_example_under_vmap(reduction: str) -> None:
+    head = vnn.MultiSampleHead(6, 3, reduction=reduction)
+    parameters, h, target = dict(head.named_parameters()), torch.randn(5, 6), torch.randint(3, (5,))
+
+    def loss(parameters: dict[str, Tensor], one: Tensor, its: Tensor) -> Tensor:
+        value: Tensor = torch.func.functional_call(head, parameters, (one[None], its[None]))
+        return value.sum()
+
+    torch.manual_seed(3)
+    found = torch.vmap(torch.func.grad(loss), (None, 0, 0), randomness="same")(parameters, h, target)
+    for i in range(5):
+        torch.manual_seed(3)
+        expected = torch.autograd.grad(loss(parameters, h[i], target[i]), list(parameters.values()))
+        for name, gradient in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(found[name][i], gradient)

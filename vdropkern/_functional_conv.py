@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ._validate import check_clip, check_prior
+from ._validate import check_clip, check_eps, check_prior
 from ._validate_conv import Conv, prepare_conv
 from .ops.conv2d_lrt import conv2d_lrt as _conv2d_lrt
 
@@ -25,7 +25,7 @@ def _run(
                 f"{conv.log_alpha.numel()} for {conv.mu.numel()} weights; "
                 f"use {where.removesuffix('_kl')} and kl"
             )
-    y, kl = _conv2d_lrt(*conv, prior, eps, check_clip(clip, where))
+    y, kl = _conv2d_lrt(*conv, prior, check_eps(eps, where), check_clip(clip, where))
     if spatial == 1:
         y = y[:, :, 0]
     return (y[0] if x.ndim == spatial + 1 else y), kl
@@ -67,7 +67,7 @@ def conv2d_lrt(
             (stride 1; the far side gets the odd one).
         groups: the channels are split into so many convolutions.
         seed: int, int64 tensor of one element, or None: drawn from torch's generator.
-        eps: added to the variance inside the square root, so that gradients at x = 0 are finite.
+        eps: >= 0, added to the variance inside the square root, so that gradients at x = 0 are finite.
         clip_log_alpha: as in `linear_lrt`.
 
     Returns:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._validate import as_seed
+from ._validate import as_seed, check_device
 from .ops.gate import KINDS, log_normal
 from .ops.gate import gate as _gate
 
@@ -119,8 +119,7 @@ def _shape(t: Tensor) -> str:
 def _per_channel(parameter: Tensor, name: str, channels: int, x: Tensor) -> Tensor:
     if not parameter.is_floating_point():
         raise ValueError(f"gate: {name} must be floating, got {parameter.dtype}")
-    if parameter.device != x.device:
-        raise ValueError(f"gate: {name} is on {parameter.device} but x is on {x.device}; move it there")
+    check_device(parameter, name, x.device, "gate")
     if parameter.numel() == 1:
         return parameter.reshape(1).expand(channels)
     if parameter.shape != (channels,):
@@ -144,7 +143,8 @@ def _options(
     high = default.high if high is None else float(high)
     if not 0 < temperature < math.inf:
         raise ValueError(f"gate: temperature must be > 0, got {temperature}")
-    if kind == "log-normal" and not -math.inf < low < high < math.inf:
+    ordered = low < high  # both are looked at whatever the kind, as `check_eps` says why
+    if kind == "log-normal" and not (ordered and -math.inf < low and high < math.inf):
         raise ValueError(f"gate: low and high must be finite and low < high, got {low} and {high}")
     if kind == "hard-concrete" and not -math.inf < low < 0 < 1 < high < math.inf:
         raise ValueError(f"gate: low must be < 0 and high > 1 and finite, got {low} and {high}")

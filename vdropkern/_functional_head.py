@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._validate import as_seed
+from ._validate import as_seed, check_device
 from .ops.multi_sample_head import REDUCTIONS
 from .ops.multi_sample_head import multi_sample_head as _multi_sample_head
 
@@ -98,6 +98,8 @@ def _check_tensors(
             f"{where}: target must be int64 of shape {tuple(h.shape[:-1])}, "
             f"got {target.dtype} of shape {tuple(target.shape)}"
         )
+    for name, t in (("weight", weight), ("bias", bias), ("target", target), ("class_weight", class_weight)):
+        check_device(t, name, h.device, where)
     for name, t in (("bias", bias), ("class_weight", class_weight)):
         if t is not None and (t.shape != weight.shape[:1] or not t.is_floating_point()):
             raise ValueError(

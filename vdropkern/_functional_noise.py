@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from ._validate import as_seed
+from ._validate import as_seed, check_device
 from .ops.mul_noise import NOISES, mul_noise_learned
 from .ops.mul_noise import mul_noise as _mul_noise
 
@@ -111,12 +111,12 @@ def _check_strength(strength: float | None, noise: str) -> None:
 def _check_broadcast(t: Tensor, x: Tensor, name: str, where: str) -> None:
     if not t.is_floating_point():
         raise ValueError(f"{where}: {name} must be floating, got {t.dtype}")
+    # not `n in (1, m)`, which torch.compile takes for false where m is symbolic
     fits = t.ndim <= x.ndim and all(
-        n in (1, m) for n, m in zip(reversed(t.shape), reversed(x.shape), strict=False)
+        n == 1 or n == m for n, m in zip(reversed(t.shape), reversed(x.shape), strict=False)
     )
     if not fits:
         raise ValueError(
             f"{where}: {name} must broadcast to the shape {tuple(x.shape)}, got {tuple(t.shape)}"
         )
-    if t.device != x.device:
-        raise ValueError(f"{where}: {name} is on {t.device} but the input is on {x.device}; move it there")
+    check_device(t, name, x.device, where)

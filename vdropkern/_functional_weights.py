@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._functional_noise import mul_noise
-from ._validate import as_scalar, as_seed, check_granularity, check_weight, weight_log_alpha
+from ._validate import as_scalar, as_seed, check_device, check_granularity, check_weight, weight_log_alpha
 from .ops.weight_mask import GRANULARITIES
 from .ops.weight_mask import weight_mask as _weight_mask
 from .ops.weight_noise import weight_noise as _weight_noise
@@ -78,8 +79,10 @@ def weight_noise(
                 f"weight_noise: log_sigma2 must have mu's shape {tuple(mu.shape)}, "
                 f"got {tuple(log_sigma2.shape)}"
             )
+        check_device(log_sigma2, "log_sigma2", mu.device, "weight_noise")
         log_sigma2 = _matrix(log_sigma2)
     if log_alpha is not None:
+        check_device(log_alpha, "log_alpha", mu.device, "weight_noise")
         log_alpha = weight_log_alpha(log_alpha, mu, "weight_noise")
     noisy = _weight_noise(flat, log_sigma2, log_alpha, as_seed(seed, mu.device, "weight_noise"))
     return _shaped(noisy, mu)
@@ -139,7 +142,8 @@ def _signs(like: Tensor, channel_dim: int, seed: Tensor) -> Tensor:
         shape = list(like.shape)
     else:
         shape = [n if i in (dim - 1, dim) else 1 for i, n in enumerate(like.shape)]
-    ones = torch.ones(shape, dtype=like.dtype, device=like.device).reshape(-1, like.shape[dim])
+    rows = math.prod(shape[:dim])  # said, as layers without inputs or outputs leave nothing to infer it from
+    ones = torch.ones(rows, like.shape[dim], dtype=like.dtype, device=like.device)
     return mul_noise(ones, 0.5, seed=seed).reshape(shape) - 1  # of 0 or 2
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
 
 Granularity = Literal["layer", "input", "output", "weight"]
 Enters = Literal["nowhere", "input", "pre-activation", "output", "weight", "mask", "gate"]
@@ -65,6 +64,29 @@ def check_eval_mode(mode: object, where: str) -> None:
     """Raise ValueError unless `mode` is an `EvalMode`."""
     if not isinstance(mode, MC) and mode not in ("mean", "sample"):
         raise ValueError(f"{where}: eval_mode must be 'mean', 'sample' or MC(K), got {mode!r}")
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Cached(Generic[T_co]):
+    """functools.cached_property, which holds a lock before Python 3.12 that torch.compile cannot trace."""
+
+    def __init__(self, function: Callable[[Any], T_co]) -> None:
+        self.function, self.__doc__ = function, function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Cached[T_co]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T_co: ...
+    def __get__(self, instance: object | None, owner: type) -> Cached[T_co] | T_co:
+        if instance is None:
+            return self
+        value = instance.__dict__[self.name] = self.function(instance)
+        return value
 
 
 @dataclass(frozen=True)
@@ -144,7 +166,7 @@ class Method:
         """Variance of multiplicative noise of mean 1 where it is fixed; 0 elsewhere."""
         return 0.0
 
-    @cached_property
+    @Cached
     def scale(self) -> Scale | None:
         """How the noise is parameterised; None where it has neither log_sigma2 nor log_alpha."""
         return None

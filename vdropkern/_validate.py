@@ -41,6 +41,12 @@ def as_seed(seed: Tensor | int | None, device: torch.device, where: str) -> Tens
     return seed
 
 
+def check_device(t: Tensor | None, name: str, device: torch.device, where: str) -> None:
+    """A kernel reads where its input is: of a parameter elsewhere, on meta too, it would read anything."""
+    if t is not None and t.device != device:
+        raise ValueError(f"{where}: {name} is on {t.device} but the input is on {device}; move it there")
+
+
 def check_rows_cols(rows: int, cols: int, where: str) -> None:
     if rows < 0 or cols < 0:
         raise ValueError(f"{where}: rows and cols must be >= 0, got {rows} and {cols}")
@@ -67,6 +73,13 @@ def check_clip(clip_log_alpha: float | None, where: str) -> float:
     return float(clip_log_alpha)
 
 
+def check_eps(eps: float, where: str) -> float:
+    """Looked at here, before autograd's functions are called: torch.compile with dynamic=True demands it."""
+    if not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
+        raise ValueError(f"{where}: eps must be a finite number >= 0, got {eps!r}")
+    return eps
+
+
 def check_kl(
     mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str, where: str
 ) -> None:
@@ -80,6 +93,10 @@ def check_kl(
         raise ValueError(
             f"{where}: mu and log_sigma2 must have one shape, "
             f"got {tuple(mu.shape)} and {tuple(log_sigma2.shape)}"
+        )
+    elif mu.device != log_sigma2.device:
+        raise ValueError(
+            f"{where}: mu and log_sigma2 must be on one device, got {mu.device} and {log_sigma2.device}"
         )
     for name, t in (("mu", mu), ("log_sigma2", log_sigma2), ("log_alpha", log_alpha)):
         if t is not None and not t.is_floating_point():
@@ -127,6 +144,15 @@ def _check_linear(x: Tensor, mu: Tensor, log_sigma2: Tensor | None, bias: Tensor
             f"{where}: x and mu must share one floating dtype, got {x.dtype} and {mu.dtype}; "
             "cast one, or run under torch.autocast"
         )
+    check_devices(x, mu, log_sigma2, bias, where)
+
+
+def check_devices(x: Tensor, mu: Tensor, log_sigma2: Tensor | None, bias: Tensor | None, where: str) -> None:
+    device = x.device
+    for t in (mu, log_sigma2, bias):
+        if t is not None and t.device != device:
+            name = "mu" if t is mu else "bias" if t is bias else "log_sigma2"
+            check_device(t, name, device, where)
 
 
 def autocast_weights(x: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,6 +180,7 @@ def prepare_linear(
     x, mu = autocast_weights(x, mu)
     _check_linear(x, mu, log_sigma2, bias, where)
     if log_alpha is not None:
+        check_device(log_alpha, "log_alpha", x.device, where)
         log_alpha = _log_alpha_2d(log_alpha, mu, where)
     return x, mu, log_sigma2, log_alpha, bias, as_seed(seed, x.device, where)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._validate import as_seed, autocast_weights
+from ._validate import as_seed, autocast_weights, check_device, check_devices
 from .ops.conv2d_lrt import Geometry, out_size
 
 Sizes = int | Sequence[int]
@@ -111,6 +111,7 @@ def _check_tensors(
             f"{where}: x and mu must share one floating dtype, got {x.dtype} and {mu.dtype}; "
             "cast one, or run under torch.autocast"
         )
+    check_devices(x, mu, log_sigma2, bias, where)
 
 
 def prepare_conv(
@@ -133,6 +134,7 @@ def prepare_conv(
     x, mu = autocast_weights(x, mu)
     _check_tensors(x, mu, log_sigma2, bias, groups, spatial, where)
     if log_alpha is not None:
+        check_device(log_alpha, "log_alpha", x.device, where)
         log_alpha = _log_alpha(log_alpha, mu, where)
     kernel = mu.shape[2:]
     strides = _sizes(stride, spatial, 1, "stride", where)

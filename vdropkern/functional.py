@@ -24,6 +24,7 @@ from ._functional_weights import GRANULARITIES, flipout, weight_mask, weight_noi
 from ._validate import (
     as_seed,
     check_clip,
+    check_eps,
     check_kl,
     check_prior,
     check_rows_cols,
@@ -211,7 +212,7 @@ def linear_lrt(
         bias: [O] or None.
         log_alpha: instead of log_sigma2, a scalar, [I] or [1, I], [O] or [O, 1], or [O, I].
         seed: int, int64 tensor of one element, or None: drawn from torch's generator.
-        eps: added to the variance inside the square root, so that gradients at x = 0 are finite.
+        eps: >= 0, added to the variance inside the square root, so that gradients at x = 0 are finite.
         clip_log_alpha: weights whose log_alpha is at or above it take part with mean 0 and their full
             variance; their mu gets no gradient from the mean. So a net trains as it will be pruned
             (`train_clip` of Molchanov et al. 2017's code). None: no weight.
@@ -223,7 +224,8 @@ def linear_lrt(
         ValueError: shapes, dtypes or the combination of arguments are wrong; the message names them.
     """
     args = prepare_linear(x, mu, log_sigma2, bias, log_alpha, seed, "linear_lrt")
-    return _linear_lrt(*args, "none", eps, check_clip(clip_log_alpha, "linear_lrt"))[0]
+    eps, clip = check_eps(eps, "linear_lrt"), check_clip(clip_log_alpha, "linear_lrt")
+    return _linear_lrt(*args, "none", eps, clip)[0]
 
 
 def linear_lrt_kl(
@@ -261,4 +263,5 @@ def linear_lrt_kl(
             f"linear_lrt_kl: log_alpha must be [O, I] = {tuple(mu.shape)}, got {tuple(args[3].shape)}; "
             "for shared log_alpha use linear_lrt and kl"
         )
-    return _linear_lrt(*args, prior, eps, check_clip(clip_log_alpha, "linear_lrt_kl"))
+    eps, clip = check_eps(eps, "linear_lrt_kl"), check_clip(clip_log_alpha, "linear_lrt_kl")
+    return _linear_lrt(*args, prior, eps, clip)

@@ -150,7 +150,8 @@ def collect_kl(model: torch.nn.Module) -> Iterator[KLCollector]:
         loss = F.cross_entropy(output, y) + beta * kl.total() / n_train
 
     Blocks nest. Activation checkpointing, autocast, `torch.compile` and forward passes in other threads give
-    the same total; where the pass itself cannot deliver a gradient, `kl_divergence`'s way is taken.
+    the same total; where the pass itself cannot deliver a gradient, `kl_divergence`'s way is taken. Output
+    and total share the pass's graph: call backward on their sum, or with ``retain_graph=True`` on the first.
 
     Yields:
         a `KLCollector`; its `total()` may be called inside or after the block.

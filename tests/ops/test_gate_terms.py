@@ -136,3 +136,14 @@ def test_concrete_dropout_kl() -> None:
 def test_bad_arguments_are_named(make: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_log_normal_kl_of_many_models_at_once() -> None:
+    mu = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    log_sigma2 = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    together = torch.vmap(F.log_normal_kl)(mu, log_sigma2)
+    alone = torch.stack([F.log_normal_kl(*one) for one in zip(mu, log_sigma2, strict=True)])
+    torch.testing.assert_close(together, alone)
+    of_mu, of_log = torch.vmap(torch.func.grad(F.log_normal_kl, (0, 1)))(mu.detach(), log_sigma2.detach())
+    alone.sum().backward()
+    torch.testing.assert_close((of_mu, of_log), (mu.grad, log_sigma2.grad))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import ClassVar, Literal
 
-from .._method import LOG_ALPHA_BOUNDS, LOG_SIGMA2_BOUNDS, Noise, Scale
+from .._method import LOG_ALPHA_BOUNDS, LOG_SIGMA2_BOUNDS, Cached, Noise, Scale
 from ._noise import UNIT_NOISES, NoisyWeights
 
 __all__ = ["ARD", "HierarchicalVD", "SparseVD"]
@@ -37,7 +36,7 @@ class _Additive(NoisyWeights):
         if self.train_clip and self.noise != "lrt":
             raise ValueError(f"{type(self).__name__}: train_clip goes with noise 'lrt', got {self.noise!r}")
 
-    @cached_property
+    @Cached
     def scale(self) -> Scale:
         if self.noise in UNIT_NOISES:
             return Scale("log_alpha", UNIT_NOISES[self.noise], self.init_log_alpha, LOG_ALPHA_BOUNDS)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
-from .._method import Enters, Method, Noise, Scale, logit
+from .._method import Cached, Enters, Method, Noise, Scale, logit
 from ._noise import NoisyWeights
 
 __all__ = ["Bernoulli", "GaussianS", "GaussianW", "NoDropout"]
@@ -90,7 +89,7 @@ class GaussianS(Method):
         super().__post_init__()
         self._check_number("p", 1e-6, 0.999)
 
-    @cached_property
+    @Cached
     def scale(self) -> Scale:
         return Scale("log_alpha", "layer", logit(self.p), bounds=None)
 
@@ -130,7 +129,7 @@ class GaussianW(NoisyWeights):
         super().__post_init__()
         self._check_number("p", 1e-6, 0.999)
 
-    @cached_property
+    @Cached
     def scale(self) -> Scale:
         return Scale("log_alpha", "layer", logit(self.p), bounds=None)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
-from .._method import LOG_ALPHA_BOUNDS, LOG_SIGMA2_BOUNDS, Scale
+from .._method import LOG_ALPHA_BOUNDS, LOG_SIGMA2_BOUNDS, Cached, Scale
 from ._gated import Gated, GatedDraws, GateParameter
 
 __all__ = ["SBP", "GroupNormalJeffreys", "HierarchicalGate"]
@@ -99,7 +98,7 @@ class GroupNormalJeffreys(Gated):
         self._check_number("init_log_sigma2", *LOG_SIGMA2_BOUNDS)
         self._check_number("threshold", *LOG_ALPHA_BOUNDS)
 
-    @cached_property
+    @Cached
     def scale(self) -> Scale:
         return Scale("log_sigma2", "weight", self.init_log_sigma2, LOG_SIGMA2_BOUNDS)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .._method import logit
+from .._method import Cached, logit
 from ._gated import Gated, GatedDraws, GatedUnits, GateParameter
 
 __all__ = ["ConcreteDropout", "L0HardConcrete", "Smallify"]
@@ -46,7 +46,7 @@ class L0HardConcrete(GatedDraws):
         self._check_number("drop", 0.01, 0.99)
         self._check_number("temperature", 0.01, 10.0)
 
-    @property
+    @Cached
     def gate_parameters(self) -> dict[str, GateParameter]:
         # the authors' bounds: further out a gate's gradient vanishes
         bounds = (logit(0.01), logit(0.99))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
-from .._method import ALPHA_AT_MOST_ONE, Enters, Granularity, Method, Noise, Scale, logit
+from .._method import ALPHA_AT_MOST_ONE, Cached, Enters, Granularity, Method, Noise, Scale, logit
 from ._noise import UNIT_NOISES, NoisyWeights
 
 __all__ = ["VariationalA", "VariationalB"]
@@ -52,7 +51,7 @@ class VariationalA(Method):
         self._check_number("p", 1e-6, 0.5)
         self._check_choice("prior", _PRIORS)
 
-    @cached_property
+    @Cached
     def scale(self) -> Scale:
         return Scale("log_alpha", self.granularity, logit(self.p), ALPHA_AT_MOST_ONE)
 
@@ -107,7 +106,7 @@ class VariationalB(NoisyWeights):
                 "VariationalB: noise 'output' has no alpha an input; accepted: 'output', 'layer'"
             )
 
-    @cached_property
+    @Cached
     def scale(self) -> Scale:
         granularity = self.granularity
         if self.granularity == "weight":

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import ClassVar, Literal
 
-from .._method import LOG_ALPHA_BOUNDS, LOG_SIGMA2_BOUNDS, Enters, Method, Noise, Scale
+from .._method import LOG_ALPHA_BOUNDS, LOG_SIGMA2_BOUNDS, Cached, Enters, Method, Noise, Scale
 from ._noise import NoisyWeights
 
 __all__ = ["BayesByBackprop", "DropConnect"]
@@ -48,7 +47,7 @@ class BayesByBackprop(NoisyWeights):
         if self.threshold is not None:
             self._check_number("threshold", *LOG_ALPHA_BOUNDS)
 
-    @cached_property
+    @Cached
     def scale(self) -> Scale:
         return Scale("log_sigma2", "weight", self.init_log_sigma2, LOG_SIGMA2_BOUNDS)
 

@@ -189,7 +189,8 @@ class BinaryConv2d(Binary, torch.nn.Conv2d):
         input_scale: whether y is multiplied by K, the mean of |BN(x)| over the channels, averaged over the
             window of each output (section 3.2, equation 11).
 
-    Shapes: x [N, C, H, W] -> y [N, O, H', W']; weight [O, C / groups, kh, kw].
+    Shapes: x [N, C, H, W] -> y [N, O, H', W'], without N where the norm does not train; weight
+    [O, C / groups, kh, kw].
 
     Raises:
         ValueError: as `BinaryLinear`, and as torch.nn.Conv2d.
@@ -227,7 +228,7 @@ class BinaryConv2d(Binary, torch.nn.Conv2d):
         return TF.conv2d(s, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def _input_scale(self, h: Tensor) -> Tensor:
-        mean = h.abs().mean(1, keepdim=True)
+        mean = h.abs().mean(-3, keepdim=True)
         kh, kw = self.kernel_size
         box = mean.new_full((1, 1, kh, kw), 1 / (kh * kw))
         return TF.conv2d(mean, box, None, self.stride, self.padding, self.dilation)

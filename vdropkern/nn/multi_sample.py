@@ -115,8 +115,8 @@ class MultiSampleHead(torch.nn.Linear):
 
     def _loss(self, logits: Tensor, target: Tensor, of_classes: bool = True) -> Tensor:
         return TF.cross_entropy(
-            logits.flatten(0, -2),
-            target.flatten(),
+            logits.reshape(target.numel(), logits.shape[-1]),
+            target.reshape(-1),
             self.class_weight if of_classes else None,
             ignore_index=self.ignore_index,
             reduction=self.reduction,

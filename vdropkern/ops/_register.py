@@ -98,11 +98,11 @@ def differentiable(
     """
 
     class Eager(torch.autograd.Function):
-        # Dynamo drops the context where it counts one parameter less than arguments: with (ctx, *inputs), of
-        # every op that has two inputs
         @staticmethod
-        def forward(*context_and_inputs: Any) -> Any:
-            ctx, inputs = context_and_inputs[0], context_and_inputs[1:]
+        def forward(*args: Any) -> Any:
+            # no parameter `ctx`: where nothing needs a gradient, torch.compile does without it if there are
+            # as many parameters as inputs, and `ctx, *inputs` are two
+            ctx, inputs = args[0], args[1:]
             output = run(*inputs)
             save(ctx, inputs, output)
             return output

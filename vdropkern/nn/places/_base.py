@@ -103,7 +103,8 @@ class Place:
             log_alpha = layer.log_alpha.detach()
         else:
             log_alpha = self.log_alpha(layer, layer.weight.detach())
-        return layer._spread(log_alpha < threshold).expand_as(layer.weight)
+        # NaN is kept: a net that diverged must not pass for a pruned one
+        return layer._spread(~(log_alpha >= threshold)).expand_as(layer.weight)
 
     def effective_weight(self, layer: Variational) -> Tensor:
         """The mean weight, pruned ones at zero and gates folded in: what eval mode and `sparsify` use."""

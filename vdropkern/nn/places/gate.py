@@ -113,19 +113,19 @@ class Gate(Place):
         return super().penalty(layer)
 
     def keep_units(self, layer: Variational) -> Tensor:
-        """bool [units]: False where the method prunes."""
+        """bool [units]: False where the method prunes; NaN is kept, so that it shows."""
         method = _method(layer)
         location, log_sigma2 = (None if p is None else p.detach() for p in _parameters(layer))
         assert location is not None
         if method.kind == "log-normal":
             assert log_sigma2 is not None
-            return F.log_normal_snr(location, log_sigma2) > 1
+            return ~(F.log_normal_snr(location, log_sigma2) <= 1)
         if method.kind == "normal":
             assert log_sigma2 is not None and method.gate_prune_at is not None
             dtype = wide_dtype(location.dtype)
-            return log_alpha_of(location.to(dtype), log_sigma2.to(dtype)) < method.gate_prune_at
+            return ~(log_alpha_of(location.to(dtype), log_sigma2.to(dtype)) >= method.gate_prune_at)
         if method.kind == "hard-concrete":
-            return F.hard_concrete_mean(location) > 0
+            return ~(F.hard_concrete_mean(location) <= 0)
         if isinstance(method, Smallify):
             return _tensor(layer, "gate_open")
         return torch.ones_like(location, dtype=torch.bool)
@@ -167,7 +167,7 @@ class Gate(Place):
             mean, variance = _tensor(layer, "gate_sign_mean"), _tensor(layer, "gate_sign_variance")
             variance.lerp_((sign - mean).square(), 1 - method.momentum)
             mean.lerp_(sign, 1 - method.momentum)
-            _tensor(layer, "gate_open").logical_and_(variance < method.threshold)
+            _tensor(layer, "gate_open").logical_and_(~(variance >= method.threshold))
 
 
 def _method(layer: Variational) -> Gated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,10 +48,11 @@ class Weight(Place):
 def _dropped_each(layer: Variational, x: Tensor, p: float) -> Tensor:
     """Every example under a mask of its own; a linear layer's examples are all its rows."""
     weight, example = layer.weight, layer.weight.ndim - 1  # dimensions of an example: [I], or [C, *positions]
-    examples = x.reshape(-1, *x.shape[x.ndim - example :])
-    n = examples.shape[0]
+    n = math.prod(x.shape[: x.ndim - example])
+    examples = x.reshape(n, *x.shape[x.ndim - example :])
     if n == 0:
         return layer._dense(x, weight, layer.bias)
-    noisy = F.weight_noise(weight.expand(n, *weight.shape).reshape(-1, *weight.shape[1:]), p=p)
+    copies = weight.expand(n, *weight.shape).reshape(n * weight.shape[0], *weight.shape[1:])
+    noisy = F.weight_noise(copies, p=p)
     y = torch.vmap(layer._dense, in_dims=(0, 0, None))(examples, noisy.reshape(n, *weight.shape), layer.bias)
     return y.reshape(*x.shape[: x.ndim - example], *y.shape[1:])

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._register import run_backward
+from .._register import one_by_one, run_backward
 from .truncated import LOG_SQRT_2PI, Ends, ends, mills, mills_curvature, mills_rest
 
 _SMALLEST_RATIO = 1e-14  # of a variance to a squared mean, that float64 can tell
@@ -92,6 +92,10 @@ class _KL(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
         ctx.ends = inputs[2:]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return one_by_one(_KL.apply, info.batch_size, in_dims, inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..._backend import choose
-from .._register import functorch_active, register, run_backward
+from .._register import functorch_active, one_by_one, register, run_backward
 from . import reference
 from .reference import REDUCTIONS, keep_masks
 
@@ -148,6 +148,10 @@ class _MultiSampleHeadFunctorch(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
         _save(ctx, inputs, output[1:])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return one_by_one(_MultiSampleHeadFunctorch.apply, info.batch_size, in_dims, inputs)
 
     backward = staticmethod(_backward)
 
