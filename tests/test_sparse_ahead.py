@@ -198,6 +198,40 @@ def test_copies_and_pickles(name: str) -> None:
         torch.testing.assert_close(gradients(twin, x), gradients(net, x))
 
 
+def test_shared_parameters_get_their_gradient_once() -> None:
+    same = conv(3, 3)
+    net = SparseSequential(same, nn.ReLU(), nn.MaxPool2d(2), same, nn.Flatten(), linear(48, 7), linear(7, 7))
+    net.append(linear(7, 7)).eval()
+    net[7].bias = net[6].bias
+    x = torch.randn(2, 3, 8, 8)
+    truth, expected = gradients(as_trained(net), x)
+    for _ in range(2):
+        y, found = gradients(net, x)
+        torch.testing.assert_close(y, truth)
+        torch.testing.assert_close(found, expected)
+
+
+@every_net
+def test_hooks_of_parameters_run_once(name: str) -> None:
+    net, x = made(name)
+    _, expected = gradients(as_trained(net), x)
+    for p in net.parameters():
+        p.register_hook(lambda grad: 2 * grad)
+    _, found = gradients(net, x)
+    torch.testing.assert_close(found, [expected[0], *(2 * g for g in expected[1:] if g is not None)])
+
+
+@every_net
+def test_hooks_of_modules_run_once(name: str) -> None:
+    net, x = made(name)
+    seen: list[nn.Module] = []
+    hooked = [m for m in net.modules() if isinstance(m, (SparseLinear, SparseConv2d, nn.ReLU))]
+    for module in hooked:
+        module.register_full_backward_hook(lambda module, *grads: seen.append(module))
+    gradients(net, x)
+    assert len(seen) == len(hooked) and set(seen) == set(hooked)
+
+
 def test_training_mode_has_a_graph_of_its_own() -> None:
     net, x = made("chain")
     assert not ran_ahead(net.train()(x))

@@ -47,5 +47,6 @@ def run_ahead(
     call: Callable[[Tensor], Tensor], owners: Sequence[Owner], x: Tensor, parameters: Sequence[Tensor]
 ) -> Tensor:
     """`call(x)`, which for gradients in x and the parameters is called again with `differentiated` set."""
-    y: Tensor = _Ahead.apply(call, owners, x, *parameters)
+    once = dict.fromkeys(parameters)  # each would get the whole gradient of one that is shared
+    y: Tensor = _Ahead.apply(call, owners, x, *once)
     return y

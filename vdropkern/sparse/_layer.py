@@ -189,8 +189,8 @@ class SparseLayer(torch.nn.Module):
         """Whether calls that have gradients may run on the packed form, and again for gradients."""
         if self.training or self.differentiated or not self._can_pack_now():
             return False
-        # others in their place, as of torch.func.functional_call, would be gone by then
-        return all(p is None or type(p) is torch.nn.Parameter for p in self._parameters.values())
+        # others in their place, as of torch.func.functional_call, would be gone by then, and hooks run twice
+        return all(type(p) is torch.nn.Parameter and not p._backward_hooks for p in self.own_parameters())
 
     def own_parameters(self) -> list[Tensor]:
         return [p for p in self._parameters.values() if p is not None]
