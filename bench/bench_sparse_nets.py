@@ -82,9 +82,9 @@ def _sparse(spec: PrunedNet) -> nn.Module:
     return vdk.sparsify(_dense(spec), _x(spec))
 
 
-def _timed(forward: Callable[[Tensor], object], x: Tensor) -> Callable[[], None]:
+def _timed(forward: Callable[[Tensor], object], x: Tensor, gradients: bool) -> Callable[[], None]:
     def run() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(not gradients):
             forward(x)
 
     return run
@@ -118,13 +118,18 @@ def _compiled(spec: PrunedNet) -> Any:
     return torch.compile(_dense(spec))
 
 
-def _make(net: Callable[[PrunedNet], Callable[[Tensor], object]], spec: PrunedNet) -> Callable[[], None]:
-    return _timed(net(spec), _x(spec))
+def _make(
+    net: Callable[[PrunedNet], Callable[[Tensor], object]], spec: PrunedNet, gradients: bool = False
+) -> Callable[[], None]:
+    return _timed(net(spec), _x(spec), gradients)
 
 
 CONTENDERS = {
     "dense": Contender("dense torch layers", partial(_make, _dense), core=True),
     "vdropkern": Contender("vdropkern.sparsify", partial(_make, _sparse), core=True),
+    # what a call without no_grad costs, gradients never asked for
+    "dense-graph": Contender("dense torch layers, gradients on", partial(_make, _dense, gradients=True)),
+    "graph": Contender("vdropkern.sparsify, gradients on", partial(_make, _sparse, gradients=True)),
     "aotinductor": Contender("vdropkern.sparse.to_aotinductor", partial(_make, _aotinductor)),
     "compile": Contender("torch.compile of the dense net", partial(_make, _compiled)),
     "onnx": Contender(
