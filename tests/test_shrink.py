@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import OrderedDict
 
 import pytest
@@ -184,6 +185,37 @@ class Shared(nn.Module):
         return self.last(y).transpose(0, 1).softmax(0) * y.size(1)
 
 
+class Masked(nn.Module):
+    """Takes what most calls leave out, calls layers by keyword, keeps what it computed and changes its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.last = dead(nn.Linear(4, 4)), nn.Linear(4, 2)
+        self.kept: list[Tensor] = []
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, double: bool = False, **kwargs: int
+    ) -> Tensor:
+        x -= 1
+        y = torch.flatten(input=F.relu(self.fc(input=x)), start_dim=1)
+        if mask is not None:
+            y = y * mask
+        self.kept.append(y)
+        return self.last(input=2 * y if double else y)
+
+
+class Graph(nn.Module):
+    """Units in the second place of functions, as of a graph's edges times what its nodes hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.other, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.matmul(x @ x.T, self.fc(x))
+        return self.last(y + torch.where(x > 0, self.other(x), 0.0))
+
+
 class Branching(nn.Module):
     """Cannot be traced."""
 
@@ -193,6 +225,31 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(x) if x.sum() > 0 else x
+
+
+class Inside(nn.Module):
+    """A layer that is also called within what cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.norm = Branching(), nn.BatchNorm1d(4)
+        self.fc = self.block.fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.norm(self.fc(x)).relu() + 1)
+
+
+class Unfaithful(nn.Module):
+    """Asks of what type its input is, which torch.fx answers otherwise."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.fc, self.fails = nn.Linear(4, 4), fails
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Tensor):
+            return self.fc(x)
+        return self.fc(torch.cat(x)) if self.fails else self.fc(-x)
 
 
 class TokenNorm(nn.Module):
@@ -213,6 +270,9 @@ class TokenNorm(nn.Module):
         Shared(),
         nn.Sequential(dead(nn.Linear(4, 4)), Branching(), nn.Linear(4, 2)),
         nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)),
+        Masked(),
+        Graph(),
+        Inside(),
         TokenNorm(),
         nn.Sequential(dead(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Softmax(-1)),
         nn.Sequential(OrderedDict(only=dead(nn.Linear(4, 4)))),
@@ -227,12 +287,24 @@ class TokenNorm(nn.Module):
 )
 def test_what_cannot_be_followed_stays(net: nn.Module) -> None:
     net.eval()
-    if isinstance(net, TokenNorm):
+    if isinstance(net, (TokenNorm, Inside)):
         net.norm.running_mean.uniform_(1, 2)
-    small, report = vdk.shrink(net, torch.randn(5, 4))
-    for x in (torch.randn(3, 4), torch.randn(1, 4)):
-        torch.testing.assert_close(small(x), net(x))
+    sample = torch.randn(5, 4)
+    small, report = vdk.shrink(net, kept := sample.clone())
+    assert torch.equal(kept, sample)
+    pickle.dumps(small)
+    for x in (torch.rand(5, 4), torch.rand(5, 4) + 1):
+        torch.testing.assert_close(small(x.clone()), net(x.clone()))
     assert report.difference < 1e-5
+
+
+def test_arguments_that_are_left_out() -> None:
+    net, x, mask = Masked().eval(), torch.randn(3, 4), torch.rand(4)
+    for sample in ((x,), (x, mask)):
+        small, report = vdk.shrink(net, sample)
+        assert (small.fc.out_features == 4) == (len(sample) == 2)
+        torch.testing.assert_close(small(*(t.clone() for t in sample)), net(*(t.clone() for t in sample)))
+        assert len(report.remarks) == len(sample) - 1, "a mask reads all units"
 
 
 def test_hooks_keep_their_layers_whole() -> None:
@@ -241,7 +313,8 @@ def test_hooks_keep_their_layers_whole() -> None:
     net[0].register_forward_hook(lambda module, args, result: calls.append(1) or result * 2)
     small, report = vdk.shrink(net)
     assert not calls, "a trial run is nobody's business"
-    assert small[0].weight.shape == (4, 4) and report.remarks == () and [r.name for r in report.rows] == ["2"]
+    assert small[0].weight.shape == (4, 4) and [r.name for r in report.rows] == ["2"]
+    assert report.remarks == ("_0 (0) needs all of its inputs",)
     x = torch.randn(3, 4)
     torch.testing.assert_close(small(x), net.eval()(x))
 
@@ -261,6 +334,10 @@ def test_errors() -> None:
         ShrinkError, match=r"shrink: Branching.forward cannot be traced by torch.fx: symbolically"
     ):
         vdk.shrink(Branching())
+    with pytest.raises(ShrinkError, match=r"traced by torch.fx, the model fails at cat: "):
+        vdk.shrink(Unfaithful(True))
+    with pytest.raises(ShrinkError, match=r"Unfaithful traced by torch.fx computes something else"):
+        vdk.shrink(Unfaithful(False))
     with pytest.raises(ShrinkError, match="no linear or convolution layer"):
         vdk.shrink(nn.ReLU())
     with pytest.raises(ShrinkError, match="takes none of the inputs that its first layer, a Conv2d"):

@@ -24,10 +24,11 @@ from .tables import (
     RESHAPE_NAMES,
     SAME_NAMES,
     argument,
+    first_input,
     function_name,
     in_place,
 )
-from .trace import Traced
+from .trace import ShrinkError, Traced
 from .units import Units, UnitSets
 
 __all__ = ["Analysis"]
@@ -43,6 +44,7 @@ class Analysis(fx.Interpreter):
 
     def __init__(self, traced: Traced) -> None:
         super().__init__(traced.model, graph=traced.graph)
+        self.extra_traceback = False
         self.traced = traced
         self.sets = UnitSets()
         self.units: dict[fx.Node, Units] = {}
@@ -53,14 +55,21 @@ class Analysis(fx.Interpreter):
         self._storage: dict[fx.Node, int] = {}  # where its numbers lie
 
     def run_on(self, *sample: Tensor) -> Analysis:
-        self.run(*sample)
+        """Raises ShrinkError where the graph cannot run, as of code that asks what type its input is."""
+        self.result = self.run(*(x.clone() for x in sample))
         return self
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.traced.attributes[target]
 
     def run_node(self, n: fx.Node) -> Any:
         module = self.traced.module(n) if n.op == "call_module" else None
         # before the run, as it may change what it reads
         found = None if n.op in ("placeholder", "get_attr", "output") else self._rule(n, module)
-        result = super().run_node(n)
+        try:
+            result = super().run_node(n)
+        except Exception as err:
+            raise ShrinkError(f"shrink: traced by torch.fx, the model fails at {n.name}: {err}") from err
         if isinstance(result, Tensor):
             self.shapes[n] = result.shape
             self._storage[n] = result.untyped_storage().data_ptr()
@@ -78,7 +87,8 @@ class Analysis(fx.Interpreter):
         entering = [n for n in node.all_input_nodes if n in self.units]
         for n in entering:
             self.sets.pin(self.units[n].ids)
-        if entering and node.op != "output":
+        layer = node.op == "call_module" and isinstance(self.traced.module(node), PLAIN)
+        if (entering or layer) and node.op != "output":
             what = (
                 node.target if node.op != "call_function" else getattr(node.target, "__name__", node.target)
             )
@@ -92,7 +102,7 @@ class Analysis(fx.Interpreter):
 
     def _rule(self, node: fx.Node, module: torch.nn.Module | None) -> Any:
         """`Units` of the node's result; a function of the result that gives them; None if not understood."""
-        first = node.args[0] if node.args else None
+        first = first_input(node)
         units = self.units.get(first) if isinstance(first, fx.Node) else None
         kind, name = type(module), "" if module is not None else function_name(node)
         if isinstance(module, PLAIN):
@@ -104,7 +114,7 @@ class Analysis(fx.Interpreter):
         if kind in POINTWISE or name in POINTWISE_NAMES:
             return self._pointwise(node, module)
         if units is None:
-            return _PASSED
+            return None if any(n in self.units for n in node.all_input_nodes) else _PASSED
         assert isinstance(first, fx.Node)
         if kind in IDENTITIES or (name in SAME_NAMES and not argument(node, 2, "training", False)):
             return units
@@ -205,7 +215,8 @@ class Analysis(fx.Interpreter):
         if result.ndim <= axis or before[:axis] != after[:axis]:
             return None
         if function_name(node) in ("view", "reshape"):
-            sizes = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
+            given = argument(node, 1, "shape" if node.op == "call_function" else "size", ())
+            sizes = given if isinstance(given, (tuple, list)) else node.args[1:]
             if len(sizes) <= axis or sizes[axis] != -1:
                 return None
         if after[axis] == before[axis] and after[axis + 1 :].numel() == before[axis + 1 :].numel():
@@ -244,7 +255,7 @@ class Analysis(fx.Interpreter):
         return _PASSED
 
     def _cat(self, node: fx.Node) -> Any:
-        parts: Any = node.args[0]
+        parts: Any = argument(node, 0, "tensors", None)
         dim = argument(node, 1, "dim", 0)
         known = [self.units.get(n) for n in parts] if isinstance(parts, (tuple, list)) else [None]
         if all(units is None for units in known):

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from ..._surgery import PLAIN, plain_class, why_not_plain
 from ...nn import Dropout
-from .tables import IDENTITIES, NORMS
+from .tables import IDENTITIES, NORMS, first_input
 from .trace import Traced
 
 __all__ = ["cut_units", "fold_into_layers", "scale_and_shift", "unit_axis"]
@@ -66,7 +66,7 @@ def fold_into_layers(traced: Traced, shapes: dict[fx.Node, torch.Size]) -> dict[
 def _source(traced: Traced, node: fx.Node, folded: dict[torch.nn.Module, str]) -> fx.Node | None:
     """The layer whose result, and nothing else, the node reads, and nothing else reads."""
     while True:
-        before = node.args[0] if node.args else None
+        before = first_input(node)
         if not isinstance(before, fx.Node) or len(before.users) != 1 or before.op != "call_module":
             return None
         node, module = before, traced.module(before)

@@ -19,6 +19,7 @@ __all__ = [
     "RESHAPE_NAMES",
     "SAME_NAMES",
     "argument",
+    "first_input",
     "function_name",
     "in_place",
 ]
@@ -136,6 +137,11 @@ def function_name(node: fx.Node) -> str:
 def argument(node: fx.Node, place: int, name: str, default: Any) -> Any:
     """An argument of a call, given by place (the input is the first) or by name."""
     return node.args[place] if place < len(node.args) else node.kwargs.get(name, default)
+
+
+def first_input(node: fx.Node) -> Any:
+    """What a call is given first, by place or by the name that torch gives it."""
+    return argument(node, 0, "input", None)
 
 
 def in_place(node: fx.Node, module: torch.nn.Module | None) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from ..._surgery import PLAIN, weight_layers
+from ..._surgery import PLAIN, copied, weight_layers
 
 __all__ = ["ShrinkError", "Traced", "arguments", "made_sample", "run_sample", "trace", "without_hooks"]
 
@@ -30,21 +30,30 @@ def has_hooks(module: torch.nn.Module) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self, whole: set[torch.nn.Module]) -> None:
+    """Traces a call with so many tensors; other arguments of forward keep their defaults."""
+
+    def __init__(self, count: int, whole: set[str]) -> None:
         super().__init__()
-        self._whole = whole
-        self.failed: torch.nn.Module | None = None
+        self._count, self._whole = count, whole
+        self.failed: str | None = None  # the innermost module whose code could not be traced
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        inputs = [self.create_proxy("placeholder", f"input_{i + 1}", (), {}) for i in range(self._count)]
+        return root_fn, [self.root, *inputs]
 
     def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
         ours = type(m).__module__.startswith("vdropkern.") and not isinstance(m, torch.nn.Sequential)
-        own = isinstance(m, PLAIN) or ours or m in self._whole or has_hooks(m)
+        own = isinstance(m, PLAIN) or ours or module_qualified_name in self._whole or has_hooks(m)
         return own or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: torch.nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
-            self.failed = self.failed or m
+            if self.failed is None:
+                self.failed = next((name for name, own in self.root.named_modules() if own is m), None)
             raise
 
 
@@ -57,6 +66,7 @@ class Traced:
 
     model: torch.nn.Module
     graph: fx.Graph
+    attributes: dict[str, Any]  # what its get_attr nodes read
     uses: Counter[torch.nn.Module]
     with_hooks: frozenset[torch.nn.Module]
 
@@ -74,31 +84,37 @@ class Traced:
         return self.uses[module] == 1 and not self.hooked(module)
 
 
-def _uses(model: torch.nn.Module, graph: fx.Graph) -> Counter[torch.nn.Module]:
-    holders: Counter[int] = Counter()
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            holders[id(operator.attrgetter(str(node.target))(model))] += 1
+def _uses(model: torch.nn.Module, graph: fx.Graph, attributes: dict[str, Any]) -> Counter[torch.nn.Module]:
+    holders = Counter(id(attributes[str(node.target)]) for node in graph.nodes if node.op == "get_attr")
     for module in model.modules():
         holders.update(id(p) for p in module._parameters.values() if p is not None)
-    calls = Counter(model.get_submodule(str(n.target)) for n in graph.nodes if n.op == "call_module")
+    calls: Counter[torch.nn.Module] = Counter()
+    for node in graph.nodes:
+        if node.op == "call_module":
+            # with what is inside, which may also be called from elsewhere
+            calls.update(model.get_submodule(str(node.target)).modules())
     for module in calls:
         if any(holders[id(p)] > 1 for p in module.parameters()):
             calls[module] += 1
     return calls
 
 
-def trace(model: torch.nn.Module) -> Traced:
-    """The graph of a model in eval mode; submodules whose code cannot be traced are nodes of it.
+def trace(model: torch.nn.Module, count: int) -> Traced:
+    """The graph of a model in eval mode, called with so many tensors.
+
+    Submodules whose code cannot be traced are nodes of it.
 
     Raises:
         ShrinkError: the model's own forward cannot be traced.
     """
-    whole: set[torch.nn.Module] = set()
+    whole: set[str] = set()
+    numbers = {id(t): t for t in (*model.parameters(), *model.buffers())}
     while True:
-        tracer = _Tracer(whole)
+        tracer = _Tracer(count, whole)
+        # what code keeps of a call, such as attention maps, is no tensor here, and must not be found later
+        twin = copied(model, dict(numbers))
         try:
-            graph = tracer.trace(model)
+            graph = tracer.trace(twin)
         except Exception as err:
             if tracer.failed is None or tracer.failed in whole:
                 raise ShrinkError(
@@ -107,8 +123,10 @@ def trace(model: torch.nn.Module) -> Traced:
                 ) from err
             whole.add(tracer.failed)
             continue
+        reads = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+        attributes = {name: operator.attrgetter(name)(twin) for name in reads}
         hooked = frozenset(m for m in model.modules() if has_hooks(m))
-        return Traced(model, graph, _uses(model, graph), hooked)
+        return Traced(model, graph, attributes, _uses(model, graph, attributes), hooked)
 
 
 def made_sample(model: torch.nn.Module) -> tuple[Tensor, ...]:
@@ -144,9 +162,9 @@ def arguments(sample: object) -> tuple[Tensor, ...]:
 
 
 def run_sample(model: torch.nn.Module, sample: tuple[Tensor, ...]) -> Any:
-    """The model's results on a sample that the caller gave."""
+    """The model's results on a sample that the caller gave, and keeps, whatever the model does to it."""
     try:
-        return model(*sample)
+        return model(*(x.clone() for x in sample))
     except Exception as err:
         shapes = ", ".join(str(tuple(x.shape)) for x in sample)
         raise ValueError(f"the model cannot run on sample_input {shapes}: {err}") from err
