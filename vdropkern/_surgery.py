@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,24 +107,52 @@ def with_replaced(model: torch.nn.Module, replacements: Mapping[Any, torch.nn.Mo
 def copied(model: torch.nn.Module, memo: dict[int, object] | None = None) -> torch.nn.Module:
     """A deep copy, also of a model with layers that hooks give their weight (torch.nn.utils.prune).
 
-    Such a weight is a plain attribute with a history, which deepcopy refuses; the hook makes it anew.
+    Such a weight is a plain attribute with a history, which deepcopy refuses; the hook makes it anew. So are
+    results that a model keeps of its last call.
     """
     memo = {} if memo is None else memo
+
+    def detached(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+        return value
+
     for module in model.modules():
         for value in module.__dict__.values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+            _mapped(value, detached, set())
     result: torch.nn.Module = copy.deepcopy(model, memo)
     return result
 
 
 def replace_(model: torch.nn.Module, replacements: Mapping[torch.nn.Module, torch.nn.Module]) -> None:
-    """Put the replacements in their places, in place."""
+    """Put the replacements in their places, in place, and in lists of modules that a model keeps beside."""
+
+    def replaced(value: Any) -> Any:
+        return replacements.get(value, value) if isinstance(value, torch.nn.Module) else value
+
     for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None and child in replacements:
-                parent._modules[name] = replacements[child]
+        for name, value in parent.__dict__.items():
+            parent.__dict__[name] = _mapped(value, replaced, set())
     _leave_fast_paths(model)
+
+
+def _mapped(value: Any, function: Callable[[Any], Any], seen: set[int]) -> Any:
+    """`function` of a value or, in place, of what the lists, tuples and dicts that it is made of hold."""
+    if id(value) in seen:
+        return value
+    if type(value) in (dict, OrderedDict):
+        seen.add(id(value))
+        for key, item in value.items():
+            value[key] = _mapped(item, function, seen)
+    elif type(value) is list:
+        seen.add(id(value))
+        value[:] = [_mapped(item, function, seen) for item in value]
+    elif type(value) is tuple:
+        items = [_mapped(item, function, seen) for item in value]
+        return value if all(a is b for a, b in zip(items, value, strict=True)) else tuple(items)
+    else:
+        return function(value)
+    return value
 
 
 def _leave_fast_paths(model: torch.nn.Module) -> None:

@@ -88,10 +88,7 @@ def _plain(model: torch.nn.Module, changes: Mapping[Any, torch.nn.Module]) -> to
             plain = torch.nn.Sequential()
             plain.__dict__.update({k: v for k, v in module.__dict__.items() if k != "_plan"})
             fused[module] = plain
-    for parent in [*holder.modules(), *fused.values()]:
-        for name, child in parent._modules.items():
-            if child in fused:
-                parent._modules[name] = fused[child]
+    replace_(holder, fused)
     return holder[0]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,14 @@ def _assign(model: torch.nn.Module, tensors: dict[str, Tensor], aliases: dict[st
         grad = tensor.is_floating_point()
         state[name] = torch.nn.Parameter(tensor, requires_grad=grad) if is_parameter else tensor
     state.update({name: state[target] for name, target in aliases.items() if name not in state})
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(_versioned(state, own), assign=True)
+
+
+def _versioned(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The state with the versions of the modules, without which some take it for an old one."""
+    result = OrderedDict(state)
+    result._metadata = own._metadata  # type: ignore[attr-defined]
+    return result
 
 
 def _fill(into: torch.nn.Module, content: Content) -> None:
@@ -232,7 +240,8 @@ def _fill(into: torch.nn.Module, content: Content) -> None:
     replace_(into, replacements)
     mark_shrunk(into, shrunk)
     fuse(into)
-    into.load_state_dict({k: v for k, v in content.tensors.items() if not is_replaced(k)}, strict=False)
+    rest = {k: v for k, v in content.tensors.items() if not is_replaced(k)}
+    into.load_state_dict(_versioned(rest, into.state_dict()), strict=False)
 
 
 def _to_untie(into: torch.nn.Module, tensors: dict[str, Tensor]) -> list[tuple[dict[str, Any], str]]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, is_grad_enabled
 from torch.nn.modules.module import _has_any_global_hook
 
+from .._surgery import replace_
 from ._layer import may_pack_without_grad
 from .conv import SparseConv2d
 from .linear import SparseLinear
@@ -60,8 +61,5 @@ def fuse(model: torch.nn.Module) -> torch.nn.Module:
             fused = SparseSequential()
             fused.__dict__.update(module.__dict__)
             made[module] = fused
-    for parent in [*model.modules(), *made.values()]:
-        for name, child in parent._modules.items():
-            if child in made:
-                parent._modules[name] = made[child]
+    replace_(model, made)
     return made.get(model, model)

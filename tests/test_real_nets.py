@@ -1,0 +1,106 @@
+"""Nets as users write them: what sparsify, shrink, freeze and files make of code that is not ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import vdropkern as vdk
+from vdropkern.sparse import SparseConv2d
+
+ALL = {"max_density": 1.0, "min_weights": 0}
+
+
+def pruned(net: nn.Module, density: float = 0.2) -> nn.Module:
+    """The net in eval mode, most weights of its linear and convolution layers at zero."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                module.weight *= torch.rand(module.weight.shape, generator=generator) < density
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-1, 1, generator=generator)
+    return net.eval()
+
+
+class Listed(nn.Module):
+    """Layers by their names, and in a list beside by which they are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = []
+        for i in range(2):
+            conv, norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+            self.add_module(f"conv{i}", conv)
+            self.add_module(f"norm{i}", norm)
+            self.stages.append((conv, {"norm": norm}))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, more in self.stages:
+            x = F.relu(more["norm"](conv(x)))
+        return x
+
+
+def test_layers_in_lists(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = pruned(Listed()), torch.randn(2, 4, 8, 8)
+    small, report = vdk.shrink(net, x)
+    assert type(small.norm0) is nn.Identity and small.stages[0][1]["norm"] is small.norm0
+    assert report.difference < 1e-5
+    fast = vdk.sparsify(net, x, **ALL)
+    frozen, dense = vdk.sparse.freeze(fast, x), vdk.sparse.to_dense(fast)
+    assert frozen.stages[0][0] is frozen.conv0 and dense.stages[0][0] is dense.conv0
+    vdk.save(fast, tmp_path / "net")
+    loaded = vdk.load(tmp_path / "net", into=Listed()).eval()
+    assert type(loaded.stages[1][0]) is SparseConv2d and type(net.stages[1][0]) is nn.Conv2d
+    for other in (small, fast, frozen, dense, loaded):
+        torch.testing.assert_close(other(x), net(x))
+
+
+def test_results_of_the_last_call_are_copied() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    net.kept = [net(torch.ones(1, 4))]
+    fast = vdk.sparsify(net)
+    assert torch.equal(fast.kept[0], net.kept[0]) and net.kept[0].requires_grad
+
+
+class Versioned(nn.Module):
+    """As torchvision's MNASNet, refuses states that do not say of which version they are."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+    def _load_from_state_dict(
+        self, state_dict: object, prefix: str, local_metadata: dict, *rest: object
+    ) -> None:
+        if local_metadata.get("version") != self._version:
+            raise ValueError("version should be set to 2")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def test_modules_that_ask_for_their_version(tmp_path: Path) -> None:
+    net = pruned(Versioned())
+    vdk.save(vdk.sparsify(net, **ALL), tmp_path / "net")
+    torch.testing.assert_close(
+        vdk.load(tmp_path / "net", into=Versioned())(torch.ones(1, 4)), net(torch.ones(1, 4))
+    )
+    vdk.sparse.register_module(Plain, ())
+    vdk.save(nn.Sequential(plain := Plain()), tmp_path / "net")
+    assert torch.equal(vdk.load(tmp_path / "net")[0].weight, plain.weight)
+
+
+class Plain(Versioned):
+    """One that files can describe."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.weight = nn.Parameter(torch.randn(3))
