@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vdropkern as vdk
-from vdropkern.sparse import SparseConv2d
+from vdropkern.sparse import SparseConv2d, SparseLinear
 
 ALL = {"max_density": 1.0, "min_weights": 0}
 
@@ -104,3 +105,102 @@ class Plain(Versioned):
     def __init__(self) -> None:
         nn.Module.__init__(self)
         self.weight = nn.Parameter(torch.randn(3))
+
+
+class Asking(nn.Module):
+    """Reads the weight of a layer for its dtype, as T5 and ViT do, and another's for a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.conv = nn.Linear(6, 6), nn.Conv2d(2, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(input=x.to(self.conv.weight.dtype)).flatten(2).mean(-1).repeat(1, 2)
+        return self.fc(input=x) @ self.fc.weight
+
+
+def test_code_that_reads_weights_and_names_inputs() -> None:
+    net, x = pruned(Asking()), torch.randn(2, 2, 5, 5)
+    fast = vdk.sparsify(net, x, tune=True)
+    fast = vdk.sparsify(net, x, **ALL)
+    vdk.sparse.freeze(fast, x)
+    assert type(fast.fc) is SparseLinear and type(fast.conv) is SparseConv2d
+    with torch.no_grad():
+        for other in (fast, torch.compile(fast, backend="eager")):
+            torch.testing.assert_close(other(x), net(x))
+        assert fast.fc.weight is fast.fc.weight and fast.conv.weight.shape == (3, 2, 3, 3)
+        fast.fc.values.mul_(2)
+        torch.testing.assert_close(fast(x), 4 * net(x) - 2 * net.fc.bias @ net.fc.weight)
+    fast.train()(x).sum().backward()
+    net.fc.weight.data *= 2
+    net.train()(x).sum().backward()
+    kept = net.fc.weight != 0
+    torch.testing.assert_close(fast.fc.values.grad, net.fc.weight.grad[kept])
+
+
+class Pyramid(nn.Module):
+    """One head for images of several sizes, as detectors have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.head(F.avg_pool2d(x, k)) for k in (1, 2, 4)]
+
+
+def test_a_convolution_of_several_sizes_is_packed_once_for_each() -> None:
+    net, x = pruned(Pyramid()), torch.randn(2, 4, 16, 16)
+    fast = vdk.sparsify(net, x, **ALL)
+    with torch.no_grad():
+        fast(x)
+        held = fast.head.packed_bytes()
+        packs = {id(made) for made in (fast.head._pack, *fast.head._packs)}
+        for y, expected in zip(fast(x), net(x), strict=True):
+            torch.testing.assert_close(y, expected)
+        assert packs == {id(made) for made in (fast.head._pack, *fast.head._packs)} and len(packs) == 3
+        assert fast.head.packed_bytes() == held > 3 * fast.head.nnz * 4
+        fast.head.values.mul_(2)
+        net.head.weight.mul_(2)
+        for y, expected in zip(fast(x), net(x), strict=True):
+            torch.testing.assert_close(y, expected)
+    with torch.inference_mode():
+        for size in range(3, 20):
+            fast.head(torch.randn(1, 4, size, size))
+    assert len(fast.head._packs) == 7
+    fast.head.repack()
+    assert fast.head.packed_bytes() == 0
+
+
+class ByClass(nn.Module):
+    """Calls what it knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.ReLU()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if isinstance(layer, (nn.Linear, nn.ReLU)):
+                x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("sample", [None, torch.ones(2, 4)])
+def test_a_copy_that_computes_something_else_is_told(sample: Tensor | None) -> None:
+    with pytest.warns(UserWarning, match="copy of ByClass computes something else than it; its"):
+        vdk.sparsify(pruned(ByClass()), sample, **ALL)
+
+
+def test_results_that_differ_from_call_to_call_are_not_told(recwarn: pytest.WarningsRecorder) -> None:
+    net = nn.Sequential(nn.Linear(64, 64), Always())
+    vdk.shrink(pruned(net))
+    vdk.sparsify(net, torch.ones(2, 64), **ALL)
+    assert not recwarn.list
+
+
+class Always(nn.Module):
+    """Dropout that does not stop in evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x)

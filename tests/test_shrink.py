@@ -186,7 +186,7 @@ class Shared(nn.Module):
 
 
 class Masked(nn.Module):
-    """Takes what most calls leave out, calls layers by keyword, keeps what it computed and changes its input."""
+    """Takes what most calls leave out, names what it gives layers, keeps results, changes its input."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ __all__ = ["ACTIVATIONS", "SparseLayer"]
 
 ACTIVATIONS = ("none", "relu")
 STORES = ("float", "int8")
+_OTHER_SIZES = 7  # of images for which a layer keeps packed forms: heads on all levels of a pyramid
 _PACKED_INPUTS = frozenset((torch.float32, torch.bfloat16, torch.float16))
 
 
@@ -55,6 +56,8 @@ class SparseLayer(torch.nn.Module):
     """
 
     differentiated = False  # in eval mode, once
+    _packs: tuple[Packed, ...] = ()  # for inputs of other sizes than `_pack`, the last that were met
+    _dense: Packed | None = None  # `weight`, once it was read
 
     values: torch.nn.Parameter
     bias: torch.nn.Parameter | None
@@ -120,16 +123,20 @@ class SparseLayer(torch.nn.Module):
 
     def packed_bytes(self) -> int:
         """Bytes of the packed form that is held now; 0 before the first call without gradients."""
-        return 0 if self._pack is None else self._pack.packed.numel()
+        return sum(made.packed.numel() for made in (self._pack, *self._packs) if made is not None)
 
     def repack(self) -> None:
         """Make the packed form anew at the next call."""
-        self._pack = self._order = None
+        self._drop_packs()
+        self._order = self._dense = None
+
+    def _drop_packs(self) -> None:
+        self._pack, self._packs = None, ()
 
     def float_values(self) -> Tensor:
         """The stored weights as floating numbers [nnz]; differentiable in `values`."""
         if self.wants_grad() and not is_exporting():
-            self._pack = None  # a step of an optimizer may follow, and fused ones leave no version behind
+            self._drop_packs()  # a step of an optimizer may follow, and fused ones leave no version behind
         if self.scales is None:
             return self.values
         return self.values.to(self.scales.dtype) * self.scales[row_of_each(self.row_offsets, self.nnz)]
@@ -137,6 +144,24 @@ class SparseLayer(torch.nn.Module):
     def weight_matrix(self) -> Tensor:
         """The weight as a dense matrix [rows, columns]; differentiable in `values`."""
         return csr_to_dense(self.float_values(), self.col_indices, self.row_offsets, self.matrix_shape[1])
+
+    def weight_dense(self) -> Tensor:
+        """The weight in the shape that torch's layer gives it; differentiable in `values`."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        """`weight_dense`, for code that reads the weight of its layers, if only to ask for its dtype.
+
+        No Parameter: what is written into it is lost. Without gradients it is kept until a value changes.
+        """
+        if self.wants_grad() or is_compiling() or "values" not in self._parameters:
+            return self.weight_dense()
+        held = self._dense
+        if held is None or not held.watch.is_of(packed_of(self)):
+            with torch.inference_mode(False), torch.no_grad():
+                held = self._dense = Packed(Watch(packed_of(self)), None, self.weight_dense())
+        return held.packed
 
     def store_as(self, dtype: torch.dtype) -> SparseLayer:
         """Hold the weights in another dtype, in place; sums stay in float32. Returns the layer.
@@ -204,8 +229,13 @@ class SparseLayer(torch.nn.Module):
         """The packed form as it is held, made where none is, or one for other `columns`."""
         made = self._held()
         if made is None or made.columns != columns:
-            watch = Watch(packed_of(self))  # before they are read
-            made = self._pack = Packed(watch, columns, self._packed_now(columns))
+            others = () if made is None else (made, *self._packs)
+            made = next((other for other in others if other.columns == columns), None)
+            if made is None:
+                watch = Watch(packed_of(self))  # before they are read
+                made = Packed(watch, columns, self._packed_now(columns))
+            kept = [other for other in others if other is not made]
+            self._pack, self._packs = made, tuple(kept[:_OTHER_SIZES])
         return made
 
     def packed(self, columns: Any = None) -> Tensor:
@@ -232,7 +262,7 @@ class SparseLayer(torch.nn.Module):
         return self.col_indices
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pack": None, "_order": None}
+        return {**self.__dict__, "_pack": None, "_packs": (), "_dense": None, "_order": None}
 
     def extra_repr(self) -> str:
         stored = "" if self.store == "float" else f", store={self.store}"
@@ -257,5 +287,5 @@ class SparseLayer(torch.nn.Module):
             except ValueError as err:
                 errors.append(f"{prefix or f'{type(self).__name__}: '}{err}")
                 return
-        self._pack = self._order = None
+        self.repack()
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *rest)

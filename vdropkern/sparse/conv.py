@@ -37,7 +37,7 @@ class SparseConv2d(SparseLayer):
     """y = activation(conv2d(x, W) + bias), W [O, C / groups, kh, kw] in rows (CSR), one an output channel.
 
     Made by `from_dense` or `vdropkern.sparsify`. Without gradients it runs op ``sparse_conv2d``: on the CPU
-    on a packed form made for images of the size it last met, on a GPU on the rows as they are; otherwise
+    on packed forms for images of the sizes it last met, on a GPU on the rows as they are; otherwise
     torch's dense convolution of the same weight, through which `values` and `bias` are trained.
 
     Args:

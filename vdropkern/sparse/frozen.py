@@ -124,8 +124,8 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
 
     Raises:
         ValueError: the model holds no sparse layer, one on another device, or a sparse convolution that
-            sample_input does not reach, reaches with images of several sizes, or of a size its kernel does
-            not take.
+            sample_input reaches with images of several sizes, or of a size its kernel does not take. One
+            that it does not reach, as in heads for training, stays as it is.
     """
     frozen = copied(model).eval()
     layers = [m for m in frozen.modules() if isinstance(m, SparseLayer)]
@@ -147,7 +147,7 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
     for module in holder.modules():
         if isinstance(module, SparseLinear):
             changes[module] = carry_over(module, _linear(module))
-        elif isinstance(module, SparseConv2d):
+        elif isinstance(module, SparseConv2d) and module in geometries:
             changes[module] = carry_over(module, _conv(module, geometries, module.activation == "relu"))
     replace_(holder, changes)
     return holder[0]
@@ -162,8 +162,8 @@ def _geometries(model: torch.nn.Module, arguments: tuple[Tensor, ...]) -> dict[S
     seen: dict[SparseConv2d, ConvGeometry] = {}
 
     def look(name: str) -> Any:
-        def before(module: Any, inputs: tuple[Tensor, ...]) -> None:
-            geometry = module._geometry(inputs[0])
+        def before(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            geometry = module._geometry(args[0] if args else kwargs["input"])
             if seen.setdefault(module, geometry) != geometry:
                 sizes = f"{seen[module].image} and {geometry.image}"
                 raise ValueError(f"freeze: {name} meets images of several sizes, {sizes}")
@@ -171,7 +171,9 @@ def _geometries(model: torch.nn.Module, arguments: tuple[Tensor, ...]) -> dict[S
         return before
 
     convs = {n: m for n, m in model.named_modules() if isinstance(m, SparseConv2d)}
-    handles = [module.register_forward_pre_hook(look(name)) for name, module in convs.items()]
+    handles = [
+        module.register_forward_pre_hook(look(name), with_kwargs=True) for name, module in convs.items()
+    ]
     try:
         with torch.no_grad():
             model(*arguments)
@@ -179,9 +181,7 @@ def _geometries(model: torch.nn.Module, arguments: tuple[Tensor, ...]) -> dict[S
         for handle in handles:
             handle.remove()
     for name, module in convs.items():
-        if module not in seen:
-            raise ValueError(f"freeze: sample_input does not reach {name}")
-        if band_of(seen[module]) == 0:
+        if module in seen and band_of(seen[module]) == 0:
             raise ValueError(f"freeze: {name} has no kernel for images of {seen[module].image}")
     return seen
 
@@ -231,7 +231,7 @@ def _frozen(step: Step, geometries: dict[SparseConv2d, ConvGeometry]) -> torch.n
         assert joined is not None
         return FrozenLinear(joined[1].clone(), step.out_features)
     if isinstance(step, Convolution):
-        return _conv(step.layer, geometries, step.relu)
+        return _conv(step.layer, geometries, step.relu) if step.layer in geometries else None
     return FrozenMaxPool2d(step.geometry, step.relu) if isinstance(step, Pool) else None
 
 

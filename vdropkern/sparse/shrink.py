@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from .._surgery import PLAIN, carry_over, check_module, replace_, table, with_replaced
 from ..nn import Variational
@@ -20,6 +19,7 @@ from .shrinking.scales import fold_into_layers
 from .shrinking.tables import IDENTITIES
 from .shrinking.trace import ShrinkError, arguments, made_sample, run_sample, trace, without_hooks
 from .structure import describe_tree
+from .trial import largest_difference, strays
 
 __all__ = [
     "Sample",
@@ -30,11 +30,9 @@ __all__ = [
     "mark_shrunk",
     "shrink",
     "shrunk",
-    "strays",
 ]
 
 _MARK = "_vdropkern_shrunk"
-_ROUNDING = 10  # times the root of eps: more than this is no rounding, however deep the net
 Sample = Tensor | tuple[Tensor, ...]
 IDLE = "does nothing in evaluation"
 
@@ -161,7 +159,7 @@ def shrink(
                 f"shrink: {type(model).__name__} shrunk computes something else; its code may ask what its "
                 "layers are, or hold them where torch.nn does not find them"
             )
-        difference = _difference(results, expected)
+        difference = largest_difference(results, expected)
     gone = tuple(
         f"{names[m]} {f'is folded into {folded[m]}' if m in folded else IDLE}" for m in names if m in idle
     )
@@ -218,32 +216,7 @@ def _row(layer: Layer, before: tuple[tuple[int, ...], int]) -> ShrinkRow:
     return ShrinkRow(layer.name, before[0], after[0], before[1], after[1])
 
 
-def _difference(actual: Any, expected: Any) -> float:
-    return max((difference for difference, _ in _differences(actual, expected)), default=0.0)
-
-
-def _differences(actual: Any, expected: Any) -> Iterator[tuple[float, torch.dtype]]:
-    """Of every tensor of two results the largest difference over the largest number."""
-    for ours, theirs in zip(tree_leaves(actual), tree_leaves(expected), strict=True):
-        if isinstance(ours, Tensor) and ours.numel() and ours.is_floating_point():
-            scale = max(float(theirs.abs().max()), torch.finfo(theirs.dtype).tiny)
-            yield float((ours - theirs).abs().max()) / scale, theirs.dtype
-
-
 def _trial(model: torch.nn.Module, sample: tuple[Tensor, ...]) -> Any:
     copy = _without_noise(model)
     with without_hooks(copy):
         return run_sample(copy, sample)
-
-
-def strays(actual: Any, expected: Any, again: Callable[[], Any]) -> bool:
-    """Whether results are others than rounding makes them, and than those of a second call are."""
-
-    def far(results: Any) -> bool:
-        try:
-            found = [*_differences(results, expected)]
-        except (RuntimeError, ValueError):  # other shapes, or another number of tensors
-            return True
-        return any(d > _ROUNDING * torch.finfo(dtype).eps ** 0.5 for d, dtype in found)
-
-    return far(actual) and not far(again())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,12 +26,10 @@ from .conv import SparseConv2d
 from .linear import SparseLinear
 from .sequential import fuse
 from .shrink import Sample, shrunk
-from .shrinking.trace import arguments, run_sample
 from .steps import IDLE
+from .trial import inputs_of_layers, warn_of_other_results
 
 __all__ = ["plan_sparsification", "sparsify"]
-
-T = TypeVar("T")
 
 _DENSITY = 0.1  # of layers that `min_weights` alone asks for
 # what is faster than a dense layer of its own within a neighbour's call: few nonzeros, or few of all
@@ -45,8 +42,8 @@ class Limits(NamedTuple):
 
     max_density: float | None
     min_weights: int | None
-    inputs: dict[WeightLayer, Tensor]  # what layers got of the sample input; empty without tuning
-    shapes: dict[WeightLayer, tuple[int, ...]]  # of these inputs; empty without a sample input
+    inputs: dict[WeightLayer, list[Tensor]]  # what layers got of the sample input; empty without tuning
+    shapes: dict[WeightLayer, list[tuple[int, ...]]]  # of these inputs; empty without a sample input
 
 
 def sparsify(
@@ -84,6 +81,10 @@ def sparsify(
         the copy. It is fastest under torch.inference_mode; with gradients on, autograd notes every call.
         `plan_sparsification` says what becomes of each layer, `vdropkern.sparsity` what is left.
 
+    Warns:
+        UserWarning: the copy computes something else, as where the model's code asks for the class of its
+            layers.
+
     Raises:
         ValueError: a limit is out of range, `tune` lacks `sample_input` or has limits beside it, or the model
             does not take `sample_input`.
@@ -93,7 +94,10 @@ def sparsify(
     model = shrunk(model, sample_input) if shrink else model
     plan = _plan(model, _limits(model, sample_input, tune, max_density, min_weights))
     replacements = {layer: _made(layer, change.after) for layer, change in plan.items() if change.changed}
-    return fuse(with_replaced(model, replacements)).eval()
+    result = fuse(with_replaced(model, replacements)).eval()
+    if any(isinstance(new, (SparseLinear, SparseConv2d)) for new in replacements.values()):
+        warn_of_other_results(model, result, sample_input)
+    return result
 
 
 def plan_sparsification(
@@ -129,39 +133,17 @@ def _limits(
         raise ValueError(f"sparsify: min_weights must be >= 0, got {min_weights}")
     if not tune:
         known = sample_input is not None and max_density is None
-        seen = _inputs_of_layers(model, sample_input, _shape) if known else {}  # type: ignore[arg-type]
+        seen = inputs_of_layers(model, sample_input, _shape) if known else {}  # type: ignore[arg-type]
         return Limits(max_density, min_weights, {}, seen)
     if sample_input is None:
         raise ValueError("sparsify: tune=True needs a sample_input to time the layers on")
     if max_density is not None or min_weights is not None:
         raise ValueError("sparsify: tune=True decides by time; leave out max_density and min_weights")
-    return Limits(None, None, _inputs_of_layers(model, sample_input, torch.clone), {})
+    return Limits(None, None, inputs_of_layers(model, sample_input, torch.clone), {})
 
 
 def _shape(x: Tensor) -> tuple[int, ...]:
     return tuple(x.shape)
-
-
-@torch.no_grad()
-def _inputs_of_layers(
-    model: torch.nn.Module, sample_input: Sample, keep: Callable[[Tensor], T]
-) -> dict[WeightLayer, T]:
-    """`keep` of what each weight layer gets when the model in eval mode gets `sample_input`."""
-    found: dict[WeightLayer, T] = {}
-
-    def note(layer: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.setdefault(layer, keep(inputs[0].detach()))  # type: ignore[arg-type]
-
-    modes = {module: module.training for module in model.modules()}
-    handles = [layer.register_forward_pre_hook(note) for layer in weight_layers(model)]
-    try:
-        run_sample(model.eval(), arguments(sample_input))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes.items():
-            module.training = training
-    return found
 
 
 @torch.no_grad()
@@ -209,7 +191,7 @@ def _choose(layer: WeightLayer, limits: Limits) -> tuple[str, str]:
     sparse = "SparseLinear" if kind == "linear" else "SparseConv2d"
     if layer in limits.inputs:
         candidate = _made(layer, sparse).eval()
-        gain = faster(candidate, _dense_of(layer).eval(), [limits.inputs[layer]])
+        gain = faster(candidate, _dense_of(layer).eval(), limits.inputs[layer])
         return (sparse if gain >= 1 else dense), f"{left}; sparse is {gain:.2f} times as fast"
     if limits.max_density is None and limits.min_weights is None:
         most, why_none = _densest(layer, limits)
@@ -233,9 +215,10 @@ def _densest(layer: WeightLayer, limits: Limits) -> tuple[float, str]:
     assert isinstance(layer, torch.nn.Conv2d)
     if layer.groups > 1:
         return 0.0, "a convolution in groups, of which only timing (tune=True) tells"
-    shape = conv_shape(layer, limits.shapes.get(layer))
-    where = "" if shape.batch else " at every batch and size of image"
-    return densest_conv2d(shape), f"too small for a sparse layer to be faster{where}"
+    images = limits.shapes.get(layer, [None])
+    where = "" if images != [None] else " at every batch and size of image"
+    least = min(densest_conv2d(conv_shape(layer, image)) for image in images)
+    return least, f"too small for a sparse layer to be faster{where}"
 
 
 def _join(model: torch.nn.Module, plan: dict[WeightLayer, LayerChange]) -> None:
