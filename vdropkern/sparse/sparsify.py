@@ -133,7 +133,7 @@ def _limits(
         raise ValueError(f"sparsify: min_weights must be >= 0, got {min_weights}")
     if not tune:
         known = sample_input is not None and max_density is None
-        seen = inputs_of_layers(model, sample_input, _shape) if known else {}  # type: ignore[arg-type]
+        seen = inputs_of_layers(model, sample_input, _shape) if known else {}
         return Limits(max_density, min_weights, {}, seen)
     if sample_input is None:
         raise ValueError("sparsify: tune=True needs a sample_input to time the layers on")
