@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vdropkern as vdk
-from vdropkern.sparse import SparseConv2d, SparseLinear
+from vdropkern.sparse import ShrinkError, SparseConv2d, SparseLinear
 
 ALL = {"max_density": 1.0, "min_weights": 0}
 
@@ -112,25 +113,27 @@ class Asking(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fc, self.conv = nn.Linear(6, 6), nn.Conv2d(2, 3, 3)
+        self.fc, self.conv, self.last = nn.Linear(6, 6), nn.Conv2d(2, 3, 3), nn.Linear(6, 6, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(input=x.to(self.conv.weight.dtype)).flatten(2).mean(-1).repeat(1, 2)
-        return self.fc(input=x) @ self.fc.weight
+        return self.last(self.fc(input=x) @ self.fc.weight)
 
 
 def test_code_that_reads_weights_and_names_inputs() -> None:
     net, x = pruned(Asking()), torch.randn(2, 2, 5, 5)
     fast = vdk.sparsify(net, x, tune=True)
     fast = vdk.sparsify(net, x, **ALL)
-    vdk.sparse.freeze(fast, x)
+    frozen = vdk.sparse.freeze(fast, x)
+    assert type(frozen.fc) is SparseLinear and type(frozen.last) is not SparseLinear
     assert type(fast.fc) is SparseLinear and type(fast.conv) is SparseConv2d
     with torch.no_grad():
-        for other in (fast, torch.compile(fast, backend="eager")):
+        nets = [fast, frozen, *(torch.compile(n, backend="eager") for n in (fast, frozen))]
+        for other in nets:
             torch.testing.assert_close(other(x), net(x))
         assert fast.fc.weight is fast.fc.weight and fast.conv.weight.shape == (3, 2, 3, 3)
         fast.fc.values.mul_(2)
-        torch.testing.assert_close(fast(x), 4 * net(x) - 2 * net.fc.bias @ net.fc.weight)
+        torch.testing.assert_close(fast(x), 4 * net(x) - 2 * net.last(net.fc.bias @ net.fc.weight))
     fast.train()(x).sum().backward()
     net.fc.weight.data *= 2
     net.train()(x).sum().backward()
@@ -197,6 +200,35 @@ def test_results_that_differ_from_call_to_call_are_not_told(recwarn: pytest.Warn
     vdk.shrink(pruned(net))
     vdk.sparsify(net, torch.ones(2, 64), **ALL)
     assert not recwarn.list
+
+
+class Flattening(nn.Module):
+    """Needs a hook of its own, and gives a dataclass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Output:
+        y = self.fc(x).relu()
+        return Output(self.last(y), y)
+
+
+@dataclasses.dataclass
+class Output:
+    y: Tensor
+    hidden: Tensor
+    more: Tensor | None = None
+
+
+def test_dataclasses_and_hooks_that_a_model_needs() -> None:
+    net, x = pruned(Flattening()), torch.randn(2, 2, 2)
+    assert vdk.shrink(net, x.flatten(1))[1].difference < 1e-5
+    net.register_forward_pre_hook(lambda module, args: (args[0].flatten(1),))
+    with pytest.raises(ShrinkError, match=r"without its forward hooks, the model cannot run on sample_input"):
+        vdk.shrink(net, x)
+    fast = vdk.sparsify(net, x)
+    torch.testing.assert_close((fast(x).y, fast(x).hidden), (net(x).y, net(x).hidden))
 
 
 class Always(nn.Module):

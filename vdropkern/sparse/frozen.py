@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .conv import SparseConv2d
 from .linear import SparseLinear
 from .plan import Program, Run
 from .sequential import SparseSequential
-from .steps import Chain, Convolution, Pool, Step, steps_of
+from .steps import Chain, Convolution, Packing, Pool, Step, steps_of
 
 __all__ = ["freeze", "to_aotinductor", "to_export"]
 
@@ -125,7 +126,8 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
     Raises:
         ValueError: the model holds no sparse layer, one on another device, or a sparse convolution that
             sample_input reaches with images of several sizes, or of a size its kernel does not take. One
-            that it does not reach, as in heads for training, stays as it is.
+            that it does not reach, as in heads for training, stays as it is, as do layers whose weight is
+            read.
     """
     frozen = copied(model).eval()
     layers = [m for m in frozen.modules() if isinstance(m, SparseLayer)]
@@ -138,16 +140,22 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
     geometries = _geometries(frozen, _arguments(sample_input))
     with torch.no_grad():
         frozen(*_arguments(sample_input))  # without the hooks that looked: `SparseSequential`s plan
+    # code that reads a weight finds none in a frozen layer
+    stay = {
+        m for m in layers if m._dense is not None or (isinstance(m, SparseConv2d) and m not in geometries)
+    }
     holder = torch.nn.Sequential(frozen)
-    steps = {m: _steps(m) for m in holder.modules() if isinstance(m, SparseSequential)}
+    steps = {m: _steps(m, stay) for m in holder.modules() if isinstance(m, SparseSequential)}
     # those within others first: what is made of one holds what was made of them
     for fused in reversed(steps):
-        replace_(holder, {fused: _sequential(fused, steps[fused], geometries)})
+        replace_(holder, {fused: _sequential(fused, steps[fused], geometries, stay)})
     changes: dict[Any, torch.nn.Module] = {}
     for module in holder.modules():
+        if module in stay:
+            continue
         if isinstance(module, SparseLinear):
             changes[module] = carry_over(module, _linear(module))
-        elif isinstance(module, SparseConv2d) and module in geometries:
+        elif isinstance(module, SparseConv2d):
             changes[module] = carry_over(module, _conv(module, geometries, module.activation == "relu"))
     replace_(holder, changes)
     return holder[0]
@@ -196,13 +204,17 @@ def _conv(layer: SparseConv2d, geometries: dict[SparseConv2d, ConvGeometry], rel
 
 
 def _sequential(
-    module: SparseSequential, steps: list[Step], geometries: dict[SparseConv2d, ConvGeometry]
+    module: SparseSequential,
+    steps: list[Step],
+    geometries: dict[SparseConv2d, ConvGeometry],
+    stay: Collection[SparseLayer],
 ) -> torch.nn.Sequential:
     """What a `SparseSequential` runs as one call, as one module."""
     modules = torch.nn.Sequential(*module)
     at = 0
     for step in steps:
-        frozen = _frozen(step, geometries)
+        stays = isinstance(step, Packing) and not set(step.layers).isdisjoint(stay)
+        frozen = None if stays else _frozen(step, geometries)
         if frozen is not None:
             modules[at] = frozen
             for swallowed in range(at + 1, at + len(step.modules)):
@@ -211,14 +223,15 @@ def _sequential(
     return modules.eval()
 
 
-def _steps(module: SparseSequential) -> list[Step]:
-    """What ran on the sample; where that was no kernel, what would be kernels' steps."""
+def _steps(module: SparseSequential, stay: Collection[SparseLayer]) -> list[Step]:
+    """What ran on the sample; where that was no kernel, or layers stay, what would be kernels' steps."""
     plan = module._plan
     if plan is None or not plan.holds(list(module)):
         return steps_of(list(module))
     found: list[Step] = []
     for step in plan.steps:
-        found += step.steps if isinstance(step, Run) and step.made is None else [step]
+        apart = isinstance(step, Run) and (step.made is None or not set(step.layers).isdisjoint(stay))
+        found += step.steps if apart else [step]  # type: ignore[attr-defined]
     return found
 
 
@@ -231,7 +244,7 @@ def _frozen(step: Step, geometries: dict[SparseConv2d, ConvGeometry]) -> torch.n
         assert joined is not None
         return FrozenLinear(joined[1].clone(), step.out_features)
     if isinstance(step, Convolution):
-        return _conv(step.layer, geometries, step.relu) if step.layer in geometries else None
+        return _conv(step.layer, geometries, step.relu)
     return FrozenMaxPool2d(step.geometry, step.relu) if isinstance(step, Pool) else None
 
 

@@ -134,7 +134,12 @@ def shrink(
     traced = trace(root, count)
     with without_hooks(root):
         sample = made_sample(root) if sample_input is None else arguments(sample_input)
-        expected = run_sample(root, sample)
+        try:
+            expected = run_sample(root, sample)
+        except ValueError as err:
+            if not traced.with_hooks:
+                raise
+            raise ShrinkError(f"shrink: without its forward hooks, {err}") from err
         first = Analysis(traced).run_on(*sample)
         if strays(first.result, expected, lambda: run_sample(root, sample)):
             raise ShrinkError(f"shrink: {type(model).__name__} traced by torch.fx computes something else")

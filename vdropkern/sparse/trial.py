@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .._surgery import WeightLayer, weight_layers
-from .shrinking.trace import ShrinkError, arguments, made_sample, run_sample, without_hooks
+from .shrinking.trace import arguments, made_sample, run_sample, without_hooks
 
 __all__ = ["inputs_of_layers", "largest_difference", "strays", "warn_of_other_results"]
 
@@ -22,12 +23,11 @@ _ROUNDING = 10  # times the root of eps: more than this is no rounding, however 
 
 
 @contextlib.contextmanager
-def _trial_of(model: torch.nn.Module) -> Iterator[None]:
-    """The model in eval mode, without its hooks."""
+def _in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     try:
-        with without_hooks(model.eval()):
-            yield
+        model.eval()
+        yield
     finally:
         for module, training in modes.items():
             module.training = training
@@ -47,7 +47,7 @@ def inputs_of_layers(
         if x.shape not in of_layer:
             of_layer[x.shape] = keep(x.detach())
 
-    with _trial_of(model):
+    with _in_eval_mode(model):
         handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in weight_layers(model)]
         try:
             run_sample(model, sample)
@@ -62,9 +62,20 @@ def largest_difference(actual: Any, expected: Any) -> float:
     return max((difference for difference, _ in _differences(actual, expected)), default=0.0)
 
 
+def _tensors(result: Any) -> list[Tensor]:
+    """All tensors of a result; dataclasses, which come out of torch.fx as dicts, are looked into."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(result):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            found += _tensors([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
+    return found
+
+
 def _differences(actual: Any, expected: Any) -> Iterator[tuple[float, torch.dtype]]:
-    for ours, theirs in zip(tree_leaves(actual), tree_leaves(expected), strict=True):
-        if isinstance(ours, Tensor) and ours.numel() and ours.is_floating_point():
+    for ours, theirs in zip(_tensors(actual), _tensors(expected), strict=True):
+        if ours.numel() and ours.is_floating_point():
             scale = max(float(theirs.abs().max()), torch.finfo(theirs.dtype).tiny)
             yield float((ours - theirs).abs().max()) / scale, theirs.dtype
 
@@ -85,12 +96,12 @@ def strays(actual: Any, expected: Any, again: Callable[[], Any]) -> bool:
 @torch.no_grad()
 def warn_of_other_results(model: torch.nn.Module, sparse: torch.nn.Module, sample_input: object) -> None:
     """Warn where a sparse copy computes something else: code may treat layers by their class."""
-    with _trial_of(model), _trial_of(sparse):
+    with _in_eval_mode(model), without_hooks(model), without_hooks(sparse):
         try:
             sample = made_sample(model) if sample_input is None else arguments(sample_input)
-        except ShrinkError:
+            expected = run_sample(model, sample)
+        except ValueError:  # no sample was found, or hooks do a part of the work
             return
-        expected = run_sample(model, sample)
         if strays(run_sample(sparse, sample), expected, lambda: run_sample(model, sample)):
             warnings.warn(
                 f"sparsify: the pruned copy of {type(model).__name__} computes something else than it; "
