@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import vdropkern as vdk
+from vdropkern import nn as vnn
 from vdropkern.sparse import ShrinkError, SparseConv2d, SparseLinear
 
 ALL = {"max_density": 1.0, "min_weights": 0}
@@ -236,3 +239,76 @@ class Always(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(x)
+
+
+class Between(nn.Module):
+    """Sparse layers outside of a Sequential."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).mean((2, 3)).relu())
+
+
+def run_of_all() -> nn.Module:
+    linear = nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4)
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), *linear)
+
+
+jit = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:DeprecationWarning")
+
+
+@jit
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("make", [Between, run_of_all])
+def test_torch_jit_trace(make: Callable[[], nn.Module], grad: bool, tmp_path: Path) -> None:
+    fast, x = vdk.sparsify(pruned(make()), **ALL), torch.randn(3, 2, 8, 8)
+    with torch.set_grad_enabled(grad):
+        traced = torch.jit.trace(fast, x)
+    traced.save(tmp_path / "net.pt")
+    for net in (traced, torch.jit.load(tmp_path / "net.pt"), torch.jit.trace(vdk.sparse.freeze(fast, x), x)):
+        for batch in (3, 3, 3, 5):  # TorchScript runs another program from the second call on
+            y = torch.randn(batch, 2, 8, 8)
+            torch.testing.assert_close(net(y), fast(y))
+    geometry = next(m for m in fast.modules() if isinstance(m, SparseConv2d))._pack.columns
+    assert all(type(size) is int for size in geometry.image), "no stand-ins of the tracer"
+    with pytest.raises(RuntimeError, match="packed was made for another"):
+        traced(torch.randn(3, 2, 9, 9))
+
+
+@jit
+def test_torch_jit_script_is_told_what_to_do() -> None:
+    fast, x = vdk.sparsify(pruned(run_of_all()), **ALL), torch.randn(3, 2, 8, 8)
+    for net in (fast, vdk.sparse.freeze(fast, x)):
+        with pytest.raises(TypeError, match=r"does not know \w+; use torch\.jit\.trace, or script"):
+            torch.jit.script(net)
+    torch.testing.assert_close(torch.jit.script(vdk.sparse.to_dense(fast))(x), fast(x))
+
+
+@pytest.mark.parametrize("make", [nn.Linear, vnn.Linear])
+def test_a_mask_of_the_bias_alone(make: type[nn.Linear]) -> None:
+    net, x = pruned(nn.Sequential(make(6, 6))), torch.randn(2, 6)
+    prune.random_unstructured(net[0], "bias", 0.5)
+    fast = vdk.sparsify(net, x, **ALL)
+    torch.testing.assert_close(fast(x), net(x))
+    (row,) = vdk.plan_sparsification(net, x, **ALL)
+    assert not row.changed and row.reason.startswith("its bias is computed by a hook; ")
+
+
+def test_samples_that_are_no_tensors(tmp_path: Path) -> None:
+    fast = vdk.sparsify(pruned(Between()), **ALL)
+    calls = (
+        lambda sample: vdk.sparsify(fast, sample, tune=True),
+        lambda sample: vdk.shrink(fast, sample),
+        lambda sample: vdk.sparse.freeze(fast, sample),
+        lambda sample: vdk.sparse.to_export(fast, sample),
+        lambda sample: vdk.sparse.to_onnx(fast, tmp_path / "net.onnx", sample),
+    )
+    for call in calls:
+        for sample, got in (({"x": 1}, "dict"), ((torch.ones(1), None), "NoneType in a tuple")):
+            with pytest.raises(TypeError, match=f"^sample_input must be a tensor .* tensors, got {got}$"):
+                call(sample)
+    with pytest.raises(ValueError, match=r"cannot run on sample_input \(1, 5, 8, 8\)"):
+        vdk.sparse.freeze(fast, torch.ones(1, 5, 8, 8))

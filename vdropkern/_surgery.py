@@ -92,6 +92,8 @@ def why_not_plain(layer: torch.nn.Module) -> str | None:
         return "lazy and not initialised yet; run a batch through the model first"
     if "weight" not in layer._parameters:
         return "computed by a hook; torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm first"
+    if "bias" not in layer._parameters:
+        return "its bias is computed by a hook; torch.nn.utils.prune.remove(layer, 'bias') first"
     if "forward" in layer.__dict__:
         return "patched in its forward; take the patch off first"
     return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, is_autocast_enabled, is_grad_enabled  # called at every call: found at once
 from torch._C import _are_functorch_transforms_active as are_functorch_transforms_active
+from torch._C import _get_tracing_state as tracing_state
 from torch.compiler import is_compiling, is_exporting
 
 from .._backend import cpu_byte_lookup, native_on_cpu
@@ -17,7 +19,7 @@ from ..ops.spmm.reference import row_of_each
 from ._ordered import Ordered, ordered
 from ._watch import Packed, Watch, packed_of
 
-__all__ = ["ACTIVATIONS", "SparseLayer"]
+__all__ = ["ACTIVATIONS", "SparseLayer", "tracing_state"]
 
 ACTIVATIONS = ("none", "relu")
 STORES = ("float", "int8")
@@ -40,9 +42,22 @@ def may_pack_without_grad(x: Tensor) -> bool:
     )
 
 
-def has_gradients(x: Tensor, layers: Iterable[SparseLayer]) -> bool:
-    """Whether a call of these layers with x has any."""
-    return is_grad_enabled() and (x.requires_grad or any(layer.wants_grad() for layer in layers))
+def has_gradients(x: Tensor, layers: Collection[SparseLayer]) -> bool:
+    """Whether a call of these layers with x has any. In eval mode torch.jit.trace gets one without."""
+    if not is_grad_enabled() or (tracing_state() is not None and not any(m.training for m in layers)):
+        return False
+    return x.requires_grad or any(layer.wants_grad() for layer in layers)
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Let torch.jit.trace take for constant what is computed in here."""
+    state = tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 class SparseLayer(torch.nn.Module):
@@ -233,7 +248,8 @@ class SparseLayer(torch.nn.Module):
             made = next((other for other in others if other.columns == columns), None)
             if made is None:
                 watch = Watch(packed_of(self))  # before they are read
-                made = Packed(watch, columns, self._packed_now(columns))
+                with untraced():
+                    made = Packed(watch, columns, self._packed_now(columns))
             kept = [other for other in others if other is not made]
             self._pack, self._packs = made, tuple(kept[:_OTHER_SIZES])
         return made
@@ -260,6 +276,12 @@ class SparseLayer(torch.nn.Module):
     def _column_of_each(self) -> Tensor:
         """The column of every stored weight in the matrix that is packed."""
         return self.col_indices
+
+    def __prepare_scriptable__(self) -> Any:
+        raise TypeError(
+            f"torch.jit.script does not know {type(self).__name__}; use torch.jit.trace, or script what "
+            "vdropkern.sparse.to_dense makes"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pack": None, "_packs": (), "_dense": None, "_order": None}

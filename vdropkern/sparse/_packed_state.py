@@ -15,6 +15,12 @@ __all__ = ["PackedState"]
 class PackedState(torch.nn.Module):
     """Its buffers of bytes are packed forms."""
 
+    def __prepare_scriptable__(self) -> Any:
+        raise TypeError(
+            f"torch.jit.script does not know {type(self).__name__}; use torch.jit.trace, or script what "
+            "vdropkern.sparse.to_dense makes"
+        )
+
     def check(self, name: str, tensor: Tensor) -> None:
         """Raise ValueError unless the tensor may become the buffer of that name."""
         own = self._buffers.get(name)

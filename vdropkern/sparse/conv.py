@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..ops.sparse_conv2d import (
 from ..ops.spmm.pack import Columns
 from ..ops.spmm.reference import row_of_each
 from ._ahead import run_ahead
-from ._layer import SparseLayer, has_gradients, may_pack_without_grad
+from ._layer import SparseLayer, has_gradients, may_pack_without_grad, tracing_state, untraced
 from ._ordered import may_order
 
 __all__ = ["SparseConv2d"]
@@ -162,7 +163,8 @@ class SparseConv2d(SparseLayer):
         return self.col_indices + group * self.matrix_shape[1]
 
     def _geometry(self, x: Tensor) -> ConvGeometry:
-        size = (x.shape[2], x.shape[3])
+        with contextlib.nullcontext() if tracing_state() is None else untraced():  # sizes would be tensors
+            size = (x.shape[2], x.shape[3])
         return ConvGeometry(
             self.in_channels, self.kernel_size, self.stride, self.padding, self.dilation, size
         )

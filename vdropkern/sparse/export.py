@@ -15,6 +15,7 @@ from .._surgery import carry_over, copied, replace_
 from ._layer import SparseLayer
 from .linear import SparseLinear
 from .sequential import SparseSequential
+from .shrinking.trace import arguments
 
 __all__ = ["to_dense", "to_onnx", "to_torch_csr"]
 
@@ -105,6 +106,7 @@ def to_onnx(
         sample_input: a batch, or a tuple of arguments.
 
     Raises:
+        TypeError: `sample_input` is no tensors.
         ImportError: onnx or onnxscript is missing; the message says what to install.
         OSError: the file cannot be written; what was there before is still there.
     """
@@ -114,11 +116,11 @@ def to_onnx(
         raise ImportError(
             f'to_onnx needs onnx and onnxscript: pip install "vdropkern[onnx]" ({err})'
         ) from err
-    arguments = sample_input if isinstance(sample_input, tuple) else (sample_input,)
+    sample = arguments(sample_input)
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(
-        to_dense(model).eval(), arguments, dynamo=True, verbose=False,
-        dynamic_shapes=tuple({0: batch} for _ in arguments),
+        to_dense(model).eval(), sample, dynamo=True, verbose=False,
+        dynamic_shapes=tuple({0: batch} for _ in sample),
     )  # fmt: skip
     assert program is not None
     write_whole(Path(path), program.model_proto.SerializeToString())

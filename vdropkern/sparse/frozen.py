@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._surgery import carry_over, copied, replace_
+from .._surgery import carry_over, check_module, copied, replace_
 from ..ops.max_pool2d import PoolGeometry, max_pool2d_native
 from ..ops.sparse_conv2d import ConvGeometry, band_of, sparse_conv2d_native
 from ..ops.sparse_net import sparse_net_native
@@ -23,6 +23,7 @@ from .conv import SparseConv2d
 from .linear import SparseLinear
 from .plan import Program, Run
 from .sequential import SparseSequential
+from .shrinking.trace import arguments, run_sample
 from .steps import Chain, Convolution, Packing, Pool, Step, steps_of
 
 __all__ = ["freeze", "to_aotinductor", "to_export"]
@@ -127,8 +128,11 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
         ValueError: the model holds no sparse layer, one on another device, or a sparse convolution that
             sample_input reaches with images of several sizes, or of a size its kernel does not take. One
             that it does not reach, as in heads for training, stays as it is, as do layers whose weight is
-            read.
+            read. Or the model cannot run on sample_input.
+        TypeError: `model` is no module, or `sample_input` no tensors.
     """
+    check_module(model, "freeze")
+    sample = arguments(sample_input)
     frozen = copied(model).eval()
     layers = [m for m in frozen.modules() if isinstance(m, SparseLayer)]
     if not layers:
@@ -137,9 +141,9 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
         if not layer.values.is_cpu or layer.values.dtype == torch.float64:
             what = f"{layer.values.dtype} on {layer.values.device}"
             raise ValueError(f"freeze: sparse layers must be on the CPU and not float64, got {what}")
-    geometries = _geometries(frozen, _arguments(sample_input))
+    geometries = _geometries(frozen, sample)
     with torch.no_grad():
-        frozen(*_arguments(sample_input))  # without the hooks that looked: `SparseSequential`s plan
+        run_sample(frozen, sample)  # without the hooks that looked: `SparseSequential`s plan
     # code that reads a weight finds none in a frozen layer
     stay = {
         m for m in layers if m._dense is not None or (isinstance(m, SparseConv2d) and m not in geometries)
@@ -161,37 +165,28 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
     return holder[0]
 
 
-def _arguments(sample_input: Sample) -> tuple[Tensor, ...]:
-    return sample_input if isinstance(sample_input, tuple) else (sample_input,)
-
-
-def _geometries(model: torch.nn.Module, arguments: tuple[Tensor, ...]) -> dict[SparseConv2d, ConvGeometry]:
+def _geometries(model: torch.nn.Module, sample: tuple[Tensor, ...]) -> dict[SparseConv2d, ConvGeometry]:
     """Of what every sparse convolution sees."""
-    seen: dict[SparseConv2d, ConvGeometry] = {}
+    seen: dict[SparseConv2d, list[ConvGeometry]] = {}
 
-    def look(name: str) -> Any:
-        def before(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            geometry = module._geometry(args[0] if args else kwargs["input"])
-            if seen.setdefault(module, geometry) != geometry:
-                sizes = f"{seen[module].image} and {geometry.image}"
-                raise ValueError(f"freeze: {name} meets images of several sizes, {sizes}")
+    def look(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        seen.setdefault(module, []).append(module._geometry(args[0] if args else kwargs["input"]))
 
-        return before
-
-    convs = {n: m for n, m in model.named_modules() if isinstance(m, SparseConv2d)}
-    handles = [
-        module.register_forward_pre_hook(look(name), with_kwargs=True) for name, module in convs.items()
-    ]
+    convs = {m: name for name, m in model.named_modules() if isinstance(m, SparseConv2d)}
+    handles = [module.register_forward_pre_hook(look, with_kwargs=True) for module in convs]
     try:
         with torch.no_grad():
-            model(*arguments)
+            run_sample(model, sample)
     finally:
         for handle in handles:
             handle.remove()
-    for name, module in convs.items():
-        if module in seen and band_of(seen[module]) == 0:
-            raise ValueError(f"freeze: {name} has no kernel for images of {seen[module].image}")
-    return seen
+    for module, geometries in seen.items():
+        sizes = " and ".join(dict.fromkeys(str(g.image) for g in geometries))
+        if len(set(geometries)) > 1:
+            raise ValueError(f"freeze: {convs[module]} meets images of several sizes, {sizes}")
+        if band_of(geometries[0]) == 0:
+            raise ValueError(f"freeze: {convs[module]} has no kernel for images of {sizes}")
+    return {module: geometries[0] for module, geometries in seen.items()}
 
 
 def _linear(layer: SparseLinear) -> FrozenLinear:
@@ -260,12 +255,12 @@ def to_export(model: torch.nn.Module, sample_input: Sample) -> torch.export.Expo
     """
     frozen = freeze(model, sample_input)
     # a batch of one would be taken for a constant
-    arguments = tuple(t.expand(2, *t.shape[1:]) if t.ndim and t.shape[0] == 1 else t
-                      for t in _arguments(sample_input))  # fmt: skip
+    sample = tuple(t.expand(2, *t.shape[1:]) if t.ndim and t.shape[0] == 1 else t
+                   for t in arguments(sample_input))  # fmt: skip
     batch = torch.export.Dim("batch", min=1)
-    shapes = tuple({0: batch} if t.ndim else None for t in arguments)
+    shapes = tuple({0: batch} if t.ndim else None for t in sample)
     with torch.no_grad():
-        return torch.export.export(frozen, arguments, dynamic_shapes=shapes)
+        return torch.export.export(frozen, sample, dynamic_shapes=shapes)
 
 
 def to_aotinductor(model: torch.nn.Module, path: str | os.PathLike[str], sample_input: Sample) -> None:

@@ -11,7 +11,7 @@ from .. import functional as F
 from ..ops.spmm import spmm_ordered, spmm_packed, spmm_packed_eager
 from ..ops.spmm.pack import Columns, linear_columns
 from ._ahead import run_ahead
-from ._layer import SparseLayer, has_gradients, may_pack_without_grad
+from ._layer import SparseLayer, has_gradients, may_pack_without_grad, tracing_state
 from ._ordered import may_order
 
 __all__ = ["SparseLinear"]
@@ -124,7 +124,7 @@ class SparseLinear(SparseLayer):
         # what small layers do at every call, with as little around the kernel as there can be
         if not is_grad_enabled():
             held = self._held() if may_pack_without_grad(input) else None
-            if held is not None:
+            if held is not None and tracing_state() is None:  # whose two runs are to be the same
                 y: Tensor = spmm_packed_eager(input, held.packed, self.out_features, relu)
                 return y
         elif has_gradients(input, (self,)) and may_pack_without_grad(input) and self.can_run_ahead():

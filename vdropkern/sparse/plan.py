@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, float32
 
 from ..ops.sparse_net import conv_numbers, linear_numbers, pool_numbers, sparse_net_native
-from ._layer import SparseLayer
+from ._layer import SparseLayer, tracing_state
 from ._watch import Packed, Packings
 from .steps import JOINED, Chain, Convolution, Flat, Idle, Packing, Pool, Step, is_plain, steps_of
 
@@ -40,6 +40,10 @@ class Run(Packing):
         self.made: Program | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
+        if tracing_state() is not None:  # TorchScript empties lists of tensors that it takes for constant
+            for step in self.steps:
+                x = step(x)
+            return x
         made = self.made
         if (
             made is not None

@@ -7,7 +7,7 @@ from torch import Tensor, is_grad_enabled
 from torch.nn.modules.module import _has_any_global_hook
 
 from .._surgery import replace_
-from ._layer import may_pack_without_grad
+from ._layer import may_pack_without_grad, tracing_state
 from .conv import SparseConv2d
 from .linear import SparseLinear
 from .plan import Plan
@@ -37,7 +37,7 @@ class SparseSequential(torch.nn.Sequential):
         modules, plan = [*self._modules.values()], self._plan
         if plan is None or not plan.holds(modules):
             plan = self._plan = Plan(modules)
-        if is_grad_enabled():
+        if is_grad_enabled() and tracing_state() is None:
             for step in plan.steps:
                 input = step.with_gradients(input)  # noqa: A001
         else:

@@ -151,7 +151,7 @@ def _plan(model: torch.nn.Module, limits: Limits) -> dict[WeightLayer, LayerChan
     plan = {}
     for layer, names in weight_layers(model).items():
         kind = str(layer.method) if isinstance(layer, Variational) else type(layer).__name__
-        hooked = "weight" not in layer._parameters and not parametrize.is_parametrized(layer)
+        hooked = not {"weight", "bias"} <= layer._parameters.keys() and not parametrize.is_parametrized(layer)
         if isinstance(layer, Variational) and not hooked:
             after, reason = _choose(layer, limits)
         elif (why := why_not_plain(layer)) is not None:

@@ -12,7 +12,7 @@ from ..ops.sparse_conv2d import band_of, sparse_conv2d_native
 from ..ops.spmm import spmm_chain_eager
 from ..ops.spmm.pack import MOST_LAYERS, chain, chain_parts
 from ._ahead import run_ahead
-from ._layer import SparseLayer, has_gradients, may_pack_without_grad
+from ._layer import SparseLayer, has_gradients, may_pack_without_grad, tracing_state, untraced
 from ._watch import Packed, Packings
 from .conv import SparseConv2d
 from .linear import SparseLinear
@@ -151,7 +151,13 @@ class Convolution(Packing):
 
     def __call__(self, x: Tensor) -> Tensor:
         held, image, arguments = self.made
-        if held is None or self.layer._held() is not held or x.shape[1:] != image or not x.is_cpu:
+        if (
+            tracing_state() is not None
+            or held is None
+            or self.layer._held() is not held
+            or x.shape[1:] != image
+            or not x.is_cpu
+        ):
             return self._first(x)
         y: Tensor = sparse_conv2d_native(x, *arguments)
         return y
@@ -199,9 +205,10 @@ class Chain(Packing):
         if not all(layer.values.is_cpu and layer.values.dtype != float64 for layer in self.layers):
             return None
         packs = [layer.packing() for layer in self.layers]
-        joined = chain([p.packed for p in packs], self.relus)
-        for pack, (within, _) in zip(packs, chain_parts(joined), strict=True):
-            pack.packed = within  # held once, not twice
+        with untraced():
+            joined = chain([p.packed for p in packs], self.relus)
+            for pack, (within, _) in zip(packs, chain_parts(joined), strict=True):
+                pack.packed = within  # held once, not twice
         made = self.made = (Packings(self.layers, packs), joined)
         return made
 

@@ -156,8 +156,11 @@ def made_sample(model: torch.nn.Module) -> tuple[Tensor, ...]:
 
 def arguments(sample: object) -> tuple[Tensor, ...]:
     arguments = sample if isinstance(sample, tuple) else (sample,)
-    if not all(isinstance(x, Tensor) for x in arguments):
-        raise TypeError(f"sample_input must be a tensor or a tuple of tensors, got {type(sample).__name__}")
+    for x in arguments:
+        if not isinstance(x, Tensor):
+            within = f"{type(x).__name__} in a " if isinstance(sample, tuple) else ""
+            got = f"{within}{type(sample).__name__}"
+            raise TypeError(f"sample_input must be a tensor or a tuple of tensors, got {got}")
     return arguments
 
 
