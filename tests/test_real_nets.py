@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -255,6 +256,33 @@ class Between(nn.Module):
 def run_of_all() -> nn.Module:
     linear = nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4)
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), *linear)
+
+
+class Named(nn.Module):
+    """Two Sequentials, one with a hook, of which one is called child by child."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(OrderedDict(flat=nn.Flatten(), fc=nn.Linear(8, 6), last=nn.Linear(6, 4)))
+        self.body = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+        self.head.register_forward_hook(lambda module, args, y: 2 * y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = total = x.flatten(1)
+        for layer in self.body:
+            y = layer(y)
+            total = total + y
+        return self.head(y) + total[:, :4]
+
+
+def test_frozen_sequentials_keep_names_hooks_and_children_called_alone() -> None:
+    net, x = pruned(Named()), torch.randn(2, 2, 4)
+    fast = vdk.sparsify(net, x, **ALL)
+    net(x)
+    torch.testing.assert_close(fast(x), net(x))
+    frozen = vdk.sparse.freeze(fast, x)
+    assert [*frozen.head._modules] == ["flat", "fc", "last"] and type(frozen.head.last) is nn.Identity
+    torch.testing.assert_close(frozen(x), net(x))
 
 
 jit = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:DeprecationWarning")

@@ -21,7 +21,8 @@ from ..ops.sparse_conv2d import (
 from ..ops.spmm.pack import Columns
 from ..ops.spmm.reference import row_of_each
 from ._ahead import run_ahead
-from ._layer import SparseLayer, has_gradients, may_pack_without_grad, tracing_state, untraced
+from ._calls import has_gradients, may_pack_without_grad, tracing_state, untraced
+from ._layer import SparseLayer
 from ._ordered import may_order
 
 __all__ = ["SparseConv2d"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,11 @@ from .conv import SparseConv2d
 from .linear import SparseLinear
 from .plan import Program, Run
 from .sequential import SparseSequential
+from .shrink import Sample
 from .shrinking.trace import arguments, run_sample
 from .steps import Chain, Convolution, Packing, Pool, Step, steps_of
 
 __all__ = ["freeze", "to_aotinductor", "to_export"]
-
-Sample = Tensor | tuple[Tensor, ...]
 
 
 class FrozenLinear(PackedState):
@@ -117,7 +117,8 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
     `SparseLinear` and `SparseConv2d` make their packed form when they are called, which a compiler or an
     exporter cannot follow: there they compute from compressed rows or, convolutions, as dense ones. A frozen
     net takes the same kernels everywhere. Children keep their places; what a neighbour took over becomes an
-    Identity.
+    Identity, but not in a Sequential of which the model's code calls children on their own. Convolutions
+    that the sample does not reach, and layers whose weight code reads, stay as they are.
 
     Args:
         model: on the CPU; any module with sparse layers in it.
@@ -126,9 +127,8 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
 
     Raises:
         ValueError: the model holds no sparse layer, one on another device, or a sparse convolution that
-            sample_input reaches with images of several sizes, or of a size its kernel does not take. One
-            that it does not reach, as in heads for training, stays as it is, as do layers whose weight is
-            read. Or the model cannot run on sample_input.
+            sample_input reaches with images of several sizes, or of a size its kernel does not take; or it
+            cannot run on sample_input.
         TypeError: `model` is no module, or `sample_input` no tensors.
     """
     check_module(model, "freeze")
@@ -141,15 +141,16 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
         if not layer.values.is_cpu or layer.values.dtype == torch.float64:
             what = f"{layer.values.dtype} on {layer.values.device}"
             raise ValueError(f"freeze: sparse layers must be on the CPU and not float64, got {what}")
-    geometries = _geometries(frozen, sample)
+    geometries, apart = _look(frozen, sample)
     with torch.no_grad():
         run_sample(frozen, sample)  # without the hooks that looked: `SparseSequential`s plan
-    # code that reads a weight finds none in a frozen layer
     stay = {
         m for m in layers if m._dense is not None or (isinstance(m, SparseConv2d) and m not in geometries)
     }
     holder = torch.nn.Sequential(frozen)
-    steps = {m: _steps(m, stay) for m in holder.modules() if isinstance(m, SparseSequential)}
+    steps = {
+        m: _steps(m, stay) for m in holder.modules() if isinstance(m, SparseSequential) and m not in apart
+    }
     # those within others first: what is made of one holds what was made of them
     for fused in reversed(steps):
         replace_(holder, {fused: _sequential(fused, steps[fused], geometries, stay)})
@@ -165,15 +166,20 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
     return holder[0]
 
 
-def _geometries(model: torch.nn.Module, sample: tuple[Tensor, ...]) -> dict[SparseConv2d, ConvGeometry]:
-    """Of what every sparse convolution sees."""
+def _look(
+    model: torch.nn.Module, sample: tuple[Tensor, ...]
+) -> tuple[dict[SparseConv2d, ConvGeometry], set[SparseSequential]]:
+    """What every sparse convolution sees; the Sequentials of which code calls children on their own."""
+    calls: Counter[torch.nn.Module] = Counter()
     seen: dict[SparseConv2d, list[ConvGeometry]] = {}
 
     def look(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        seen.setdefault(module, []).append(module._geometry(args[0] if args else kwargs["input"]))
+        calls[module] += 1
+        if isinstance(module, SparseConv2d):
+            seen.setdefault(module, []).append(module._geometry(args[0] if args else kwargs["input"]))
 
-    convs = {m: name for name, m in model.named_modules() if isinstance(m, SparseConv2d)}
-    handles = [module.register_forward_pre_hook(look, with_kwargs=True) for module in convs]
+    names = {module: name for name, module in model.named_modules()}
+    handles = [module.register_forward_pre_hook(look, with_kwargs=True) for module in names]
     try:
         with torch.no_grad():
             run_sample(model, sample)
@@ -183,10 +189,11 @@ def _geometries(model: torch.nn.Module, sample: tuple[Tensor, ...]) -> dict[Spar
     for module, geometries in seen.items():
         sizes = " and ".join(dict.fromkeys(str(g.image) for g in geometries))
         if len(set(geometries)) > 1:
-            raise ValueError(f"freeze: {convs[module]} meets images of several sizes, {sizes}")
+            raise ValueError(f"freeze: {names[module]} meets images of several sizes, {sizes}")
         if band_of(geometries[0]) == 0:
-            raise ValueError(f"freeze: {convs[module]} has no kernel for images of {sizes}")
-    return {module: geometries[0] for module, geometries in seen.items()}
+            raise ValueError(f"freeze: {names[module]} has no kernel for images of {sizes}")
+    apart = {m for m in names if isinstance(m, SparseSequential) and any(calls[c] > calls[m] for c in m)}
+    return {module: geometries[0] for module, geometries in seen.items()}, apart
 
 
 def _linear(layer: SparseLinear) -> FrozenLinear:
@@ -205,17 +212,20 @@ def _sequential(
     stay: Collection[SparseLayer],
 ) -> torch.nn.Sequential:
     """What a `SparseSequential` runs as one call, as one module."""
-    modules = torch.nn.Sequential(*module)
+    modules = [*module]
     at = 0
     for step in steps:
         stays = isinstance(step, Packing) and not set(step.layers).isdisjoint(stay)
         frozen = None if stays else _frozen(step, geometries)
         if frozen is not None:
-            modules[at] = frozen
+            modules[at] = frozen.eval()
             for swallowed in range(at + 1, at + len(step.modules)):
-                modules[swallowed] = torch.nn.Identity()
+                modules[swallowed] = torch.nn.Identity().eval()
         at += len(step.modules)
-    return modules.eval()
+    sequential = torch.nn.Sequential()
+    sequential.__dict__.update({k: v for k, v in module.__dict__.items() if k != "_plan"})
+    sequential._modules = dict(zip(module._modules, modules, strict=True))
+    return sequential
 
 
 def _steps(module: SparseSequential, stay: Collection[SparseLayer]) -> list[Step]:

@@ -11,7 +11,8 @@ from .. import functional as F
 from ..ops.spmm import spmm_ordered, spmm_packed, spmm_packed_eager
 from ..ops.spmm.pack import Columns, linear_columns
 from ._ahead import run_ahead
-from ._layer import SparseLayer, has_gradients, may_pack_without_grad, tracing_state
+from ._calls import has_gradients, may_pack_without_grad, tracing_state
+from ._layer import SparseLayer
 from ._ordered import may_order
 
 __all__ = ["SparseLinear"]

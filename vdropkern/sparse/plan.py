@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, float32
 
 from ..ops.sparse_net import conv_numbers, linear_numbers, pool_numbers, sparse_net_native
-from ._layer import SparseLayer, tracing_state
+from ._calls import tracing_state
+from ._layer import SparseLayer
 from ._watch import Packed, Packings
 from .steps import JOINED, Chain, Convolution, Flat, Idle, Packing, Pool, Step, is_plain, steps_of
 

@@ -7,7 +7,7 @@ from torch import Tensor, is_grad_enabled
 from torch.nn.modules.module import _has_any_global_hook
 
 from .._surgery import replace_
-from ._layer import may_pack_without_grad, tracing_state
+from ._calls import may_pack_without_grad, tracing_state
 from .conv import SparseConv2d
 from .linear import SparseLinear
 from .plan import Plan

@@ -12,7 +12,8 @@ from ..ops.sparse_conv2d import band_of, sparse_conv2d_native
 from ..ops.spmm import spmm_chain_eager
 from ..ops.spmm.pack import MOST_LAYERS, chain, chain_parts
 from ._ahead import run_ahead
-from ._layer import SparseLayer, has_gradients, may_pack_without_grad, tracing_state, untraced
+from ._calls import has_gradients, may_pack_without_grad, tracing_state, untraced
+from ._layer import SparseLayer
 from ._watch import Packed, Packings
 from .conv import SparseConv2d
 from .linear import SparseLinear
