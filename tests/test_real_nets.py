@@ -138,7 +138,12 @@ def test_code_that_reads_weights_and_names_inputs() -> None:
         assert fast.fc.weight is fast.fc.weight and fast.conv.weight.shape == (3, 2, 3, 3)
         fast.fc.values.mul_(2)
         torch.testing.assert_close(fast(x), 4 * net(x) - 2 * net.last(net.fc.bias @ net.fc.weight))
+    packed = fast.fc.packing()
+    assert fast(x).requires_grad and fast.fc.packing() is packed, "reading a weight costs no packed form"
+    fast(x).sum().backward()
+    ahead, fast.fc.values.grad = fast.fc.values.grad, None
     fast.train()(x).sum().backward()
+    torch.testing.assert_close(fast.fc.values.grad, ahead)
     net.fc.weight.data *= 2
     net.train()(x).sum().backward()
     kept = net.fc.weight != 0

@@ -98,6 +98,13 @@ def test_the_sample_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_kernels
+def test_convolutions_in_float64_stay_dense() -> None:
+    model = torch.nn.Sequential(pruned(torch.nn.Conv2d(32, 32, 5), 0.01)).double()
+    (row,) = vdk.plan_sparsification(model, torch.randn(16, 32, 24, 24).double()).rows
+    assert not row.changed and row.reason == "a convolution in float64, for which there is no sparse kernel"
+
+
+@needs_kernels
 def test_groups_stay_dense_unless_asked_for() -> None:
     model = torch.nn.Sequential(pruned(torch.nn.Conv2d(32, 32, 5, groups=2), 0.01))
     x = torch.randn(16, 32, 24, 24)

@@ -14,7 +14,13 @@ from torch.compiler import is_compiling
 
 from .._backend import native_on_cpu
 
-__all__ = ["has_gradients", "may_pack_without_grad", "tracing_state", "untraced"]
+__all__ = [
+    "are_functorch_transforms_active",
+    "has_gradients",
+    "may_pack_without_grad",
+    "tracing_state",
+    "untraced",
+]
 
 _PACKED_INPUTS = frozenset((torch.float32, torch.bfloat16, torch.float16))
 

@@ -12,7 +12,14 @@ from .._backend import cpu_byte_lookup
 from ..ops.spmm.csr import check_csr, csr_to_dense, dense_to_csr
 from ..ops.spmm.pack import Columns, pack
 from ..ops.spmm.reference import row_of_each
-from ._calls import has_gradients, may_pack_without_grad, untraced
+from ._ahead import run_ahead
+from ._calls import (
+    are_functorch_transforms_active,
+    has_gradients,
+    may_pack_without_grad,
+    tracing_state,
+    untraced,
+)
 from ._ordered import Ordered, ordered
 from ._watch import Packed, Watch, packed_of
 
@@ -106,10 +113,10 @@ class SparseLayer(torch.nn.Module):
     def repack(self) -> None:
         """Make the packed form anew at the next call."""
         self._drop_packs()
-        self._order = self._dense = None
+        self._order = None
 
     def _drop_packs(self) -> None:
-        self._pack, self._packs = None, ()
+        self._pack, self._packs, self._dense = None, (), None
 
     def float_values(self) -> Tensor:
         """The stored weights as floating numbers [nnz]; differentiable in `values`."""
@@ -131,15 +138,29 @@ class SparseLayer(torch.nn.Module):
     def weight(self) -> Tensor:
         """`weight_dense`, for code that reads the weight of its layers, if only to ask for its dtype.
 
-        No Parameter: what is written into it is lost. Without gradients it is kept until a value changes.
+        No Parameter: what is written into it is lost. In eval mode it is kept until a value changes.
         """
-        if self.wants_grad() or is_compiling() or "values" not in self._parameters:
+        values = self._parameters.get("values")
+        if values is None or is_compiling() or are_functorch_transforms_active():
             return self.weight_dense()
+        if tracing_state() is not None or not (is_grad_enabled() and values.requires_grad):
+            return self._kept_weight()
+        if not self.can_run_ahead():
+            return self.weight_dense()
+        return run_ahead(self._weight_ahead, (self,), values, ())
+
+    def _kept_weight(self) -> Tensor:
         held = self._dense
         if held is None or not held.watch.is_of(packed_of(self)):
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad(), untraced():
                 held = self._dense = Packed(Watch(packed_of(self)), None, self.weight_dense())
         return held.packed
+
+    def _weight_ahead(self, values: Tensor) -> Tensor:
+        kept = self._kept_weight().detach()
+        if not is_grad_enabled():
+            return kept
+        return csr_to_dense(values, self.col_indices, self.row_offsets, self.matrix_shape[1]).view_as(kept)
 
     def store_as(self, dtype: torch.dtype) -> SparseLayer:
         """Hold the weights in another dtype, in place; sums stay in float32. Returns the layer.

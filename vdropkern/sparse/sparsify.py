@@ -215,6 +215,8 @@ def _densest(layer: WeightLayer, limits: Limits) -> tuple[float, str]:
     assert isinstance(layer, torch.nn.Conv2d)
     if layer.groups > 1:
         return 0.0, "a convolution in groups, of which only timing (tune=True) tells"
+    if layer.weight.dtype == torch.float64:
+        return 0.0, "a convolution in float64, for which there is no sparse kernel"
     images = limits.shapes.get(layer, [None])
     where = "" if images != [None] else " at every batch and size of image"
     least = min(densest_conv2d(conv_shape(layer, image)) for image in images)
