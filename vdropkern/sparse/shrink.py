@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -141,7 +142,7 @@ def shrink(
                 raise
             raise ShrinkError(f"shrink: without its forward hooks, {err}") from err
         first = Analysis(traced).run_on(*sample)
-        if strays(first.result, expected, lambda: run_sample(root, sample)):
+        if strays(first.result, expected, root, sample):
             raise ShrinkError(f"shrink: {type(model).__name__} traced by torch.fx computes something else")
     before = {layer.module: _size(layer.module.weight) for layer in first.layers}
     folded = fold_into_layers(traced, first.shapes)
@@ -159,7 +160,7 @@ def shrink(
         if describe_tree(root) is not None:
             _leave_out(root, set(idle.values()))
         results = run_sample(root, sample)
-        if strays(results, expected, lambda: _trial(model, sample)):
+        if strays(results, expected, partial(_trial, model), sample):
             raise ShrinkError(
                 f"shrink: {type(model).__name__} shrunk computes something else; its code may ask what its "
                 "layers are, or hold them where torch.nn does not find them"
@@ -221,7 +222,7 @@ def _row(layer: Layer, before: tuple[tuple[int, ...], int]) -> ShrinkRow:
     return ShrinkRow(layer.name, before[0], after[0], before[1], after[1])
 
 
-def _trial(model: torch.nn.Module, sample: tuple[Tensor, ...]) -> Any:
+def _trial(model: torch.nn.Module, *sample: Tensor) -> Any:
     copy = _without_noise(model)
     with without_hooks(copy):
-        return run_sample(copy, sample)
+        return copy(*sample)
