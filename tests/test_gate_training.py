@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import vdropkern as vdk
 from vdropkern import nn as vnn
@@ -81,3 +84,16 @@ def test_concrete_dropout_learns_a_large_rate_where_nothing_is_learned() -> None
         layer.kl().backward()
         optimizer.step()
     assert abs(torch.sigmoid(layer.gate_location).item() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("average", [None, get_ema_multi_avg_fn(0.5)], ids=["mean", "ema"])
+def test_averages_of_nets_take_in_switches(average: Callable[..., None] | None) -> None:
+    layer = vnn.Linear(3, 2, method=Smallify())
+    averaged = AveragedModel(layer, use_buffers=True, multi_avg_fn=average)
+    for step in range(8):
+        with torch.no_grad():
+            layer.gate_location.copy_(torch.tensor([1.0, (-1.0) ** step]))
+        layer.project_()
+        averaged.update_parameters(layer)
+    assert layer.keep_mask()[:, 0].tolist() == [True, False]
+    assert torch.equal(averaged.module.keep_mask(), layer.keep_mask())

@@ -32,7 +32,8 @@ class Gate(Place):
             made = torch.zeros(_count(layer), dtype=weight.dtype, device=weight.device)
             layer.register_buffer("gate_sign_mean", made)
             layer.register_buffer("gate_sign_variance", made.clone())
-            layer.register_buffer("gate_open", torch.ones_like(made, dtype=torch.bool))
+            # 1 or 0, and no bool: averages of nets (torch.optim.swa_utils) take it in as they do parameters
+            layer.register_buffer("gate_open", torch.ones_like(made))
         self._reset_gates(layer)
 
     def reset(self, layer: Variational) -> None:
@@ -52,7 +53,7 @@ class Gate(Place):
         if isinstance(layer.method, Smallify):
             _tensor(layer, "gate_sign_mean").copy_(_tensor(layer, "gate_location").sign())
             _tensor(layer, "gate_sign_variance").zero_()
-            _tensor(layer, "gate_open").fill_(True)
+            _tensor(layer, "gate_open").fill_(1.0)
 
     def noise_parameters(self, layer: Variational) -> list[torch.nn.Parameter]:
         return super().noise_parameters(layer) + [
@@ -108,7 +109,7 @@ class Gate(Place):
             )
             return method.strength * a_gate * open_gates
         if isinstance(method, Smallify):
-            switch = torch.where(_tensor(layer, "gate_open"), _tensor(layer, "gate_location"), 0.0)
+            switch = torch.where(self.keep_units(layer), _tensor(layer, "gate_location"), 0.0)
             return method.strength * switch.to(wide_dtype(switch.dtype)).abs().sum()
         return super().penalty(layer)
 
@@ -127,7 +128,7 @@ class Gate(Place):
         if method.kind == "hard-concrete":
             return ~(F.hard_concrete_mean(location) <= 0)
         if isinstance(method, Smallify):
-            return _tensor(layer, "gate_open")
+            return _tensor(layer, "gate_open") > 0.5
         return torch.ones_like(location, dtype=torch.bool)
 
     def mean_gates(self, layer: Variational) -> Tensor | None:
@@ -167,7 +168,7 @@ class Gate(Place):
             mean, variance = _tensor(layer, "gate_sign_mean"), _tensor(layer, "gate_sign_variance")
             variance.lerp_((sign - mean).square(), 1 - method.momentum)
             mean.lerp_(sign, 1 - method.momentum)
-            _tensor(layer, "gate_open").logical_and_(~(variance >= method.threshold))
+            _tensor(layer, "gate_open").mul_(~(variance >= method.threshold))
 
 
 def _method(layer: Variational) -> Gated:
