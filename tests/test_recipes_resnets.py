@@ -195,6 +195,13 @@ def test_images_are_standardised() -> None:
     assert torch.equal(y[4], torch.zeros(3, 8, 8))
 
 
+def test_images_of_allconv6_lose_the_mean_colour_of_its_study() -> None:
+    grey = torch.full((1, 3, 2, 2), 124, dtype=torch.uint8)
+    y = RECIPES["allconv6"].prepare(grey)
+    assert y[0, :, 0, 0].tolist() == [0.0, 7.0, 20.0], "red, green, blue"
+    assert (RECIPES["allconv6"].prepare(grey[:, :1]) == 7.0).all()
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

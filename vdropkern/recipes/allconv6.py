@@ -75,8 +75,8 @@ def groups(model: torch.nn.Module, config: AllConvConfig) -> list[dict[str, Any]
 
 
 def prepare(images: Tensor) -> Tensor:
-    """uint8 [N, C, H, W] -> float32, ImageNet's mean colour subtracted, not scaled, as in Caffe."""
-    mean = torch.tensor((123.0, 117.0, 104.0), device=images.device).reshape(3, 1, 1)
+    """uint8 [N, C, H, W] -> float32, the study's mean colour subtracted (ImageNet's), not scaled."""
+    mean = torch.tensor((124.0, 117.0, 104.0), device=images.device).reshape(3, 1, 1)
     return images.to(torch.float32) - (mean if images.shape[1] == 3 else 117.0)
 
 
