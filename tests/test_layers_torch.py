@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -19,7 +19,9 @@ from vdropkern.methods import (
     GaussianW,
     L0HardConcrete,
     Method,
+    Smallify,
     SparseVD,
+    VariationalA,
 )
 
 from .layer_cases import ALL, FREE_ALPHA, LEARNED, NOISY, each, layer, net
@@ -231,14 +233,46 @@ def gradients_alone_and_parallel() -> list[list[Tensor]]:
     return grads
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
-def test_distributed_data_parallel() -> None:
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    if not torch.distributed.is_available():
+        pytest.skip("torch without torch.distributed")
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        # in a function of its own: a parallel model that outlives the group waits for its threads, and they
-        # may wait for the interpreter lock that it holds
-        for a, b in zip(*gradients_alone_and_parallel(), strict=True):
-            torch.testing.assert_close(a, b)
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_distributed_data_parallel() -> None:
+    # in a function of its own: a parallel model that outlives the group waits for its threads, and they may
+    # wait for the interpreter lock that it holds
+    for a, b in zip(*gradients_alone_and_parallel(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.usefixtures("process_group")
+@each([SparseVD(), SparseVD(noise="weights"), VariationalA(), Smallify(), ConcreteDropout()])
+def test_fully_sharded(method: Method) -> None:
+    """Shards stand in for parameters between passes, and KL, penalty and projection are asked for there."""
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    torch.manual_seed(0)
+    alone = net(method)
+    shards = copy.deepcopy(alone)
+    for module in (shards[0], shards[2], shards):
+        torch.distributed.fsdp.fully_shard(module, mesh=mesh)
+    x = torch.randn(4, 6)
+    for model in (alone, shards):
+        torch.manual_seed(1)
+        with vdk.collect_kl(model) as collected:
+            y = model(x)
+        collected_kl = collected.total()
+        torch.testing.assert_close(collected_kl, vdk.kl_divergence(model))
+        (y.square().sum() + collected_kl + vdk.penalty(model)).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.sub_(p.grad)
+        vdk.project_(model)
+    whole = [p.full_tensor() for p in shards.parameters()] + list(shards.buffers())
+    for a, b in zip([*alone.parameters(), *alone.buffers()], whole, strict=True):
+        torch.testing.assert_close(a, b)

@@ -67,6 +67,21 @@ def _kl_modules(model: torch.nn.Module) -> list[KLModule]:
     return [module for module in model.modules() if isinstance(module, KLModule)]
 
 
+def _ask(module: KLModule, what: str) -> Tensor:
+    """The module's ``kl`` or ``penalty``, of its whole parameters: the ops take no shards (FSDP)."""
+    own = module._parameters
+    sharded: dict[str, Any] = {name: p for name, p in own.items() if hasattr(p, "full_tensor")}
+    if not sharded:
+        value: Tensor = getattr(module, what)()
+        return value
+    module.__dict__["_parameters"] = own | {name: p.full_tensor() for name, p in sharded.items()}
+    try:
+        value = getattr(module, what)()
+    finally:
+        module.__dict__["_parameters"] = own
+    return value
+
+
 def _sum(terms: list[Tensor], model: torch.nn.Module) -> Tensor:
     """Sum on the first term's device; 0 where there is none."""
     if not terms:
@@ -90,7 +105,7 @@ def kl_divergence(model: torch.nn.Module) -> Tensor:
     Returns:
         scalar, float32 (float64 where a layer is float64), differentiable; 0 where no layer has a KL.
     """
-    return _sum([module.kl() for module in _kl_modules(model)], model)
+    return _sum([_ask(module, "kl") for module in _kl_modules(model)], model)
 
 
 def penalty(model: torch.nn.Module) -> Tensor:
@@ -107,7 +122,7 @@ def penalty(model: torch.nn.Module) -> Tensor:
     Returns:
         scalar, float32 (float64 where a layer is float64), differentiable; 0 where no layer has a penalty.
     """
-    return _sum([module.penalty() for module in _kl_modules(model)], model)
+    return _sum([_ask(module, "penalty") for module in _kl_modules(model)], model)
 
 
 class KLCollector:
@@ -134,7 +149,7 @@ class KLCollector:
         Modules that reported none (not run, run without gradients, of a method whose KL is not fused) are
         asked for it now. Call it before the optimiser's step, as it belongs to the weights of the pass.
         """
-        terms = [self._reported[m] if m in self._reported else m.kl() for m in self._modules]
+        terms = [self._reported[m] if m in self._reported else _ask(m, "kl") for m in self._modules]
         return _sum(terms, self._model)
 
 

@@ -182,9 +182,9 @@ def _count(layer: Variational) -> int:
 
 
 def _tensor(layer: Variational, name: str) -> Tensor:
-    """By name, since tensors may stand in for parameters."""
+    """By name, since tensors may stand in for parameters; whole where those are sharded."""
     t: Tensor = getattr(layer, name)
-    return t
+    return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
 def _parameters(layer: Variational) -> tuple[Tensor, Tensor | None]:
