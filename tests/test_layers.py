@@ -224,6 +224,14 @@ def test_projection_brings_the_noise_into_its_bounds(method: Method) -> None:
     assert torch.equal(noise, before.clamp(low, high))
 
 
+def test_gates_of_l0_keep_the_authors_bounds() -> None:
+    made = vnn.Linear(4, 3, method=L0HardConcrete())
+    with torch.no_grad():
+        made.gate_location.copy_(torch.tensor([-9.0, 4.6, 9.0]))
+    made.project_()
+    torch.testing.assert_close(made.gate_location.data, torch.tensor([math.log(0.01), 4.6, math.log(100)]))
+
+
 def test_value_on_the_bound_still_moves_inward() -> None:
     # alpha = 1 is where VariationalB starts: with a clamp in the graph it would never get away from there
     made = vnn.Linear(4, 3, method=VariationalB())

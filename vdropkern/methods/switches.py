@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,8 +49,8 @@ class L0HardConcrete(GatedDraws):
 
     @Cached
     def gate_parameters(self) -> dict[str, GateParameter]:
-        # the authors' bounds: further out a gate's gradient vanishes
-        bounds = (logit(0.01), logit(0.99))
+        # the authors' bounds, log 0.01 and log 100: further out a gate's gradient vanishes
+        bounds = (-math.log(100), math.log(100))
         return {"gate_location": GateParameter(logit(1 - self.drop), 0.01, bounds)}
 
     @property
