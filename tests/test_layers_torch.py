@@ -273,6 +273,10 @@ def test_fully_sharded(method: Method) -> None:
             for p in model.parameters():
                 p.sub_(p.grad)
         vdk.project_(model)
+    with pytest.raises(
+        ValueError, match=r"sparsity: model's parameters must be whole, but 0\.\w+ is sharded"
+    ):
+        vdk.sparsity(shards)
     whole = [p.full_tensor() for p in shards.parameters()] + list(shards.buffers())
     for a, b in zip([*alone.parameters(), *alone.buffers()], whole, strict=True):
         torch.testing.assert_close(a, b)

@@ -56,10 +56,19 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[int, 
 
 
 def check_module(model: object, where: str, name: str = "model") -> None:
-    """Raise unless it is a module: a path, a state dict and a class are what is given by mistake."""
+    """Raise unless it is a module: a path, a state dict and a class are what is given by mistake.
+
+    And unless its parameters are whole: of shards (FSDP) neither zeros nor units can be told.
+    """
     if not isinstance(model, torch.nn.Module):
         got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise TypeError(f"{where}: {name} must be a torch.nn.Module, got {got}")
+    for parameter_name, parameter in model.named_parameters():
+        if hasattr(parameter, "full_tensor"):
+            raise ValueError(
+                f"{where}: {name}'s parameters must be whole, but {parameter_name} is sharded; load the "
+                "full state dict (torch.distributed.checkpoint.state_dict) into a net that is not sharded"
+            )
 
 
 # torch's layers that have a variational twin
