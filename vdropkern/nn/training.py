@@ -37,6 +37,8 @@ def attach_projection(
 ) -> torch.utils.hooks.RemovableHandle:
     """Run `project_` on the model after every step of the optimiser.
 
+    Of several optimisers of one model attach it to one: ramps and running averages count its calls.
+
     Returns:
         a handle whose `remove()` ends it.
     """
