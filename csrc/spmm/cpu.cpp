@@ -11,7 +11,6 @@ namespace VDK_ISA {
 namespace {
 
 constexpr int64_t kGrain = 24000;  // cycles worth a thread, about
-constexpr int64_t kChunk = 256;    // columns transposed at a time: what a panel has of them stays in L1
 
 struct Buffers {
   float *even, *odd, *decoded;  // inputs and outputs of layers take turns
@@ -137,6 +136,8 @@ constexpr int64_t kWidths[] = {
 #endif
 };
 constexpr int64_t kMostWidth = kWidths[0];
+constexpr int64_t kChunk =
+    4096 / kMostWidth;  // columns turned at a time: what a panel has of them stays in L1
 
 int64_t panel_width(int64_t rows) {
   for (const int64_t width : kWidths)
@@ -164,10 +165,18 @@ void panel_of(const Pack& k, const float* x, int64_t rows, int64_t width, int64_
   for (int64_t block = block0; block < block1; ++block) {
     const int64_t begin = k.columns[block], end = k.columns[block + 1];
     float* const to = panel + (begin + block) * width;
-    for (int64_t c = begin; c < end; c += kChunk)  // so that lines are written once
-      for (int64_t at = 0; at < width; at += 8)
-        rows_to_panel(x + at * k.h.in, k.h.in, rows - at, c, c + kChunk < end ? c + kChunk : end,
-                      to + (c - begin) * width + at, width);
+    for (int64_t c = begin; c < end; c += kChunk) {  // so that lines are written once
+      const int64_t last = c + kChunk < end ? c + kChunk : end;
+      const auto turn = [&](auto lanes, int64_t at) __attribute__((always_inline)) {
+        rows_to_panel<decltype(lanes)>(x + at * k.h.in, k.h.in, rows - at, c, last,
+                                       to + (c - begin) * width + at, width);
+      };
+      int64_t at = 0;
+#if defined(__AVX512F__)
+      for (; at + 16 <= width; at += 16) turn(VecF{}, at);
+#endif
+      for (; at < width; at += 8) turn(Vec8{}, at);
+    }
     __builtin_memset(to + (end - begin) * width, 0, size_t(width) * sizeof(float));
   }
 }

@@ -7,46 +7,94 @@ namespace VDK_ISA {
 
 typedef float Vec4 __attribute__((vector_size(16)));
 
-// r[j] = {row 0's j-th, ..., row 7's j-th}, of rows of eight floats; those from `rows` on count as zero.
-VDK_INLINE void transpose_eight(const float* from, int64_t stride, int64_t rows, Vec8 (&r)[8]) {
-#pragma GCC unroll 2
-  for (int half = 0; half < 2; ++half) {
-    Vec8 a[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {  // two loads stand in for the shuffles across halves
-      const float* const p = from + i * stride + 4 * half;
-      const Vec4 low = i < rows ? load_as<Vec4>(p) : Vec4{};
-      const Vec4 high = i + 4 < rows ? load_as<Vec4>(p + 4 * stride) : Vec4{};
-      a[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
-    }
-    const Vec8 t0 = __builtin_shufflevector(a[0], a[1], 0, 8, 1, 9, 4, 12, 5, 13);
-    const Vec8 t1 = __builtin_shufflevector(a[2], a[3], 0, 8, 1, 9, 4, 12, 5, 13);
-    const Vec8 t2 = __builtin_shufflevector(a[0], a[1], 2, 10, 3, 11, 6, 14, 7, 15);
-    const Vec8 t3 = __builtin_shufflevector(a[2], a[3], 2, 10, 3, 11, 6, 14, 7, 15);
-    r[4 * half + 0] = __builtin_shufflevector(t0, t1, 0, 1, 8, 9, 4, 5, 12, 13);
-    r[4 * half + 1] = __builtin_shufflevector(t0, t1, 2, 3, 10, 11, 6, 7, 14, 15);
-    r[4 * half + 2] = __builtin_shufflevector(t2, t3, 0, 1, 8, 9, 4, 5, 12, 13);
-    r[4 * half + 3] = __builtin_shufflevector(t2, t3, 2, 3, 10, 11, 6, 7, 14, 15);
+// A vector of four(0), four(1), ..., four floats each, which come from memory.
+template <class V, class F>
+VDK_INLINE V of_fours(F&& four) {
+  static_assert(kLanesOf<V> == 8 || kLanesOf<V> == 16, "vector width");
+  if constexpr (kLanesOf<V> == 8) {
+    return __builtin_shufflevector(four(0), four(1), 0, 1, 2, 3, 4, 5, 6, 7);
+  } else {
+#if defined(__AVX512F__)
+    __m512 v = _mm512_castps128_ps512((__m128)four(0));  // the compiler would shuffle registers
+    v = _mm512_insertf32x4(v, (__m128)four(1), 1);
+    v = _mm512_insertf32x4(v, (__m128)four(2), 2);
+    return (V)_mm512_insertf32x4(v, (__m128)four(3), 3);
+#endif
   }
 }
 
-// Columns [begin, end) of eight rows of x, of which there are `rows`, into eight floats each at `panel`,
-// `stride` floats apart.
+// Squares of four by four floats turned, each where it stands among the fours of the vectors.
+template <class V>
+VDK_INLINE void turn_fours(V (&r)[4]) {
+  const auto low = [](V a, V b) __attribute__((always_inline)) {  // a0 b0 a1 b1 of each four
+    if constexpr (kLanesOf<V> == 8)
+      return __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+    else
+      return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+  };
+  const auto high = [](V a, V b) __attribute__((always_inline)) {  // a2 b2 a3 b3
+    if constexpr (kLanesOf<V> == 8)
+      return __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+    else
+      return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+  };
+  const auto lower = [](V a, V b) __attribute__((always_inline)) {  // a0 a1 b0 b1
+    if constexpr (kLanesOf<V> == 8)
+      return __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+    else
+      return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+  };
+  const auto upper = [](V a, V b) __attribute__((always_inline)) {  // a2 a3 b2 b3
+    if constexpr (kLanesOf<V> == 8)
+      return __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    else
+      return __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+  };
+  const V t0 = low(r[0], r[1]), t1 = low(r[2], r[3]), t2 = high(r[0], r[1]), t3 = high(r[2], r[3]);
+  r[0] = lower(t0, t1), r[1] = upper(t0, t1), r[2] = lower(t2, t3), r[3] = upper(t2, t3);
+}
+
+// r[j] = {row 0's j-th, row 1's j-th, ...}, of rows of four floats; those from `rows` on count as zero.
+template <class V>
+VDK_INLINE void turn_rows(const float* from, int64_t stride, int64_t rows, V (&r)[4]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)  // loads by fours stand in for the shuffles across them
+    r[i] = of_fours<V>([&](int j) __attribute__((always_inline)) {
+      const int row = 4 * j + i;
+      return row < rows ? load_as<Vec4>(from + row * stride) : Vec4{};
+    });
+  turn_fours(r);
+}
+
+// As `turn_rows`, of eight rows of eight floats.
+VDK_INLINE void transpose_eight(const float* from, int64_t stride, int64_t rows, Vec8 (&r)[8]) {
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    Vec8 four[4];
+    turn_rows(from + 4 * half, stride, rows, four);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) r[4 * half + i] = four[i];
+  }
+}
+
+// Columns [begin, end) of as many rows of x as V has lanes, of which there are `rows`, into so many floats
+// each at `panel`, `stride` floats apart.
+template <class V>
 VDK_INLINE void rows_to_panel(const float* x, int64_t ldx, int64_t rows, int64_t begin, int64_t end,
                               float* panel, int64_t stride) {
   int64_t k = begin;
-  const auto eight = [&](int64_t count) __attribute__((always_inline)) {
-    Vec8 r[8];
-    transpose_eight(x + k, ldx, count, r);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) store_as(panel + i * stride, r[i]);
+  const auto four = [&](int64_t count) __attribute__((always_inline)) {
+    V r[4];
+    turn_rows(x + k, ldx, count, r);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) store_as(panel + i * stride, r[i]);
   };
-  if (rows >= 8)
-    for (; k + 8 <= end; k += 8, panel += 8 * stride) eight(8);
+  if (rows >= kLanesOf<V>)
+    for (; k + 4 <= end; k += 4, panel += 4 * stride) four(kLanesOf<V>);
   else
-    for (; k + 8 <= end; k += 8, panel += 8 * stride) eight(rows);
+    for (; k + 4 <= end; k += 4, panel += 4 * stride) four(rows);
   for (; k < end; ++k, panel += stride)
-    for (int i = 0; i < 8; ++i) panel[i] = i < rows ? x[i * ldx + k] : 0;
+    for (int i = 0; i < kLanesOf<V>; ++i) panel[i] = i < rows ? x[i * ldx + k] : 0;
 }
 
 // The way back.
