@@ -30,6 +30,7 @@ SELECTION = (
     "tests/ops/test_spmm_packed.py",
     "tests/ops/test_spmm_lookup.py",
     "tests/ops/test_sparse_conv2d.py",
+    "tests/ops/test_sparse_conv2d_cells.py",
     "tests/ops/test_max_pool2d.py",
     "tests/ops/test_sparse_net.py",
     "tests/test_sparse_sequential.py",
@@ -41,6 +42,7 @@ import torch
 from pathlib import Path
 import vdropkern
 from tests.ops.test_sparse_conv2d import band_of, layer
+from tests.ops.test_sparse_conv2d_cells import packed_in_cells
 from tests.ops.test_spmm_lookup import damaged_lookups, packed_for_one
 from tests.ops.test_spmm_packed import damaged, packed_as
 from vdropkern.ops.sparse_conv2d import _op as conv
@@ -60,9 +62,16 @@ def run_lookup(part="bias", place=0, value=0):
 def run_conv(part="bias", value=0):
     net, x = layer("3x3", 1.0), torch.ones(1, 5, 9, 13)
     g = net._geometry(x)
-    conv.native(x, damaged(net.packed(g), part, value), 11, *map(list, g[1:5]), band_of(g), False)
+    conv.native(x, damaged(net.packed(g), part, value), 11, list(g.window), band_of(g), False)
+def run_cells(part="bias", value=0):
+    lanes = vdropkern._backend.cpu_lanes()
+    if lanes == 4:  # this CPU has no kernel that reads these
+        return run_conv(*dict(bias=(), cell_ends=("start", 400))[part])
+    net, x = layer("3x3", 1.0), torch.ones(1, 5, 9, 13)
+    g, good = net._geometry(x), packed_in_cells(net, x, (lanes // 4, 4, 5, 4))
+    conv.native(x, damaged(good, part, value), 11, list(g.window), band_of(g), False)
 """
-RIGHT = "run_csr(); run_packed(); run_packed(batch=9); run_lookup(); run_conv()"
+RIGHT = "run_csr(); run_packed(); run_packed(batch=9); run_lookup(); run_conv(); run_cells()"
 # what is wrong -> what the report calls it
 MISTAKES = {
     # behind the inputs and outputs that the kernel laid out in memory of its own, by vectors of any length
@@ -73,6 +82,7 @@ MISTAKES = {
     "run_lookup('rows', 0, 16)": "heap-buffer-overflow",
     "run_lookup('chunk', 0, 20)": "use-after-poison",
     "run_conv('start', 400)": "heap-buffer-overflow",
+    "run_cells('cell_ends', 4000)": "heap-buffer-overflow",
 }
 
 

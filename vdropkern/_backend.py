@@ -333,6 +333,12 @@ def cpu_byte_lookup() -> bool:
     return _devices.library_error is None and bool(_isa_bits() >> 12 & 1)
 
 
+def cpu_lanes() -> int:
+    """Floats of a vector of the CPU kernels; 0 without kernels."""
+    isa = cpu_isa()
+    return 0 if isa is None else {"portable": 4, "avx2": 8, "avx512": 16}[isa]
+
+
 def cpu_isas(kind: str = "supported") -> tuple[str, ...]:
     """Instruction sets ``built`` into the library, or those of them ``supported`` by this CPU."""
     if kind not in ("built", "supported"):

@@ -5,9 +5,10 @@ namespace vdk {
 namespace {
 
 Tensor sparse_conv2d(const Tensor& given, const Tensor& packed, int64_t out_channels,
-                     std::vector<int64_t> kernel, std::vector<int64_t> stride, std::vector<int64_t> padding,
-                     std::vector<int64_t> dilation, int64_t band, bool relu) {
-  const ConvSizes sizes("sparse_conv2d", given, kernel, stride, padding, dilation);
+                     std::vector<int64_t> window, int64_t band, bool relu) {
+  STD_TORCH_CHECK(window.size() == 8, "sparse_conv2d: window must be kernel size, stride, padding, dilation");
+  const int64_t* const n = window.data();
+  const ConvSizes sizes("sparse_conv2d", given, {n[0], n[1]}, {n[2], n[3]}, {n[4], n[5]}, {n[6], n[7]});
   const Tensor x = prepared(given, ScalarType::Float);
   const Tensor y = sparse_conv2d_of("sparse_conv2d", x, packed, out_channels, sizes, band, relu);
   return returned(y, given.scalar_type());

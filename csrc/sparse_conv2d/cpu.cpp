@@ -5,13 +5,12 @@
 #include <type_traits>
 
 #include "../common/workspace.h"
-#include "../spmm/tile.h"
+#include "stage.h"
 
 namespace vdk {
 namespace VDK_ISA {
 namespace {
 
-constexpr int64_t kEight = 8;
 // Vectors of a tile, side by side and one above the other: narrow images have high tiles. The more share a
 // weight the less its loads weigh in; ops/sparse_conv2d/plane.py knows these shapes too.
 #if defined(__AVX2__)
@@ -63,65 +62,22 @@ void multiply(const TileArgs& t, int64_t in, int64_t out, int64_t channel, Slice
 #endif
 }
 
-VDK_INLINE void copy_few(const float* from, float* to, int64_t n) {
-  if (n < kEight) {
-    for (int64_t i = 0; i < n; ++i) to[i] = from[i];
-    return;
-  }
-  for (int64_t i = 0; i + kEight < n; i += kEight) store_as(to + i, load_as<Vec8>(from + i));
-  store_as(to + n - kEight, load_as<Vec8>(from + n - kEight));  // what is left, some of it once more
-}
-
-// One phase of a band's columns: which of the image's they are, every `step`-th, and where padding stands.
-struct Phase {
-  int64_t before, inside, source, step;  // zeros, then inputs from column `source`, then zeros
-
-  Phase(const SparseConvArgs& a, int64_t first) : step(a.plane.phases_w) {
-    const int64_t skipped = first < a.pad_w ? (a.pad_w - first + step - 1) / step : 0;
-    before = skipped < a.plane.cols ? skipped : a.plane.cols;
-    source = before * step + first - a.pad_w;
-    const int64_t there = a.width > source ? (a.width - source + step - 1) / step : 0;
-    inside = there < a.plane.cols - before ? there : a.plane.cols - before;
-  }
-};
-
-// A row's inputs; what is padding is zero already.
-VDK_INLINE void stage_row(const float* from, const Phase& phase, float* to) {
-  if (phase.step == 1) return copy_few(from + phase.source, to + phase.before, phase.inside);
-  for (int64_t c = 0; c < phase.inside; ++c) to[phase.before + c] = from[phase.source + c * phase.step];
-}
-
-// The rows of a band that lie in the image.
-Range rows_inside(const SparseConvArgs& a, int64_t top, int64_t ph) {
-  const int64_t step = a.plane.phases_h, above = a.pad_h - ph - top * step;
-  const int64_t first = above > 0 ? (above + step - 1) / step : 0;
-  const int64_t last = (a.height + above + step - 1) / step;  // may lie above the band
-  const int64_t end = last < a.plane.rows ? last : a.plane.rows;
-  return {first, end > first ? end : first};
-}
-
 // Channels [begin, end) of the band that begins with output row `top`, as the weights' indices read them.
 void stage(const SparseConvArgs& a, const float* image, int64_t top, int64_t begin, int64_t end, float* to) {
   const ConvPlane& p = a.plane;
+  const int64_t pixels = a.height * a.width;
   for (int64_t block = 0; block < a.pack.h.blocks; ++block) {
     const int64_t last = a.pack.columns[block + 1];
     for (int64_t ph = 0; ph < p.phases_h; ++ph)
       for (int64_t pw = 0; pw < p.phases_w; ++pw) {
-        const Phase phase(a, pw);
-        const Range rows = rows_inside(a, top, ph);
-        const int64_t size = p.rows * p.cols, offset = (ph * p.phases_w + pw) * size;
-        const bool padded = rows.end - rows.begin < p.rows || phase.inside < p.cols;
+        const Phase phase(a, {top, 0, p.rows, p.cols}, ph, pw);
+        const int64_t offset = (ph * p.phases_w + pw) * p.rows * p.cols;
         for (int64_t c = a.pack.columns[block] > begin ? a.pack.columns[block] : begin; c < last && c < end;
              ++c) {
+          if (c + 1 < end && ph + pw == 0) phase.fetch(image + (c + 1) * pixels);
           float* const plane = to + (c + block) * p.size() + offset;
-          if (padded) __builtin_memset(plane, 0, size_t(size) * sizeof(float));
-          const float* const channel = image + c * a.height * a.width;
-          // the next channel's: pages are too short for the hardware to see it coming
-          const float* const next = channel + a.height * a.width + top * p.phases_h * a.width;
-          if (c + 1 < end && ph + pw == 0)
-            for (int64_t i = 0; i < p.rows * p.phases_h * a.width; i += 16) __builtin_prefetch(next + i);
-          for (int64_t r = rows.begin; r < rows.end; ++r)
-            stage_row(channel + ((top + r) * p.phases_h + ph - a.pad_h) * a.width, phase, plane + r * p.cols);
+          phase.pad(plane);
+          phase.read(image + c * pixels, plane);
         }
       }
     if (last > begin && last <= end)  // the zero behind the block
@@ -250,6 +206,7 @@ void sparse_conv2d(const SparseConvArgs& all, const Parallel& parallel) {
   a.batch -= done;
   a.x += done * a.channels * a.height * a.width;
   a.y += done * a.pack.h.out * a.out_height * a.out_width;
+  if (sparse_conv2d_cells(a, {tasks_of(a, parallel.threads), parallel.run})) return;
   const int64_t bands = (a.out_height + a.plane.band - 1) / a.plane.band, units = a.batch * bands;
   const int64_t tasks = tasks_of(a, parallel.threads);
   if (units < 2 * tasks && tasks > 1) {

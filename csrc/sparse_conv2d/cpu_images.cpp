@@ -11,7 +11,6 @@ namespace VDK_ISA {
 namespace {
 
 constexpr int64_t kImages = kVector;
-constexpr int64_t kWidest = kSums / 2, kHighest = 4;  // of a tile, in pixels
 constexpr int64_t kStrip = 32;  // columns at most that are stored at a time: two cache lines an image
 // Vectors of a band. Beyond L2 already: tiles are read from it often enough, and the fewer bands, the fewer
 // rows are moved from one to the next.
@@ -151,22 +150,6 @@ void keep_rows(const Group& g) {
       }
 }
 
-template <int kWide>
-void multiply_high(const Pieces& k, const Tile& t, int64_t slice, int64_t high) {
-  if constexpr (kWide * 4 <= kSums)
-    if (high == 4) return multiply_slice<kWide, 4>(k, t, slice);
-  if (high == 2) return multiply_slice<kWide, 2>(k, t, slice);
-  multiply_slice<kWide, 1>(k, t, slice);
-}
-// A tile of wide x high pixels, both powers of two.
-void multiply(const Pieces& k, const Tile& t, int64_t slice, int64_t wide, int64_t high) {
-  if constexpr (kWidest == 8)
-    if (wide == 8) return multiply_high<8>(k, t, slice, high);
-  if (wide == 4) return multiply_high<4>(k, t, slice, high);
-  if (wide == 2) return multiply_high<2>(k, t, slice, high);
-  multiply_high<1>(k, t, slice, high);
-}
-
 // n neighbouring pixels of an output channel, turned back.
 template <bool kFull>
 VDK_INLINE void unstage_pixels(const Group& g, const float* sums, int64_t image, int64_t n, float* y) {
@@ -234,7 +217,7 @@ void run_band(const Group& g, int64_t top) {
 void run_units(const SparseConvArgs& a, const Band& band, int64_t bands, int64_t images, int64_t begin,
                int64_t end) {
   Buffers own;
-  Pieces pieces(a, pieces_of(a));
+  Pieces pieces(a.pack, a.plane.size(), pieces_of(a));
   carve(a, band, pieces, scratch(Scratch::kTask, carve(a, band, pieces, nullptr, own)), own);
   pieces.prepare();
   for (int64_t unit = begin; unit < end; ++unit) {

@@ -22,6 +22,11 @@ inline Tensor sparse_conv2d_of(const char* op, const Tensor& x, const Tensor& pa
   STD_TORCH_CHECK(pack.h.in == s.channels * s.kernel[0] * s.kernel[1] && pack.h.out == out_channels &&
                       pack.h.plane == plane.size() && pack.columns[pack.h.blocks] == s.channels,
                   op, ": packed was made for another convolution or image size");
+  const PackHeader& h = pack.h;
+  STD_TORCH_CHECK(h.pieces == 0 || h.cell_plane == plane.phases_h * plane.phases_w *
+                                                       (h.cell_rows + plane.rows - plane.band) *
+                                                       (h.cell_cols + plane.cols - s.out_w),
+                  op, ": packed was made for another convolution");
   const Tensor y = empty({s.batch, out_channels, s.out_h, s.out_w}, ScalarType::Float);
   using Kernel = void (*)(const SparseConvArgs&, const Parallel&);
   if (y.numel() > 0) VDK_SELECT_AS(Kernel, sparse_conv2d)

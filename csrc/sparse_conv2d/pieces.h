@@ -33,17 +33,24 @@ VDK_INLINE int64_t pieces_of(const PackHeader& h, int64_t reads) {
 struct Pieces {
   const Pack& pack;
   int64_t plane, count;
-  float* decoded;  // [steps, 8], where weights are not stored as floats
-  uint16_t* ends;  // [count, groups, 8]: steps of a row of a group up to the end of a piece
+  const uint16_t* index;  // [steps, 8]: vectors from a block's first to an input's
+  const uint16_t* ends;   // [count, groups, 8]: steps of a row of a group up to the end of a piece
+  float* decoded;         // [steps, 8], where weights are not stored as floats
   const float* weights;
 
-  Pieces(const SparseConvArgs& a, int64_t pieces) : pack(a.pack), plane(a.plane.size()), count(pieces) {}
+  // As the weight was packed for cells,
+  explicit Pieces(const Pack& of)
+      : pack(of), plane(of.h.cell_plane), count(of.h.pieces), index(of.cell_index), ends(of.cell_ends) {}
+  // or cut here, once there is memory.
+  Pieces(const Pack& of, int64_t floats, int64_t pieces)
+      : pack(of), plane(floats), count(pieces), index(of.index), ends(nullptr) {}
+
   void carve(Carver& c) {
     decoded = c.take<float>(pack.h.stored == Stored::kFloat ? 0 : pack.h.steps * kPackRows);
-    ends = c.take<uint16_t>(count * pack.h.groups * kPackRows);
+    cut_ = c.take<uint16_t>(ends == nullptr ? count * pack.h.groups * kPackRows : 0);
   }
   void prepare() {
-    cut();
+    if (ends == nullptr) cut();
     weights = static_cast<const float*>(pack.values);
     if (pack.h.stored == Stored::kFloat) return;
     for (int64_t j = 0; j < pack.h.steps; ++j) {
@@ -55,6 +62,8 @@ struct Pieces {
   }
 
  private:
+  uint16_t* cut_;
+
   // A row's weights are sorted by their channels.
   void cut() {
     for (int64_t block = 0; block < pack.h.blocks; ++block) {
@@ -62,15 +71,16 @@ struct Pieces {
       const int64_t each = (channels + count - 1) / count * plane;
       for (int64_t g = pack.first[block * pack.h.slices]; g < pack.first[(block + 1) * pack.h.slices]; ++g)
         for (int64_t r = 0; r < kPackRows; ++r) {
-          const uint16_t* const index = pack.index + int64_t(pack.start[g]) * kPackRows + r;
+          const uint16_t* const at = index + int64_t(pack.start[g]) * kPackRows + r;
           int64_t j = 0, n = pack.start[g + 1] - pack.start[g];
-          while (n > 0 && index[(n - 1) * kPackRows] == channels * plane) --n;  // filled up with zeros
+          while (n > 0 && at[(n - 1) * kPackRows] == channels * plane) --n;  // filled up with zeros
           for (int64_t piece = 0; piece < count; ++piece) {
-            while (j < n && (piece + 1 == count || index[j * kPackRows] < (piece + 1) * each)) ++j;
-            ends[(piece * pack.h.groups + g) * kPackRows + r] = uint16_t(j);
+            while (j < n && (piece + 1 == count || at[j * kPackRows] < (piece + 1) * each)) ++j;
+            cut_[(piece * pack.h.groups + g) * kPackRows + r] = uint16_t(j);
           }
         }
     }
+    ends = cut_;
   }
 };
 
@@ -128,11 +138,29 @@ __attribute__((noinline)) void multiply_slice(const Pieces& g, const Tile& tile,
         if (k.rows[i] == kNoRow || (n == 0 && !is_first)) continue;
         const int64_t at = (k.start[i / kPackRows] + begin) * kPackRows + i % kPackRows;
         const int64_t row = slice * k.h.slice_rows + k.rows[i];
-        add_row<kWide, kHigh>(t, g.weights + at, k.index + at, n, is_first, k.bias[row],
+        add_row<kWide, kHigh>(t, g.weights + at, g.index + at, n, is_first, k.bias[row],
                               k.h.stored == Stored::kInt8 ? k.scale[row] : 1, t.sums + k.rows[i] * t.channel);
       }
     }
   }
+}
+
+constexpr int64_t kWidest = kSums / 2, kHighest = 4;  // of a tile, in vectors
+
+template <int kWide>
+void multiply_high(const Pieces& k, const Tile& t, int64_t slice, int64_t high) {
+  if constexpr (kWide * 4 <= kSums)
+    if (high == 4) return multiply_slice<kWide, 4>(k, t, slice);
+  if (high == 2) return multiply_slice<kWide, 2>(k, t, slice);
+  multiply_slice<kWide, 1>(k, t, slice);
+}
+// A tile of wide x high vectors, both powers of two.
+VDK_INLINE void multiply(const Pieces& k, const Tile& t, int64_t slice, int64_t wide, int64_t high) {
+  if constexpr (kWidest == 8)
+    if (wide == 8) return multiply_high<8>(k, t, slice, high);
+  if (wide == 4) return multiply_high<4>(k, t, slice, high);
+  if (wide == 2) return multiply_high<2>(k, t, slice, high);
+  multiply_high<1>(k, t, slice, high);
 }
 }  // namespace
 }  // namespace VDK_ISA

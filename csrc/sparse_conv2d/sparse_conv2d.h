@@ -29,5 +29,7 @@ struct SparseConvArgs {
 
 VDK_DECLARE_KERNEL(void sparse_conv2d(const SparseConvArgs& args, const Parallel& parallel);
                    // Of the first images, as many as are faster side by side in vectors; their number.
-                   int64_t sparse_conv2d_images(const SparseConvArgs& args, const Parallel& parallel);)
+                   int64_t sparse_conv2d_images(const SparseConvArgs& args, const Parallel& parallel);
+                   // Where the weight was packed for that; whether it was.
+                   bool sparse_conv2d_cells(const SparseConvArgs& args, const Parallel& parallel);)
 }  // namespace vdk

@@ -6,6 +6,9 @@
 //
 // For one row of inputs there may be the same matrix once more (`pairs`; ops/spmm/lookup.py, lookup.h): rows
 // by their number of nonzeros in groups of 64, whose nonzeros stand in pairs of steps.
+//
+// For a convolution there may be places for its weights in another layout of the image (`cells`;
+// ops/sparse_conv2d/cells.py, cpu_cells.cpp): its outputs stand in a grid of cells, one a lane.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -16,7 +19,7 @@ constexpr int kPackRows = 8;  // rows a group
 constexpr uint16_t kNoRow = 0xFFFF;
 constexpr int kLookupRows = 64;  // rows a group of look-ups, and inputs a chunk
 constexpr uint32_t kNoLookup = 0xFFFFFFFF;
-constexpr int64_t kPackMagic = 0x31'6D6D'7073'6B64;
+constexpr int64_t kPackMagic = 0x32'6D6D'7073'6B64;
 constexpr int64_t kPackAlign = 64;
 
 enum class Stored : int64_t { kFloat = 0, kBFloat16 = 1, kInt8 = 2 };
@@ -31,6 +34,9 @@ struct PackHeader {
   int64_t bytes;
   int64_t plane;  // floats from one input to the next; images alone have more than their panel's width
   int64_t pairs;  // of steps of 64 look-ups; 0 where that form was not made
+  // the grid, what one of its cells has of outputs, floats of a cell's plane, and the pieces of a block whose
+  // weights are taken one after the other; 0 where that form was not made
+  int64_t cells_high, cells_wide, cell_rows, cell_cols, cell_plane, pieces;
 };
 
 struct Pack {
@@ -51,6 +57,9 @@ struct Pack {
   const float* lookup_values;   // [pairs, 2, 64]
   const uint8_t* lookup_index;  // [pairs, 2, 64]: 128 + place from the chunk's begin on; below 128: none
 
+  const uint16_t* cell_index;  // [steps, 8]: which input of a block in cells
+  const uint16_t* cell_ends;   // [pieces, groups, 8]: a row's nonzeros up to the end of a piece
+
   int64_t lookup_groups() const { return h.pairs > 0 ? (h.out + kLookupRows - 1) / kLookupRows : 0; }
 };
 
@@ -68,6 +77,10 @@ inline bool read_pack(const void* data, int64_t bytes, Pack& pack) {
                            h.groups, h.steps, h.plane,  h.pairs,      h.longest};
   for (const int64_t size : sizes)
     if (size < 0 || size > kMost) return false;
+  constexpr int64_t kMostOfCells = int64_t(1) << 16;
+  const int64_t of_cells[] = {h.cells_high, h.cells_wide, h.cell_rows, h.cell_cols, h.cell_plane, h.pieces};
+  for (const int64_t size : of_cells)
+    if (size < (h.pieces > 0 ? 1 : 0) || size > (h.pieces > 0 ? kMostOfCells : 0)) return false;
   if (h.magic != kPackMagic || h.bytes != bytes || int64_t(h.stored) < 0 || int64_t(h.stored) > 2 ||
       h.blocks < 1 || h.slices > kMost / h.blocks || h.longest > h.steps)
     return false;
@@ -94,6 +107,8 @@ inline bool read_pack(const void* data, int64_t bytes, Pack& pack) {
   pack.chunk = reinterpret_cast<const uint16_t*>(part(h.pairs, 2));
   pack.lookup_values = reinterpret_cast<const float*>(part(places, 4));
   pack.lookup_index = reinterpret_cast<const uint8_t*>(part(places, 1));
+  pack.cell_index = reinterpret_cast<const uint16_t*>(part(h.pieces > 0 ? h.steps * kPackRows : 0, 2));
+  pack.cell_ends = reinterpret_cast<const uint16_t*>(part(h.pieces * h.groups * kPackRows, 2));
   return at == bytes;
 }
 

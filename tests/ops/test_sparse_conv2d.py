@@ -193,15 +193,17 @@ def test_image_sizes_take_turns() -> None:
 def test_opcheck_and_what_is_refused() -> None:
     sparse, x = layer("uneven"), torch.randn(2, 4, 11, 19)
     geometry = sparse._geometry(x)
-    sizes = [list(pair) for pair in geometry[1:5]]
+    window = list(geometry.window)
     packed, band = sparse.packed(geometry), band_of(geometry)
-    torch.library.opcheck(_op.native, (x, packed, 5, *sizes, band, True))
+    torch.library.opcheck(_op.native, (x, packed, 5, window, band, True))
     for bad_x, bad_packed, out, bad_band in (
         (x, packed[:-64], 5, band), (x, packed, 6, band), (x, packed, 5, 0), (x, packed, 5, band + 9),
         (x[..., 2:], packed, 5, band), (x[:, 1:], packed, 5, band), (x[0], packed, 5, band),
     ):  # fmt: skip
         with pytest.raises(RuntimeError, match="sparse_conv2d: "), vdk.use_backend("cpu"):
-            _op.native(bad_x, bad_packed, out, *sizes, bad_band, True)
+            _op.native(bad_x, bad_packed, out, window, bad_band, True)
+    with pytest.raises(RuntimeError, match="window must be kernel size, stride"), vdk.use_backend("cpu"):
+        _op.native(x, packed, 5, window[:6], band, True)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +250,6 @@ def test_planes_whose_size_overflows_are_refused() -> None:
     far, pad = 2**30, 3 * 2**29
     with vdk.use_backend("cpu"):
         with pytest.raises(RuntimeError, match="plane is too large"):
-            op(x, packed, 3, [4, 4], [far, far], [pad, pad], [far, far], 1, False)
+            op(x, packed, 3, [4, 4, far, far, pad, pad, far, far], 1, False)
         with pytest.raises(RuntimeError, match="a size is out of range"):
-            op(x, packed, 3, [4, 4], [2**62, 4], [0, 0], [1, 1], 1, False)
+            op(x, packed, 3, [4, 4, 2**62, 4, 0, 0, 1, 1], 1, False)

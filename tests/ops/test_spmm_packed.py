@@ -147,12 +147,14 @@ def damaged(packed: Tensor, part: str, value: int) -> Tensor:
     """`packed` with the last number of a part, or one of the header, replaced."""
     p, bad = parts(packed), packed.clone()
     names = list(p.header)
+    looked_up = {f"lookup_{name}": (t, t.itemsize) for name, t in p.lookups._asdict().items()}
     if part in names:
         bad[: 8 * len(names)].view(torch.int64)[names.index(part)] = value
         return bad
     sizes = {"columns": (p.begins, 8), "first": (p.first, 4), "start": (p.start, 4),
              "rows": (p.rows, 2), "bias": (p.bias, 4), "scales": (p.scales, 4), "values": (p.values, 4),
-             "index": (p.index, 2)}  # fmt: skip
+             "index": (p.index, 2), **looked_up,
+             "cell_index": (p.cell_index, 2), "cell_ends": (p.cell_ends, 2)}  # fmt: skip
     at = -(-8 * len(names) // 64) * 64
     for name, (tensor, size) in sizes.items():
         if name == part:

@@ -233,7 +233,8 @@ class SparseLayer(torch.nn.Module):
             if made is None:
                 watch = Watch(packed_of(self))  # before they are read
                 with untraced():
-                    made = Packed(watch, columns, self._packed_now(columns))
+                    packed = self._packed_now(columns)
+                made = Packed(watch, columns, packed, self._arguments(packed, columns))
             kept = [other for other in others if other is not made]
             self._pack, self._packs = made, tuple(kept[:_OTHER_SIZES])
         return made
@@ -248,6 +249,10 @@ class SparseLayer(torch.nn.Module):
         return self.values if made.values is None else made.values, made.order
 
     def _columns(self, columns: Any) -> Columns:
+        raise NotImplementedError
+
+    def _arguments(self, packed: Tensor, columns: Any) -> tuple[object, ...]:
+        """What the op of the packed form takes behind its input, but for the ReLU."""
         raise NotImplementedError
 
     def _packed_now(self, columns: Any) -> Tensor:

@@ -55,8 +55,11 @@ class Watch:
 class Packed:
     """A packed form for a kind of input, `columns`. It is itself wherever its bytes come to be held."""
 
-    def __init__(self, watch: Watch, columns: Any, packed: Tensor) -> None:
+    def __init__(
+        self, watch: Watch, columns: Any, packed: Tensor, arguments: tuple[object, ...] = ()
+    ) -> None:
         self.watch, self.columns, self.packed = watch, columns, packed
+        self.arguments = arguments  # of the op that runs it, behind the input
 
 
 def packed_of(layer: torch.nn.Module) -> tuple[Tensor | None, ...]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
+from .._backend import cpu_lanes
 from ..ops.sparse_conv2d import (
     ConvGeometry,
     Pair,
     band_of,
     blocks_of,
+    cells_of,
     conv_columns,
+    grid_of,
     sparse_conv2d,
+    sparse_conv2d_eager,
     sparse_conv2d_ordered,
 )
 from ..ops.spmm.pack import Columns
@@ -154,14 +159,25 @@ class SparseConv2d(SparseLayer):
         rest = f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}"
         return f"{sizes}, {rest}, {super().extra_repr()}"
 
+    def _arguments(self, packed: Tensor, columns: Any) -> tuple[object, ...]:
+        return packed, self.out_channels, columns.window, band_of(columns)
+
     def _columns(self, columns: Any) -> Columns:
-        return conv_columns(columns, blocks_of(columns, self.nnz / max(self.out_channels, 1)))
+        per_row = self.nnz / max(self.out_channels, 1)
+        places = conv_columns(columns, blocks_of(columns, per_row))
+        grid = grid_of(columns, self.nnz, self.out_channels, cpu_lanes())
+        cells = None if grid is None else cells_of(columns, grid, places.begins, per_row)
+        return dataclasses.replace(places, cells=cells)
 
     def _column_of_each(self) -> Tensor:
         """Columns of the weight without groups, [O, C * kh * kw]."""
         rows = row_of_each(self.row_offsets, self.nnz)
         group = rows // max(self.out_channels // self.groups, 1)
         return self.col_indices + group * self.matrix_shape[1]
+
+    def _is_for(self, g: ConvGeometry, x: Tensor) -> bool:
+        same = g.stride is self.stride and g.padding is self.padding and g.dilation is self.dilation
+        return same and x.shape[1:] == (g.in_channels, *g.image)
 
     def _geometry(self, x: Tensor) -> ConvGeometry:
         with contextlib.nullcontext() if tracing_state() is None else untraced():  # sizes would be tensors
@@ -175,6 +191,11 @@ class SparseConv2d(SparseLayer):
 
     def run(self, input: Tensor, relu: bool) -> Tensor:  # noqa: A002
         """`forward`, with a ReLU behind it or not whatever `activation` says; hooks do not run."""
+        if not is_grad_enabled():  # what small layers do at every call
+            held = self._held() if may_pack_without_grad(input) else None
+            if held is not None and tracing_state() is None and self._is_for(held.columns, input):
+                y: Tensor = sparse_conv2d_eager(input, *held.arguments, relu)
+                return y
         fits = input.ndim == 4 and input.shape[1] == self.in_channels
         if fits and has_gradients(input, (self,)) and may_pack_without_grad(input) and self.can_run_ahead():
             again = functools.partial(self.run, relu=relu)

@@ -67,9 +67,8 @@ class FrozenConv2d(PackedState):
         g = self.geometry
         _check_image("FrozenConv2d", input, (g.in_channels, *g.image))
         y: Tensor = sparse_conv2d_native(
-            input, self.packed, self.out_channels, g.kernel_size, g.stride, g.padding, g.dilation,
-            self.band, self.relu,
-        )  # fmt: skip
+            input, self.packed, self.out_channels, g.window, self.band, self.relu
+        )
         return y
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, float32, float64, is_grad_enabled
 
 from ..ops.max_pool2d import PoolGeometry, max_pool2d_native
-from ..ops.sparse_conv2d import band_of, sparse_conv2d_native
+from ..ops.sparse_conv2d import sparse_conv2d_native
 from ..ops.spmm import spmm_chain_eager
 from ..ops.spmm.pack import MOST_LAYERS, chain, chain_parts
 from ._ahead import run_ahead
@@ -170,9 +170,7 @@ class Convolution(Packing):
         held = layer._held()
         if held is not None and x.ndim == 4 and held.columns == layer._geometry(x):
             g = held.columns
-            arguments = (held.packed, layer.out_channels, g.kernel_size, g.stride, g.padding, g.dilation,
-                         band_of(g), self.relu)  # fmt: skip
-            self.made = (held, (g.in_channels, *g.image), arguments)
+            self.made = (held, (g.in_channels, *g.image), (*held.arguments, self.relu))
         return y
 
 

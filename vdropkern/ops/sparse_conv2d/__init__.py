@@ -8,6 +8,7 @@ from torch import Tensor
 from ..._backend import choose
 from .._register import register
 from . import reference
+from .cells import cells_of, grid_of
 from .plane import ConvGeometry, Pair, band_of, blocks_of, conv_columns
 
 __all__ = [
@@ -15,15 +16,17 @@ __all__ = [
     "Pair",
     "band_of",
     "blocks_of",
+    "cells_of",
     "conv_columns",
+    "grid_of",
     "sparse_conv2d",
+    "sparse_conv2d_eager",
     "sparse_conv2d_native",
     "sparse_conv2d_ordered",
 ]
 
 SCHEMA = (
-    "sparse_conv2d(Tensor x, Tensor packed, int out_channels, int[] kernel_size, int[] stride, int[] padding,"
-    " int[] dilation, int band, bool relu) -> Tensor"
+    "sparse_conv2d(Tensor x, Tensor packed, int out_channels, int[] window, int band, bool relu) -> Tensor"
 )
 
 ORDERED_SCHEMA = (
@@ -49,18 +52,8 @@ def _result(
     return x.new_empty((x.shape[0], out_channels, *sizes))
 
 
-def _fake(
-    x: Tensor,
-    packed: Tensor,
-    out_channels: int,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    band: int,
-    relu: bool,
-) -> Tensor:
-    return _result(x, out_channels, kernel_size, stride, padding, dilation)
+def _fake(x: Tensor, packed: Tensor, out_channels: int, window: list[int], band: int, relu: bool) -> Tensor:
+    return _result(x, out_channels, window[:2], window[2:4], window[4:6], window[6:])
 
 
 def _ordered_fake(
@@ -82,6 +75,8 @@ def _ordered_fake(
 
 _op = register(SCHEMA, reference.sparse_conv2d, _fake)
 sparse_conv2d_native = _op.native  # for graphs
+# as `spmm_packed_eager` of op `spmm`
+sparse_conv2d_eager = getattr(sparse_conv2d_native, "_op", sparse_conv2d_native)
 _ordered_op = register(ORDERED_SCHEMA, reference.sparse_conv2d_ordered, _ordered_fake)
 
 
@@ -93,10 +88,7 @@ def sparse_conv2d(
     relu: bool,
 ) -> Tensor:
     """y [N, O, H', W'] of a packed convolution with its bias, then ReLU where asked for; no gradients."""
-    g = geometry
-    y: Tensor = choose(_op, x)(
-        x, packed, out_channels, g.kernel_size, g.stride, g.padding, g.dilation, band_of(g), relu
-    )
+    y: Tensor = choose(_op, x)(x, packed, out_channels, geometry.window, band_of(geometry), relu)
     return y
 
 

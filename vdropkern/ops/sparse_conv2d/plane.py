@@ -14,7 +14,7 @@ import torch
 
 from ..spmm.pack import Columns
 
-__all__ = ["ConvGeometry", "Pair", "band_of", "conv_columns"]
+__all__ = ["ConvGeometry", "Pair", "band_of", "conv_columns", "plane_of", "reach_of"]
 
 Pair = tuple[int, int]
 _PLANE = 4096  # floats a plane should have at most where channels need several blocks anyway
@@ -47,14 +47,33 @@ class ConvGeometry(NamedTuple):
         )
         return h, w
 
+    @property
+    def window(self) -> tuple[int, ...]:
+        """All but the channels and the image, one after the other, as the op takes it."""
+        return self.kernel_size + self.stride + self.padding + self.dilation
+
+    def places(self, rows: int, cols: int) -> torch.Tensor:
+        """Where each of the window's inputs stands, [kh, kw], in phases of `rows` x `cols`."""
+        row = torch.arange(self.kernel_size[0])[:, None] * self.dilation[0]
+        col = torch.arange(self.kernel_size[1]) * self.dilation[1]
+        phase = row % self.stride[0] * self.stride[1] + col % self.stride[1]
+        return (phase * rows + row // self.stride[0]) * cols + col // self.stride[1]
+
+
+def reach_of(g: ConvGeometry) -> Pair:
+    """How many rows and columns of a phase outputs read beyond their own."""
+    h, w = ((k - 1) * d // s for k, d, s in zip(g.kernel_size, g.dilation, g.stride, strict=True))
+    return h, w
+
 
 def _phase(g: ConvGeometry, band: int) -> Pair:
     """Rows and columns of one phase of a band's plane."""
-    reach = [(k - 1) * d // s for k, d, s in zip(g.kernel_size, g.dilation, g.stride, strict=True)]
+    reach = reach_of(g)
     return band + reach[0], g.out_size[1] + reach[1]
 
 
-def _plane(g: ConvGeometry, band: int) -> int:
+def plane_of(g: ConvGeometry, band: int) -> int:
+    """Floats of a band's plane, of one channel."""
     rows, cols = _phase(g, band)
     return g.stride[0] * g.stride[1] * rows * cols
 
@@ -65,10 +84,10 @@ def band_of(g: ConvGeometry) -> int:
 
     As many as keep all channels in one block and in L2, unless that means to read most rows twice.
     """
-    one, height = _plane(g, 1), g.out_size[0]
+    one, height = plane_of(g, 1), g.out_size[0]
     if height < 1 or g.out_size[1] < 1 or 2 * one > _INDICES:  # a channel and the zero behind it
         return 0
-    row = _plane(g, 2) - one
+    row = plane_of(g, 2) - one
     whole, part = (1 + (most - one) // row for most in (_STAGED // (g.in_channels + 1), _PLANE))
     return min(height, whole if whole >= _LEAST_BAND * (one // row) else max(part, 1))
 
@@ -89,20 +108,16 @@ def blocks_of(g: ConvGeometry, per_row: float) -> int:
 def conv_columns(g: ConvGeometry, blocks: int = 1) -> Columns:
     """Places of the inputs of every weight (channel, row, column of the window), in at least `blocks`."""
     band = band_of(g)
-    plane, (rows, cols) = _plane(g, band), _phase(g, band)
+    plane, (rows, cols) = plane_of(g, band), _phase(g, band)
     blocks = max(blocks, -(-g.in_channels // (_INDICES // plane - 1)))
     per_block = -(-g.in_channels // max(blocks, 1))
     blocks = max(-(-g.in_channels // max(per_block, 1)), 1)
     channel = torch.arange(g.in_channels)[:, None, None]
-    row = torch.arange(g.kernel_size[0])[:, None] * g.dilation[0]
-    col = torch.arange(g.kernel_size[1]) * g.dilation[1]
-    phase = row % g.stride[0] * g.stride[1] + col % g.stride[1]
-    place = (phase * rows + row // g.stride[0]) * cols + col // g.stride[1]  # in a plane
     shape = (g.in_channels, *g.kernel_size)
     begins = (torch.arange(blocks + 1) * per_block).clamp(max=g.in_channels)
     return Columns(
         (channel // max(per_block, 1)).expand(shape).flatten(),
-        (channel % max(per_block, 1) * plane + place).flatten(),
+        (channel % max(per_block, 1) * plane + g.places(rows, cols)).flatten(),
         begins,
         begins.diff() * plane,
         plane,

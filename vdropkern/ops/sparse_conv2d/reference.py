@@ -32,19 +32,16 @@ def sparse_conv2d(
     x: Tensor,  # [N, C, H, W]
     packed: Tensor,  # uint8
     out_channels: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
+    window: Sequence[int],  # kernel size, stride, padding, dilation, each of rows and columns
     band: int,
     relu: bool,
 ) -> Tensor:  # [N, O, H', W']
     """y = conv2d(x, weight) + bias, then ReLU where asked for."""
-    sizes = [(s[0], s[1]) for s in (kernel_size, stride, padding, dilation, x.shape[2:])]
-    geometry = ConvGeometry(x.shape[1], *sizes)
+    kernel_size, stride, padding, dilation = ((window[i], window[i + 1]) for i in range(0, 8, 2))
+    geometry = ConvGeometry(x.shape[1], kernel_size, stride, padding, dilation, (x.shape[2], x.shape[3]))
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     weight, bias = (t.to(dtype) for t in unpack_conv(packed, geometry))
-    y = torch.nn.functional.conv2d(x.to(dtype), weight, bias, list(stride), list(padding), list(dilation))
+    y = torch.nn.functional.conv2d(x.to(dtype), weight, bias, stride, padding, dilation)
     return (y.relu() if relu else y).to(x.dtype).contiguous()
 
 

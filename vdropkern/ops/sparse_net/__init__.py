@@ -32,9 +32,7 @@ sparse_net_native = register(SCHEMA, reference.sparse_net, _fake).native
 
 def conv_numbers(index: int, out_channels: int, geometry: ConvGeometry, relu: bool) -> list[int]:
     """What a program says of a convolution whose packed form is the one of that index."""
-    g = geometry
-    sizes = (*g.kernel_size, *g.stride, *g.padding, *g.dilation)
-    return [CONV, index, out_channels, *sizes, band_of(g), int(relu)]
+    return [CONV, index, out_channels, *geometry.window, band_of(geometry), int(relu)]
 
 
 def pool_numbers(geometry: PoolGeometry, relu: bool) -> list[int]:

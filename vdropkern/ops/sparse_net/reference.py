@@ -22,10 +22,8 @@ def sparse_net(
     while numbers:
         kind = numbers.pop(0)
         if kind == 0:
-            index, out, kh, kw, sh, sw, ph, pw, dh, dw, band, relu = numbers[:12]
-            numbers = numbers[12:]
-            sizes = ((kh, kw), (sh, sw), (ph, pw), (dh, dw))
-            x = sparse_conv2d(x, packed[index], out, *sizes, band, bool(relu))
+            (index, out, *window, band, relu), numbers = numbers[:12], numbers[12:]
+            x = sparse_conv2d(x, packed[index], out, window, band, bool(relu))
         elif kind == 1:
             x = max_pool2d(x, *numbers[:8], *map(bool, numbers[8:10]))
             numbers = numbers[10:]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .lookup import check_lookups
-from .pack import CHAIN_MAGIC, MOST_LAYERS, NO_ROW, UNIT, chain_parts, parts, segments_of
+from .pack import CHAIN_MAGIC, MOST_LAYERS, NO_ROW, UNIT, Parts, chain_parts, parts, segments_of
 
 __all__ = ["check_pack", "check_packed"]
 
@@ -43,6 +43,20 @@ def check_pack(packed: Tensor) -> None:
     if bool((p.index > torch.repeat_interleave(zeros[block], lengths)[:, None]).any()):
         raise ValueError("packed: index must lie in its block")
     check_lookups(p.lookups, h["out"], h["in"])
+    _check_cells(p, lengths, block)
+
+
+def _check_cells(p: Parts, lengths: Tensor, block: Tensor) -> None:
+    """The places in cells, of groups of these lengths in these blocks."""
+    h = p.header
+    if h["pieces"] == 0:
+        return
+    ends = torch.nn.functional.pad(p.cell_ends, (0, 0, 0, 0, 1, 0))  # [pieces + 1, groups, 8]
+    if bool((ends.diff(dim=0) < 0).any()) or bool((ends[-1] > lengths[:, None]).any()):
+        raise ValueError("packed: the pieces of a row must end one after the other, within its group")
+    most = p.begins.diff() * h["cell_plane"]
+    if bool((p.cell_index >= torch.repeat_interleave(most[block], lengths)[:, None].clamp(min=1)).any()):
+        raise ValueError("packed: cell_index must lie in its block")
 
 
 def check_packed(packed: Tensor) -> None:

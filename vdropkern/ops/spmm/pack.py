@@ -21,7 +21,7 @@ from .reference import row_of_each
 
 __all__ = ["Columns", "chain", "chain_parts", "linear_columns", "pack", "unpack"]
 
-MAGIC = 0x316D6D7073_6B64
+MAGIC = 0x326D6D7073_6B64
 CHAIN_MAGIC = 0x316E69616863_6476
 MOST_LAYERS = 64  # of a chain
 ROWS = 8  # a group
@@ -30,11 +30,31 @@ ALIGN = 64
 UNIT = 4  # a linear layer's index is its input's place in bytes, of a panel one wide
 STORED = (torch.float32, torch.bfloat16, torch.int8)
 _HEADER = ("magic", "stored", "out", "in", "slices", "slice_rows", "blocks", "groups", "steps", "longest",
-           "bytes", "plane", "pairs")  # fmt: skip
+           "bytes", "plane", "pairs", "cells_high", "cells_wide", "cell_rows", "cell_cols", "cell_plane",
+           "pieces")  # fmt: skip
 _PER_ROW = 40  # nonzeros that a row should have in a block: fewer, and loading and storing its sum weighs in
 _LEAST_COLUMNS, _MOST_COLUMNS = 640, 4096
 _LEAST_ROWS, _MOST_SLICES = 128, 16  # threads share slices; the more rows one has, the less is filled up
 _MOST_ROWS = NO_ROW // ROWS * ROWS  # that 16 bits tell apart
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Where it finds them in another layout, that of `sparse_conv2d`'s cells.
+
+    Args:
+        grid: cells one above the other, side by side, and outputs that each has down and across.
+        index: int64 [I], as of `Columns`, in vectors.
+        plane: vectors from one channel to the next.
+        piece: int64 [I], which part of its block a column is in; those of a block come one after the other.
+        pieces: how many there are.
+    """
+
+    grid: tuple[int, int, int, int]
+    index: Tensor
+    plane: int
+    piece: Tensor
+    pieces: int
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,7 @@ class Columns:
         begins: int64 [blocks + 1], where a block's inputs begin, in inputs.
         zero: int64 [blocks], the place within a block of the zero behind its inputs.
         plane: floats from one input to the next, 0 where that is the panel's width.
+        cells: the other layout, where there is one.
     """
 
     block: Tensor
@@ -55,6 +76,7 @@ class Columns:
     begins: Tensor
     zero: Tensor
     plane: int = 0
+    cells: Cells | None = None
 
 
 def linear_columns(in_features: int, density: float) -> Columns:
@@ -80,7 +102,8 @@ def _parts(header: dict[str, int]) -> list[tuple[int, int]]:
     scales = header["out"] if STORED[header["stored"]] == torch.int8 else 0
     return [(8, header["blocks"] + 1), (4, segments + 1), (4, groups + 1), (2, ROWS * groups),
             (4, header["out"]), (4, scales), (size, ROWS * steps), (2, ROWS * steps),
-            *part_sizes(header["out"], header["pairs"])]  # fmt: skip
+            *part_sizes(header["out"], header["pairs"]),
+            (2, ROWS * steps if header["pieces"] else 0), (2, header["pieces"] * groups * ROWS)]  # fmt: skip
 
 
 def _padded(size: int) -> int:
@@ -143,14 +166,22 @@ def pack(
 
     bias = torch.zeros(out, dtype=torch.float32) if bias is None else bias.detach().float()
     looked_up = lookups(values, col_indices, row_offsets, bias) if one_row else None
+    cells, grid, in_cells = columns.cells, (0,) * 6, [low_bits(index[:0], torch.int16)] * 2
+    if cells is not None:
+        grid = (*cells.grid, cells.plane, cells.pieces)
+        index_in_cells = torch.zeros_like(index)  # no kernel reads those that fill up a group
+        index_in_cells[place] = cells.index[col[by_cell]]
+        of_piece = cells.piece[col[by_cell]] * groups * ROWS + slots
+        ends = torch.bincount(of_piece, minlength=cells.pieces * groups * ROWS).view(cells.pieces, -1)
+        in_cells = [low_bits(t.flatten(), torch.int16) for t in (index_in_cells, ends.cumsum(0))]
     numbers = dict(zip(_HEADER, (MAGIC, STORED.index(values.dtype), out, columns.block.shape[0], slices,
                                  slice_rows, blocks, groups, steps, int(lengths.max()) if groups else 0, 0,
-                                 columns.plane, 0 if looked_up is None else looked_up.chunk.numel()),
+                                 columns.plane, 0 if looked_up is None else looked_up.chunk.numel(), *grid),
                        strict=True))  # fmt: skip
     contents = [
         columns.begins, first.int(), start.int(), low_bits(rows, torch.int16), bias,
         bias[:0] if scales is None else scales.float(), packed_values, low_bits(index, torch.int16),
-        *(looked_up or ()),
+        *(looked_up or [bias[:0]] * len(Lookups._fields)), *in_cells,
     ]  # fmt: skip
     return _joined(numbers, contents)
 
@@ -162,7 +193,7 @@ def _joined(header: dict[str, int], contents: list[Tensor]) -> Tensor:
     header["bytes"] = at[-1]
     packed = torch.zeros(at[-1], dtype=torch.uint8)
     packed[: 8 * len(_HEADER)] = torch.tensor([header[n] for n in _HEADER]).view(torch.uint8)
-    for begin, part in zip(at, contents, strict=False):
+    for begin, part in zip(at[:-1], contents, strict=True):
         if part.numel():  # an empty one may have any stride, which view refuses
             data = part.contiguous().view(torch.uint8)
             packed[begin : begin + data.numel()] = data
@@ -183,6 +214,8 @@ class Parts:
     values: Tensor  # [steps, 8]
     index: Tensor  # [steps, 8]
     lookups: Lookups  # empty where they were not made
+    cell_index: Tensor  # [steps, 8], or empty
+    cell_ends: Tensor  # [pieces, groups, 8]
 
 
 def parts(packed: Tensor) -> Parts:
@@ -196,12 +229,15 @@ def parts(packed: Tensor) -> Parts:
     packed = packed.clone()  # so that it begins on a multiple of 64
     header = dict(zip(_HEADER, packed[: 8 * len(_HEADER)].view(torch.int64).tolist(), strict=True))
     small = all(0 <= header[name] <= 2**40 for name in _HEADER[1:])
+    least, most = (1, 1 << 16) if header["pieces"] else (0, 0)
+    small = small and all(least <= header[name] <= most for name in _HEADER[-6:])
     if header["magic"] != MAGIC or not small or header["stored"] >= len(STORED):
         raise ValueError("packed has no header of a packed matrix")
     at, found = _padded(8 * len(_HEADER)), []
     dtypes = (torch.int64, torch.int32, torch.int32, torch.int16, torch.float32, torch.float32,
               STORED[header["stored"]], torch.int16,
-              torch.int32, torch.int32, torch.float32, torch.int16, torch.float32, torch.uint8)  # fmt: skip
+              torch.int32, torch.int32, torch.float32, torch.int16, torch.float32, torch.uint8,
+              torch.int16, torch.int16)  # fmt: skip
     for (size, count), dtype in zip(_parts(header), dtypes, strict=True):
         if at + _padded(size * count) > packed.numel():
             raise ValueError(f"packed is cut short: its header needs more than {packed.numel()} bytes")
@@ -210,9 +246,10 @@ def parts(packed: Tensor) -> Parts:
         at += _padded(size * count)
     if at != packed.numel() or header["bytes"] != at:
         raise ValueError(f"packed must be {at} bytes, got {packed.numel()}")
-    begins, first, start, rows, bias, scales, values, index, *looked_up = found
+    begins, first, start, rows, bias, scales, values, index, *looked_up, in_cells, ends = found
     return Parts(header, begins, first.long(), start.long(), _from_low(rows), bias, scales,
-                 values.view(-1, ROWS), _from_low(index), Lookups(*looked_up))  # fmt: skip
+                 values.view(-1, ROWS), _from_low(index), Lookups(*looked_up), _from_low(in_cells),
+                 _from_low(ends).view(-1, header["groups"], ROWS))  # fmt: skip
 
 
 def segments_of(p: Parts) -> Tensor:
