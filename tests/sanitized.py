@@ -46,6 +46,7 @@ from tests.ops.test_sparse_conv2d_cells import packed_in_cells
 from tests.ops.test_spmm_lookup import damaged_lookups, packed_for_one
 from tests.ops.test_spmm_packed import damaged, packed_as
 from vdropkern.ops.sparse_conv2d import _op as conv
+from vdropkern.sparse import SparseConv2d
 from vdropkern.ops.spmm import _op as csr, _packed_op as packed
 assert Path(vdropkern.__file__).parent == Path({str(BUILD / "vdropkern")!r})
 assert vdropkern._backend.library_error() is None
@@ -67,9 +68,10 @@ def run_cells(part="bias", value=0):
     lanes = vdropkern._backend.cpu_lanes()
     if lanes == 4:  # this CPU has no kernel that reads these
         return run_conv(*dict(bias=(), cell_ends=("start", 400))[part])
-    net, x = layer("3x3", 1.0), torch.ones(1, 5, 9, 13)
+    net = SparseConv2d.from_dense(torch.nn.Conv2d(5, 16, 3, padding=1))
+    x = torch.ones(1, 5, 9, 13)
     g, good = net._geometry(x), packed_in_cells(net, x, (lanes // 4, 4, 5, 4))
-    conv.native(x, damaged(good, part, value), 11, list(g.window), band_of(g), False)
+    conv.native(x, damaged(good, part, value), 16, list(g.window), band_of(g), False)
 """
 RIGHT = "run_csr(); run_packed(); run_packed(batch=9); run_lookup(); run_conv(); run_cells()"
 # what is wrong -> what the report calls it
