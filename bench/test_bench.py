@@ -18,7 +18,20 @@ from rich.console import Console
 
 from vdropkern import functional as vF
 
-from . import bench_linear_lrt, cases, docs, peers, plot, report, run, sparse, specs, worker
+from . import (
+    bench_linear_lrt,
+    cases,
+    docs,
+    gate,
+    peers,
+    plot,
+    report,
+    run,
+    sparse,
+    sparse_peers,
+    specs,
+    worker,
+)
 from .bench_conv2d_lrt import errors
 from .memory import peak_bytes, saved_bytes
 from .rows import problems, rows
@@ -318,3 +331,14 @@ def test_sparse_tables_change_between_their_marks_only(
     text = page.read_text()
     row = "| 300x784 | 90 % | 8 | 100 | 9.5 (9.0-9.9) | 10: missed | 1.2 |"
     assert text.startswith("top\n") and text.endswith("\nbottom\n") and row in text and "stale" not in text
+
+
+@pytest.mark.parametrize("peer", ["onnxruntime", "openvino"])
+def test_other_runtimes_compute_in_float32(peer: str):
+    pytest.importorskip("onnx")
+    pytest.importorskip(peer)
+    layer, x = torch.nn.Linear(256, 64), torch.randn(8, 256)
+    with torch.no_grad():
+        truth = torch.relu(layer.double()(x.double()))
+        found = sparse_peers.CONV_PEERS[peer](layer.float())(x)
+    assert gate.compare({peer: found}, {peer: truth}, layer.in_features) == []
