@@ -22,7 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         from .app import app
 
-        app(args=given, prog_name="vdropkern")
+        try:
+            app(args=given, prog_name="vdropkern")
+        except OSError as err:
+            if err.filename is None or err.strerror is None:
+                raise
+            print(f"vdropkern: {err.filename}: {err.strerror}", file=sys.stderr)
+            sys.exit(1)
 
 
 def _plain_main(given: list[str], missing: list[str]) -> None:
