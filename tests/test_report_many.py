@@ -285,6 +285,12 @@ def test_reports_of_everything_that_folders_can_be(tmp_path: Path) -> None:
     assert missing == ["method=sparse-vd_seed=1"]
     again, _ = collect([tmp_path / "runs" / "s", tmp_path / "runs" / "s" / "method=none_seed=0"])
     assert len(again) == 3
+    study = write(tmp_path / "more" / "study", {"format": 2, "recipe": "estimator-study"})
+    for name in ("study.png", "report.html"):
+        (study / name).touch()
+    assert len(collect([tmp_path / "more"])[0]) == 1
+    with pytest.raises(CheckpointError, match=r"study/results\.json: results of a training"):
+        collect([study])
 
 
 def test_wrong_folders_are_told_and_nothing_is_written(tmp_path: Path) -> None:
@@ -300,10 +306,10 @@ def test_wrong_folders_are_told_and_nothing_is_written(tmp_path: Path) -> None:
         ([str(whole), str(whole), "--out", str(file)], "file is a file; give a folder"),
         (["not-there"], "not-there: no such folder"),
         ([str(tmp_path / "empty")], "has the run finished?"),
-        ([str(whole), str(whole)], "--out: a folder"),
+        ([str(whole), str(whole)], "--out: not given; a folder"),
         ([str(tmp_path / "empty"), "--out", str(out)], "no finished run or sweep there"),
         ([str(broken), str(broken), "--out", str(out)], "results without config, data, test, seconds"),
-        ([str(broken), str(broken), "--out", str(broken)], "holds a run with a report of its own"),
+        ([str(broken), str(broken), "--out", str(broken)], "holds a run with files of its own"),
     ):
         code, text = cli("report", *args)
         assert code == 2

@@ -117,6 +117,9 @@ def statuses(folder: Path) -> list[str]:
         ([RECIPE, "--over", "epochs=1,2.5"], "--epochs: '2.5' given, an integer accepted"),
         ([RECIPE, "--set", "lr=-1"], "--lr: -1.0 given"), ([RECIPE, "--over", "seed=0,0"], "differ"),
         ([RECIPE, "--workers", "0"], "--workers: 0 given"), ([RECIPE, "--threads", "0"], "--threads: 0"),
+        ([RECIPE, "--threads", "99999999999"], "1 to 1,024 accepted"),
+        ([RECIPE, "--device", "tpu"], "'tpu' given"),
+        ([RECIPE, "--out", __file__], "is a file; give a folder"),
         ([RECIPE, "--data", "not-there"], "not-there"),
     ],
 )  # fmt: skip

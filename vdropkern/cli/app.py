@@ -158,8 +158,7 @@ def train(
         given |= {"data": data} if data is not None else {}
         given |= {"device": device} if device != "cpu" else {}
         given |= {"tensorboard": True} if tensorboard else {}
-        given |= {word.lstrip("-"): word for word in ctx.args if word.startswith("-")}
-        run_study(given, out=out, overwrite=overwrite, resume=resume, threads=threads)
+        run_study(given, ctx.args, out=out, overwrite=overwrite, resume=resume, threads=threads)
         return
     wish = Wish(data, out, device, resume, overwrite, tensorboard)
     run(recipe, given, wish, threads, ctx.args)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..recipes.checkpoint import CheckpointError
+from ..recipes.checkpoint import FILE_NAME, CheckpointError
 from ..recipes.config import ConfigError
 from ..recipes.idx import DataError
 from ..recipes.ranks import Ranks, RanksError, is_first, process_count
+from ..recipes.results import RESULTS_NAME
 from ..recipes.text import cell, compression
 from ..sparse import ModelFileError, ShrinkReport, SizeReport
 
@@ -23,6 +25,7 @@ console = Console(quiet=not is_first())
 errors = Console(stderr=True, quiet=not is_first())
 all_errors = Console(stderr=True)
 WRONG_USE = 2
+MAX_THREADS = 1024  # many more end the process: every one has a stack
 
 
 class UsageError(Exception):
@@ -72,17 +75,36 @@ def refuse_several(command: str) -> None:
             )
 
 
+def check_count(flag: str, given: int, low: int, high: int) -> None:
+    """Raise UsageError unless a number given by a flag lies in [low, high]."""
+    if not low <= given <= high:
+        raise UsageError(f"{flag}: {given} given, {low} to {high:,} accepted")
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise UsageError unless a process can have so many threads; None: torch's own choice."""
+    if threads is not None:
+        check_count("--threads", threads, 1, MAX_THREADS)
+
+
+def check_folder(out: Path) -> None:
+    """Raise UsageError unless --out can be a folder for something else than a run's own files."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out: {out} is a file; give a folder, which is made if it is not there")
+    if any((out / name).exists() for name in (FILE_NAME, RESULTS_NAME)):
+        raise UsageError(f"--out: {out} holds a run with files of its own; another folder accepted")
+
+
 def set_threads(threads: int | None) -> None:
     """torch's threads for this process.
 
     Raises:
-        UsageError: fewer than one.
+        UsageError: too few or too many.
     """
     import torch
 
+    check_threads(threads)
     if threads is not None:
-        if threads < 1:
-            raise UsageError(f"--threads: {threads} given, at least 1 accepted")
         torch.set_num_threads(threads)
 
 

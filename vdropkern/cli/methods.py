@@ -29,7 +29,7 @@ def _table() -> Table:
     for column in ("name", "noise enters"):
         table.add_column(column, no_wrap=True)
     for column in ("scale", "prior or penalty", "paper"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # numbers of papers whole
     for cls in METHODS.values():
         entry = describe(cls)
         cells = (entry.name, entry.enters, entry.scale, entry.prior, entry.paper)

@@ -94,7 +94,7 @@ def make_plan(recipe: Recipe, given: dict[str, Any], wish: Wish, ranks: Ranks) -
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError('the report needs matplotlib: pip install "vdropkern[recipes]"')
     check_tensorboard(wish.tensorboard)
-    device = _device(wish.device, ranks)
+    device = find_device(wish.device, ranks)
     wanted = replace(recipe.default_config(0), **given)  # wrong settings are told before data are looked for
     state = None
     if wish.resume:
@@ -141,6 +141,8 @@ def _config(recipe: Recipe, images: Images, given: dict[str, Any]) -> TrainConfi
 
 
 def _resumed_config(recipe: Recipe, state: dict[str, Any], given: dict[str, Any]) -> TrainConfig:
+    if (name := state["config"]["recipe"]) != recipe.name:
+        raise UsageError(f"--resume: the run to resume is of recipe {name}, {recipe.name} given")
     config = recipe.config.from_dict(state["config"])
     asked = replace(config, **given)
     for name in given:
@@ -149,7 +151,12 @@ def _resumed_config(recipe: Recipe, state: dict[str, Any], given: dict[str, Any]
     return config
 
 
-def _device(name: str, ranks: Ranks) -> torch.device:
+def find_device(name: str, ranks: Ranks) -> torch.device:
+    """The device that --device names, on this process.
+
+    Raises:
+        UsageError: no such device.
+    """
     try:
         device = torch.device(name)
     except RuntimeError:

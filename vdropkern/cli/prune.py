@@ -20,6 +20,8 @@ from ..sparse import ShrinkError, ShrinkReport, shrink, size_report, to_dense
 from ..sparse.shrinking.trace import made_sample
 from .console import (
     UsageError,
+    check_count,
+    check_folder,
     console,
     exit_codes,
     inference_table,
@@ -30,6 +32,7 @@ from .console import (
 )
 
 SIZES_NAME = "sizes.json"
+MAX_BATCH, MAX_ROUNDS = 10**6, 10**6
 
 
 def run_sparsify(checkpoint: Path, out: Path, threshold: float | None) -> None:
@@ -38,8 +41,7 @@ def run_sparsify(checkpoint: Path, out: Path, threshold: float | None) -> None:
         model, origin = _trained(checkpoint, threshold)
         if not out.parent.is_dir():
             raise UsageError(f"--out: there is no folder {out.parent}")
-        if out.exists() and not out.is_dir():
-            raise UsageError(f"--out: {out} is a file; give a folder, which is made if it is not there")
+        check_folder(out)
         numbers, shrunk = layer_numbers(model), _shrink_report(model)
         pruned = prune(model)
         sizes = size_report(pruned)
@@ -82,10 +84,9 @@ def run_bench(path: Path, batches: list[int], rounds: int, threads: int | None) 
     """Do what `vdropkern bench` was asked to."""
     with exit_codes("bench"):
         set_threads(threads)
-        if min(batches) < 1:
-            raise UsageError(f"--batch: {min(batches)} given, at least 1 accepted")
-        if rounds < 2:
-            raise UsageError(f"--rounds: {rounds} given, at least 2 accepted")
+        for batch in batches:
+            check_count("--batch", batch, 1, MAX_BATCH)
+        check_count("--rounds", rounds, 2, MAX_ROUNDS)
         file = path / MODEL_NAME if path.is_dir() else path
         if not file.is_file():
             raise UsageError(

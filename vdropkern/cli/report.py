@@ -9,7 +9,7 @@ from pathlib import Path
 from ..recipes.compare import collect, group
 from ..recipes.compare_page import write_comparison
 from ..recipes.sweep import SWEEP_NAME
-from .console import UsageError, console, exit_codes
+from .console import UsageError, check_folder, console, exit_codes
 
 
 def run_report(folders: Sequence[Path], out: Path | None) -> None:
@@ -19,14 +19,12 @@ def run_report(folders: Sequence[Path], out: Path | None) -> None:
             raise UsageError('the report needs matplotlib: pip install "vdropkern[recipes]"')
         if absent := [folder for folder in folders if not folder.exists()]:
             raise UsageError(f"{absent[0]}: no such folder")
-        if out is not None and out.is_file():
-            raise UsageError(f"--out: {out} is a file; give a folder, which is made if it is not there")
-        if out is not None and (out / "results.json").exists():
-            raise UsageError(f"--out: {out} holds a run with a report of its own; another folder accepted")
+        if out is not None:
+            check_folder(out)
         records, missing = collect(folders)
         if out is None:
             if len(folders) > 1 or not (folders[0] / SWEEP_NAME).exists():
-                raise UsageError("--out: a folder for the report of these accepted")
+                raise UsageError("--out: not given; a folder for the report of these runs accepted")
             out = folders[0]
         page = write_comparison(out, group(records), missing)
     console.print(f"report: {page} and {page.with_suffix('.md').name}", highlight=False, soft_wrap=True)

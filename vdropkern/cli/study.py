@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..recipes import estimator_study
 from .console import UsageError, console, exit_codes, refuse_several, set_threads
+from .settings import flag
 
 LAST_SEED = 10**15  # a thousand seeds of torch's 2^63 to each
 
 
 def run_study(
-    given: dict[str, Any], *, out: Path | None, overwrite: bool, resume: bool, threads: int | None
+    given: dict[str, Any],
+    further: Sequence[str],
+    *,
+    out: Path | None,
+    overwrite: bool,
+    resume: bool,
+    threads: int | None,
 ) -> None:
-    """Measure, draw and report; of the settings only the seed and the scale are known to it."""
+    """Measure, draw and report; of the settings only the seed and the scale are known to it.
+
+    Args:
+        given: settings and flags of `vdropkern train` by name.
+        further: words that `vdropkern train` does not know.
+    """
     refuse_several(f"train {estimator_study.NAME}")
     with exit_codes("train"):
-        unknown = [name for name in given if name not in ("seed", "scale")]
-        if unknown or resume:
-            named = ", ".join(f"--{name.replace('_', '-')}" for name in [*unknown, *["resume"] * resume])
+        known = [flag(name) for name in given if name not in ("seed", "scale")]
+        if unknown := [*known, *["--resume"] * resume, *further]:
             raise UsageError(
-                f"{estimator_study.NAME} takes --seed, --scale, --out, --overwrite, --threads; not {named}"
+                f"{estimator_study.NAME} takes --seed, --scale, --out, --overwrite, --threads; "
+                f"not {', '.join(unknown)}"
             )
         if importlib.util.find_spec("matplotlib") is None:
             raise UsageError('the report needs matplotlib: pip install "vdropkern[recipes]"')

@@ -18,12 +18,13 @@ from ..recipes import RECIPES
 from ..recipes.data import load_digits
 from ..recipes.grid import Grid, GridError, flags, parse_grid
 from ..recipes.published import GRIDS
+from ..recipes.ranks import ALONE
 from ..recipes.stop import StopRequest
 from ..recipes.sweep import Run, Start, Sweep, start_locally
 from ..recipes.text import clock, plural
 from . import settings
-from .console import UsageError, console, errors, exit_codes
-from .plan import check_tensorboard
+from .console import UsageError, check_folder, check_threads, console, errors, exit_codes
+from .plan import check_tensorboard, find_device
 
 
 def run_sweep(
@@ -44,22 +45,26 @@ def run_sweep(
     with exit_codes("sweep"):
         if workers < 1:
             raise UsageError(f"--workers: {workers} given, at least 1 accepted")
-        if threads is not None and threads < 1:
-            raise UsageError(f"--threads: {threads} given, at least 1 accepted")
+        check_threads(threads)
         check_tensorboard(tensorboard)
+        folder = out or Path("runs") / f"sweep-{recipe}"
+        check_folder(folder)
         each = threads or max(1, (os.cpu_count() or 1) // workers)
         try:
             grid = _grid(recipe, over, fixed)
             shared = ["--threads", str(each), *(["--device", device] if device != "cpu" else [])]
             shared += ["--tensorboard"] * tensorboard
-            sweep = Sweep(out or Path("runs") / f"sweep-{recipe}", grid, shared, data)
+            sweep = Sweep(folder, grid, shared, data)
         except GridError as err:
             raise UsageError(str(err)) from None
         if dry_run:
             for run in sweep.runs:
                 console.print(f"{run.cell.name}: {run.status}", highlight=False, markup=False)
             return
-        if RECIPES[recipe].data == "digits":  # quickly looked at; what is wrong would be wrong in every cell
+        # quickly looked at; what is wrong would be wrong in every cell
+        if ray_address is None:  # Ray's nodes may have GPUs that this machine lacks
+            find_device(device, ALONE)
+        if RECIPES[recipe].data == "digits":
             load_digits(data)
         start = _start(ray_address, each)
     _run(sweep, start, len(sweep.runs) if ray_address else workers)

@@ -196,7 +196,7 @@ def rebuild_report(out: Path) -> None:
     """Do what `vdropkern report` was asked to."""
     with exit_codes("report"):
         results = read_results(out)
-        if (name := results["recipe"]) not in RECIPES:
+        if (name := results.get("recipe")) not in RECIPES:
             raise CheckpointError(f"{out}: recipe {name!r} is not one of {', '.join(RECIPES)}")
         if importlib.util.find_spec("matplotlib") is None:
             raise UsageError('the report needs matplotlib: pip install "vdropkern[recipes]"')

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ._study_report import WRITTEN as STUDY_FILES
 from .checkpoint import FILE_NAME, CheckpointError
 from .published import MEASURED, Published, published_for
 from .results import FORMAT, MODEL_NAME, RESULTS_NAME, read_results
@@ -155,13 +156,14 @@ def _stored(path: Path) -> list[Any]:
 
 
 def _inside(folder: Path, missing: list[str]) -> list[Path]:
-    """The run folders of a sweep, or those that lie in any folder."""
+    """The run folders of a sweep, or those that lie in any folder; estimator studies compare to nothing."""
     if (folder / SWEEP_NAME).exists():
         cells = [folder / name for name in _cells(folder / SWEEP_NAME)]
         done = [cell for cell in cells if (cell / RESULTS_NAME).exists()]
         missing += [cell.name for cell in cells if cell not in done]
         return done
-    return sorted(path.parent for path in folder.glob(f"*/{RESULTS_NAME}"))
+    found = sorted(path.parent for path in folder.glob(f"*/{RESULTS_NAME}"))
+    return [run for run in found if not all((run / name).exists() for name in STUDY_FILES)]
 
 
 def _cells(path: Path) -> list[str]:
@@ -177,7 +179,7 @@ def _cells(path: Path) -> list[str]:
 def _check(where: Path, results: Any) -> Mapping[str, Any]:
     needed = ("recipe", "config", "data", "test", "seconds")
     if not isinstance(results, dict) or results.get("format") != FORMAT:
-        raise CheckpointError(f"{where}: results of format {FORMAT} expected")
+        raise CheckpointError(f"{where}: results of a training in format {FORMAT} expected")
     if absent := [name for name in needed if name not in results]:
         raise CheckpointError(f"{where}: results without {', '.join(absent)} compare to nothing")
     return results

@@ -56,8 +56,8 @@ class TrainConfig:
     Attributes:
         recipe: name of the recipe.
         method: one of `methods`, or an alias of one.
-        epochs: passes over the training set, >= 1.
-        batch_size: examples a step, >= 1.
+        epochs: passes over the training set, 1 to 10^9.
+        batch_size: examples a step, 1 to 10^9.
         lr: the optimiser's learning rate of weights and biases, > 0.
         noise_lr: the same of the noise parameters (log_sigma2 or log_alpha), > 0.
         lr_decay_start: part of the run in [0, 1] after which both fall linearly to zero.
@@ -115,8 +115,8 @@ class TrainConfig:
         for name, accepted in CHOICES.items():
             self.check_choice(name, accepted)
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: {getattr(self, name)} given, at least 1 accepted")
+            if not 1 <= getattr(self, name) <= 10**9:
+                raise ConfigError(f"{name}: {getattr(self, name)} given, 1 to 10^9 accepted")
         for name in ("lr", "noise_lr", "lr_gamma"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}: {getattr(self, name)} given, a positive number accepted")

@@ -25,6 +25,11 @@ class DataError(Exception):
     """The data are missing, incomplete or damaged. The message says where and what to do."""
 
 
+def first_line(err: Exception) -> str:
+    """The first line of an error's text: tarfile's goes on with one for each kind of compression."""
+    return str(err).partition("\n")[0].rstrip(":")
+
+
 @dataclass(frozen=True)
 class Member:
     """One file of a set: in a folder, or in an archive where `archive` is given."""
@@ -98,7 +103,7 @@ def _archive_members(path: Path) -> Iterator[tuple[str, Member]]:
         with tarfile.open(path) as tar:
             names = sorted((m.name for m in tar if m.isfile()), reverse=True)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as err:
-        raise DataError(f"{path}: not a readable tar archive ({err}); fetch the file again") from err
+        raise DataError(f"{path}: not a readable tar archive ({first_line(err)}); fetch it again") from err
     for name in names:
         if part := _part(os.path.basename(name)):
             yield os.path.dirname(name), Member(part, name, path)

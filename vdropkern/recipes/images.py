@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .cache import ImageCache, download
 from .data import Images
-from .idx import DataError
+from .idx import DataError, first_line
 from .image_files import decode_tree, read_files
 
 __all__ = ["ENV_IMAGES", "load_images"]
@@ -97,7 +97,7 @@ def _from_files(path: Path, train: int | None, test: int | None) -> Images:
         if decoded is None and isinstance(source, bytes):
             files = read_files(source, CIFAR_BATCHES)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as err:
-        raise DataError(f"{path}: cannot be read ({err}); fetch the file again") from err
+        raise DataError(f"{path}: cannot be read ({first_line(err)}); fetch it again") from err
     if decoded is None:
         batches = {name: files[key] for key in files if (name := os.path.basename(key)) in CIFAR_BATCHES}
         if batches:

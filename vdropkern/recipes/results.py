@@ -152,7 +152,7 @@ def read_results(out: Path) -> dict[str, Any]:
     except ValueError as err:
         raise CheckpointError(f"{path}: damaged ({err}); finish the run again with --resume") from err
     if not isinstance(results, dict) or results.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: results of format {FORMAT} expected")
+        raise CheckpointError(f"{path}: results of a training in format {FORMAT} expected")
     return results
 
 

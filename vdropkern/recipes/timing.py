@@ -78,7 +78,7 @@ def compare(
         ratios = [d / p for d, p in zip(samples["dense"], samples["pruned"], strict=True)]
         row: dict[str, Any] = {"batch": batch, "rounds": rounds, "speed_up": statistics.median(ratios)}
         for name, seconds in samples.items():
-            fifths = statistics.quantiles(seconds, n=5)
+            fifths = statistics.quantiles(seconds, n=5, method="inclusive")  # between samples, never beyond
             row[name] = {
                 "median_us": 1e6 * statistics.median(seconds),
                 "p20_us": 1e6 * fifths[0],
