@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import cases, docs, plot, specs, tables
-from .run import MEMORY, Options, gather, merge, run, write_whole
+from .run import MAX_THREADS, MEMORY, Options, gather, merge, run, whole_number, write_whole
 
 EPILOG = """\
 examples:
@@ -32,13 +32,6 @@ reference is red: it gets no times, and the exit status is 1. How to read the ta
 """
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
@@ -56,8 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--memory", action="append", choices=list(MEMORY), help="allocator setting; repeatable (default: all)"
     )
-    add("--rounds", type=_positive, metavar="N", help="rounds at least (default: 30)")
-    add("--threads", type=_positive, default=2, metavar="N", help="threads of every contender (default: 2)")
+    add("--rounds", type=whole_number(10**6), metavar="N", help="rounds at least (default: 30)")
+    add("--threads", type=whole_number(MAX_THREADS), default=2, metavar="N",
+        help="threads of every contender (default: 2)")  # fmt: skip
     add("--isa", choices=("portable", "avx2", "avx512"), help="hold the kernels to it (default: the best)")
     add("--out", type=Path, default=Path("build/bench"), metavar="DIR",
         help="where bench.json, bench.md and speed.png go (default: build/bench)")  # fmt: skip
@@ -146,10 +140,14 @@ def main() -> int:
     if arguments.list:
         _list()
         return 0
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)  # before anything takes minutes
+    except OSError as err:
+        return _usage(f"--out: {err}")
     if arguments.from_json:
         try:
             document = merge([json.loads(path.read_text()) for path in arguments.from_json])
-        except (OSError, ValueError, KeyError) as err:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
             return _usage(f"--from-json: {err}")
     else:
         document = _measure(_options(arguments))

@@ -31,7 +31,7 @@ from vdropkern.sparse import SparseConv2d, SparseLinear
 from vdropkern.sparse.choice import AXES, conv_shape, densest_conv2d, faster
 
 from .machine import describe
-from .run import ROOT, write_whole
+from .run import ROOT, whole_number, write_whole
 
 LINEAR = ((32, 32), (100, 100), (100, 300), (300, 784), (1024, 1024), (4096, 1024))
 BATCHES = (1, 8, 64)
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--isa", choices=_backend.cpu_isas(), default=_backend.cpu_isa())
     parser.add_argument("--only", choices=("linear", "conv2d"), help="keep the rest of the table as it is")
     parser.add_argument(
-        "--check", type=int, metavar="N", help="time N convolutions against the table instead"
+        "--check", type=whole_number(10**6), metavar="N", help="time N convolutions against the table instead"
     )
     arguments = parser.parse_args()
     isa = arguments.isa

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -144,6 +145,20 @@ def merge(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     order = {case.name: index for index, case in enumerate(cases.CASES)}
     ordered = sorted(results.values(), key=lambda r: (order[r["case"]], [*MEMORY].index(r["memory"])))
     return merged | flags | {"results": ordered}
+
+
+MAX_THREADS = 1024
+
+
+def whole_number(most: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number from 1 to `most`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} given, 1 to {most:,} accepted")
+        return int(text)
+
+    return parse
 
 
 def write_whole(path: Path, data: bytes) -> None:

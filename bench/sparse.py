@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from vdropkern.sparse import SparseConv2d, SparseLinear
 from .docs import PAGE, between
 from .gate import compare
 from .machine import describe
-from .run import ROOT, write_whole
+from .run import MAX_THREADS, ROOT, whole_number, write_whole
 from .sparse_peers import CONV_PEERS, PEERS
 from .stats import paired_ratio, spread
 from .timing import interleave
@@ -181,7 +182,7 @@ def picture(document: dict[str, Any]) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.sparse", description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=whole_number(MAX_THREADS), default=1, metavar="N")
     parser.add_argument("--kind", choices=("linear", "conv"), help="one kind of layer (default: both)")
     parser.add_argument("--shape", help="titles that begin so, as 300x784 (default: all)")
     parser.add_argument("--no-peers", action="store_true", help="dense torch and vdropkern alone")
@@ -190,8 +191,11 @@ def main() -> None:
     parser.add_argument("--docs", action="store_true", help="write the table into docs/benchmarks.md")
     arguments = parser.parse_args()
     if arguments.from_json:
-        parts = [json.loads(path.read_text()) for path in arguments.from_json]
-        document = {**parts[0], "records": [r for part in parts for r in part["records"]]}
+        try:
+            parts = [json.loads(path.read_text()) for path in arguments.from_json]
+            document = {**parts[0], "records": [r for part in parts for r in part["records"]]}
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            parser.error(f"--from-json: {err}")
     else:
         warnings.simplefilter("ignore")  # torch's sparse tensors say that they are in beta
         torch.set_num_threads(arguments.threads)
@@ -204,10 +208,13 @@ def main() -> None:
     write_whole(arguments.out / f"{name}.json", json.dumps(document).encode())
     text = markdown(document)
     print(text)
-    for line in (line for r in document["records"] for line in r["red"]):
+    red = [line for r in document["records"] for line in r["red"]]
+    for line in red:
         print("RED", line)
     if any(r["kind"] == "linear" for r in document["records"]):
         write_whole(arguments.out / f"{name}.png", picture(document))
+    if red:
+        sys.exit(1)  # nothing red goes into the documentation
     if arguments.docs:
         if document["threads"] == 1:
             write_whole(ROOT / "docs" / "images" / "sparse.png", picture(document))

@@ -277,13 +277,20 @@ def test_runs_are_merged_only_if_alike() -> None:
 
 
 def test_command_line_refuses_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    main = importlib.import_module("bench.__main__").main
-    for arguments, part in (
-        (["--case", "nosuch"], "no case begins so"),
-        (["--case", "kl", "--contender", "nosuch"], "unknown here; there are"),
-        (["--case", "kl-1M", "--memory", "thp"], "nothing to run"),
-        (["--from-json", "/nonexistent.json"], "No such file"),
+    for module, arguments, part in (
+        ("__main__", ["--case", "nosuch"], "no case begins so"),
+        ("__main__", ["--case", "kl", "--contender", "nosuch"], "unknown here; there are"),
+        ("__main__", ["--case", "kl-1M", "--memory", "thp"], "nothing to run"),
+        ("__main__", ["--from-json", "/nonexistent.json"], "No such file"),
+        ("__main__", ["--from-json", __file__], "--from-json: Extra data"),
+        ("__main__", ["--case", "kl-1M", "--out", __file__], "--out: [Errno 17] File exists"),
+        ("__main__", ["--threads", "100000000000"], "'100000000000' given, 1 to 1,024 accepted"),
+        ("__main__", ["--rounds", "few"], "'few' given, 1 to 1,000,000 accepted"),
+        ("sparse", ["--threads", "0"], "'0' given, 1 to 1,024 accepted"),
+        ("sparse", ["--from-json", "/nonexistent.json"], "No such file"),
+        ("crossover", ["--check", "0"], "'0' given, 1 to 1,000,000 accepted"),
     ):
+        main = importlib.import_module(f"bench.{module}").main
         monkeypatch.setattr("sys.argv", ["bench", *arguments])
         try:
             status = main()

@@ -18,7 +18,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--where-possible", action="store_true", help="leave out what needs Triton or nvcc where they are not"
     )
-    verify.add_argument("--rung", action="append", default=[], help="1, 2, 2s, 3, 4, 5: these alone")
+    verify.add_argument(
+        "--rung", action="append", choices=("1", "2", "2s", "3", "4", "5"), default=[], help="these alone"
+    )
     commands.add_parser("roofline", help="rung 7: an estimate, not measured")
     audit = commands.add_parser("audit", help="look a wheel with CUDA kernels over")
     audit.add_argument("wheel", type=Path, nargs="+")

@@ -89,7 +89,7 @@ def main(wheels: list[Path]) -> int:
     """Print what is wrong; 0 if nothing is."""
     bad = 0
     for wheel in wheels:
-        wrong = problems(wheel)
+        wrong = problems(wheel) if wheel.is_file() else ["no such file"]
         bad += bool(wrong)
         print(f"{wheel.name}: " + ("good" if not wrong else "".join(f"\n  {line}" for line in wrong)))
     return 1 if bad or not wheels else 0
