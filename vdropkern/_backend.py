@@ -296,6 +296,9 @@ def explain(op: str, *args: Tensor) -> str:
     """
     if op not in KERNEL_OPS:
         raise ValueError(f"explain: unknown op {op!r}; accepted: {', '.join(KERNEL_OPS)}")
+    for arg in args:
+        if not isinstance(arg, Tensor):
+            raise TypeError(f"explain: after the op tensors are accepted, got {type(arg).__name__}")
     place = args[0].device if args else torch.device("cpu")
     return explain_on(op, place.type, place.index, any(t.dtype == torch.float64 for t in args))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._validate import as_seed, check_weight
+from ._validate import as_seed, check_tensor, check_weight
 from .ops.binary_weight import GRADIENTS
 from .ops.binary_weight import binary_weight as _binary_weight
 from .ops.sign_ste import ESTIMATORS
@@ -76,6 +76,7 @@ def sign_ste(
             seed of another dtype or size.
     """
     held = check_estimator(estimator, strength, "sign_ste")
+    check_tensor(x, "x", "sign_ste")
     if not x.is_floating_point():
         raise ValueError(f"sign_ste: x must be floating, got {x.dtype}")
     drawn = as_seed(seed, x.device, "sign_ste") if estimator == "stochastic" else None

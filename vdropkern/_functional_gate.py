@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._validate import as_seed, check_device
+from ._validate import as_seed, check_device, check_tensor
 from .ops.gate import KINDS, log_normal
 from .ops.gate import gate as _gate
 
@@ -95,6 +95,7 @@ def gate(
     if kind not in KINDS:
         raise ValueError(f"gate: unknown kind {kind!r}; accepted: {', '.join(KINDS)}")
     default = _DEFAULTS[kind]
+    check_tensor(x, "x", "gate")
     if not x.is_floating_point():
         raise ValueError(f"gate: x must be floating, got {x.dtype}")
     if not -x.ndim <= channel_dim < x.ndim:
@@ -117,6 +118,7 @@ def _shape(t: Tensor) -> str:
 
 
 def _per_channel(parameter: Tensor, name: str, channels: int, x: Tensor) -> Tensor:
+    check_tensor(parameter, name, "gate")
     if not parameter.is_floating_point():
         raise ValueError(f"gate: {name} must be floating, got {parameter.dtype}")
     check_device(parameter, name, x.device, "gate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._validate import as_seed, check_device
+from ._validate import as_seed, check_device, check_tensor
 from .ops.multi_sample_head import REDUCTIONS
 from .ops.multi_sample_head import multi_sample_head as _multi_sample_head
 
@@ -58,6 +58,8 @@ def multi_sample_head(
             is checked by the CPU's kernel alone (a RuntimeError): elsewhere it would wait for the device.
     """
     where = "multi_sample_head"
+    for name, t in (("h", h), ("weight", weight), ("target", target)):
+        check_tensor(t, name, where)
     if h.device.type != "meta" and torch.is_autocast_enabled(h.device.type) and h.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(h.device.type)
         h, weight = h.to(dtype), weight.to(dtype)

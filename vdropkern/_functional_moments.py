@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ._validate import check_tensor
+
 __all__ = ["relu_moments"]
 
 
@@ -31,6 +33,8 @@ def relu_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: shapes or dtypes differ, or are not floating.
     """
+    check_tensor(mean, "mean", "relu_moments")
+    check_tensor(var, "var", "relu_moments")
     if mean.shape != var.shape or mean.dtype != var.dtype or not mean.is_floating_point():
         raise ValueError(
             "relu_moments: mean and var must share one shape and floating dtype, "

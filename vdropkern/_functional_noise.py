@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from ._validate import as_seed, check_device
+from ._validate import as_seed, check_device, check_tensor
 from .ops.mul_noise import NOISES, mul_noise_learned
 from .ops.mul_noise import mul_noise as _mul_noise
 
@@ -52,6 +52,7 @@ def mul_noise(
         ValueError: strength or noise out of range or missing, x or log_alpha not floating, a log_alpha that
             does not broadcast to x, or a seed of another dtype or size.
     """
+    check_tensor(x, "x", "mul_noise")
     if not x.is_floating_point():
         raise ValueError(f"mul_noise: x must be floating, got {x.dtype}")
     if (strength is None) == (log_alpha is None):
@@ -92,6 +93,7 @@ def mul_out_noise(
     Raises:
         ValueError: a tensor is not floating or does not broadcast to z, or a seed of another dtype or size.
     """
+    check_tensor(z, "z", "mul_out_noise")
     if not z.is_floating_point():
         raise ValueError(f"mul_out_noise: z must be floating, got {z.dtype}")
     _check_broadcast(log_alpha, z, "log_alpha", "mul_out_noise")
@@ -109,6 +111,7 @@ def _check_strength(strength: float | None, noise: str) -> None:
 
 
 def _check_broadcast(t: Tensor, x: Tensor, name: str, where: str) -> None:
+    check_tensor(t, name, where)
     if not t.is_floating_point():
         raise ValueError(f"{where}: {name} must be floating, got {t.dtype}")
     # not `n in (1, m)`, which torch.compile takes for false where m is symbolic

@@ -24,6 +24,12 @@ def new_seed(device: torch.device | str = "cpu") -> Tensor:
     return torch.randint(_SEED_MIN, _SEED_MAX, (), dtype=torch.int64, device=device)
 
 
+def check_tensor(value: object, name: str, where: str, accepted: str = "a tensor") -> None:
+    """Raise unless it is a tensor: numpy's arrays and lists are what is given by mistake."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{where}: {name} must be {accepted}, got {type(value).__name__}")
+
+
 def as_seed(seed: Tensor | int | None, device: torch.device, where: str) -> Tensor:
     if seed is None:
         return new_seed(device)
@@ -31,6 +37,7 @@ def as_seed(seed: Tensor | int | None, device: torch.device, where: str) -> Tens
         if not _SEED_MIN <= seed <= _SEED_MAX:
             raise ValueError(f"{where}: seed must fit in 64 signed bits, got {seed}")
         return torch.tensor(seed, dtype=torch.int64, device=device)
+    check_tensor(seed, "seed", where, "an int, an int64 tensor of one element, or None")
     if seed.dtype != torch.int64 or seed.numel() != 1:
         raise ValueError(
             f"{where}: seed must be an int or an int64 tensor of one element, "
@@ -84,6 +91,9 @@ def check_kl(
     mu: Tensor | None, log_sigma2: Tensor | None, log_alpha: Tensor | None, prior: str, where: str
 ) -> None:
     check_prior(prior, where, log_alpha=log_alpha is not None)
+    for name, t in (("mu", mu), ("log_sigma2", log_sigma2), ("log_alpha", log_alpha)):
+        if t is not None:
+            check_tensor(t, name, where)
     if log_alpha is not None:
         if mu is not None or log_sigma2 is not None:
             raise ValueError(f"{where}: give either mu and log_sigma2, or log_alpha alone")
@@ -177,6 +187,8 @@ def prepare_linear(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
     if (log_sigma2 is None) == (log_alpha is None):
         raise ValueError(f"{where}: give exactly one of log_sigma2 and log_alpha")
+    check_tensor(x, "x", where)
+    check_tensor(mu, "mu", where)
     x, mu = autocast_weights(x, mu)
     _check_linear(x, mu, log_sigma2, bias, where)
     if log_alpha is not None:
@@ -186,6 +198,7 @@ def prepare_linear(
 
 
 def check_weight(w: Tensor, name: str, where: str) -> None:
+    check_tensor(w, name, where)
     if w.ndim == 0 or not w.is_floating_point():
         raise ValueError(
             f"{where}: {name} must be floating [O, ...], got {w.dtype} of shape {tuple(w.shape)}"
@@ -233,6 +246,8 @@ def check_granularity(granularity: str, accepted: tuple[str, ...], where: str) -
 def check_spmm(
     x: Tensor, values: Tensor, col_indices: Tensor, row_offsets: Tensor, bias: Tensor | None
 ) -> None:
+    for name, t in (("x", x), ("values", values), ("col_indices", col_indices), ("row_offsets", row_offsets)):
+        check_tensor(t, name, "spmm")
     if x.ndim == 0 or not x.is_floating_point() or not values.is_floating_point():
         raise ValueError(
             f"spmm: x must be [*, I] and x and values floating, got x {x.dtype} of shape {tuple(x.shape)} "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._validate import as_seed, autocast_weights, check_device, check_devices
+from ._validate import as_seed, autocast_weights, check_device, check_devices, check_tensor
 from .ops.conv2d_lrt import Geometry, out_size
 
 Sizes = int | Sequence[int]
@@ -131,6 +131,8 @@ def prepare_conv(
     """Check the arguments of a convolution over `spatial` dimensions and view them in two."""
     if (log_sigma2 is None) == (log_alpha is None):
         raise ValueError(f"{where}: give exactly one of log_sigma2 and log_alpha")
+    check_tensor(x, "x", where)
+    check_tensor(mu, "mu", where)
     x, mu = autocast_weights(x, mu)
     _check_tensors(x, mu, log_sigma2, bias, groups, spatial, where)
     if log_alpha is not None:

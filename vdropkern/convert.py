@@ -215,6 +215,7 @@ def load_dense_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Tenso
     Raises:
         ValueError: a name is missing or unknown, or a shape differs.
     """
+    check_module(model, "load_dense_state_dict")
     own = model.state_dict()
     noise = {
         f"{prefix}.{name}".removeprefix(".")

@@ -113,7 +113,7 @@ def philox_normal(seed: Tensor | int, rows: int, cols: int, dtype: torch.dtype =
         ValueError: negative shape, a seed of another dtype or size, or a dtype that is not floating.
     """
     check_rows_cols(rows, cols, "philox_normal")
-    if not dtype.is_floating_point:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"philox_normal: dtype must be floating, got {dtype}")
     device = seed.device if isinstance(seed, Tensor) else torch.device("cpu")
     return _philox_normal(as_seed(seed, device, "philox_normal"), rows, cols, dtype)

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._surgery import check_module
+
 __all__ = [
     "KLCollector",
     "KLModule",
@@ -62,8 +64,9 @@ class KLModule(torch.nn.Module):
         return state
 
 
-def _kl_modules(model: torch.nn.Module) -> list[KLModule]:
+def _kl_modules(model: torch.nn.Module, where: str) -> list[KLModule]:
     """Each once, however often it is used in the model."""
+    check_module(model, where)
     return [module for module in model.modules() if isinstance(module, KLModule)]
 
 
@@ -105,7 +108,7 @@ def kl_divergence(model: torch.nn.Module) -> Tensor:
     Returns:
         scalar, float32 (float64 where a layer is float64), differentiable; 0 where no layer has a KL.
     """
-    return _sum([_ask(module, "kl") for module in _kl_modules(model)], model)
+    return _sum([_ask(module, "kl") for module in _kl_modules(model, "kl_divergence")], model)
 
 
 def penalty(model: torch.nn.Module) -> Tensor:
@@ -122,7 +125,7 @@ def penalty(model: torch.nn.Module) -> Tensor:
     Returns:
         scalar, float32 (float64 where a layer is float64), differentiable; 0 where no layer has a penalty.
     """
-    return _sum([_ask(module, "penalty") for module in _kl_modules(model)], model)
+    return _sum([_ask(module, "penalty") for module in _kl_modules(model, "penalty")], model)
 
 
 class KLCollector:
@@ -131,7 +134,7 @@ class KLCollector:
     def __init__(self, model: torch.nn.Module) -> None:
         self.thread = threading.get_ident()
         self._model = model
-        self._modules = _kl_modules(model)
+        self._modules = _kl_modules(model, "collect_kl")
         self._reported: dict[KLModule, Tensor] = {}
 
     def report(self, module: KLModule, kl: Tensor) -> None:

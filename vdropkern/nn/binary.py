@@ -264,6 +264,8 @@ def decouple(layer: Binary) -> torch.nn.Sequential:
         ValueError: another estimator, no norm, no scale (which takes up the halved weights), groups, or an
             input scale.
     """
+    if not isinstance(layer, Binary):
+        raise TypeError(f"decouple: layer must be a BinaryLinear or BinaryConv2d, got {type(layer).__name__}")
     if layer.estimator != "ternary" or layer.norm is None or not layer.scale:
         raise ValueError(f"decouple: the layer must have a norm, a scale, estimator 'ternary', got {layer}")
     if getattr(layer, "groups", 1) != 1 or layer.input_scale:

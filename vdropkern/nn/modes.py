@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._method import EvalMode, check_eval_mode
+from .._surgery import check_module
 from .variational import Variational
 
 __all__ = ["mc_predict", "use_eval_mode"]
@@ -27,6 +28,7 @@ def use_eval_mode(model: torch.nn.Module, mode: EvalMode) -> Iterator[None]:
     Raises:
         ValueError: `mode` is none of these.
     """
+    check_module(model, "use_eval_mode")
     check_eval_mode(mode, "use_eval_mode")
     layers = [module for module in model.modules() if isinstance(module, Variational)]
     before = [layer.method for layer in layers]
@@ -65,6 +67,7 @@ def mc_predict(
         ValueError: `samples` < 1.
         TypeError: the model, or the transform, gives something else than a tensor.
     """
+    check_module(model, "mc_predict")
     if samples < 1:
         raise ValueError(f"mc_predict: samples must be >= 1, got {samples}")
     flags = [(module, module.training) for module in model.modules()]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .._surgery import check_module
 from .binary import Binary
 from .variational import Variational
 
@@ -26,6 +27,7 @@ def project_(model: torch.nn.Module) -> torch.nn.Module:
     Returns:
         the model.
     """
+    check_module(model, "project_")
     for module in model.modules():
         if isinstance(module, (Binary, Variational)):
             module.project_()
@@ -42,12 +44,13 @@ def attach_projection(
     Returns:
         a handle whose `remove()` ends it.
     """
-
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             "attach_projection: give a torch.optim.Optimizer, then the model, "
             f"got {type(optimizer).__name__} first"
         )
+
+    check_module(model, "attach_projection")
 
     def project(*_: Any) -> None:
         project_(model)
@@ -78,6 +81,7 @@ def parameter_groups(
     Raises:
         ValueError: a rate or the decay is out of range.
     """
+    check_module(model, "parameter_groups")
     noise_lr = lr if noise_lr is None else noise_lr
     for name, value in (("lr", lr), ("noise_lr", noise_lr)):
         if not value > 0:

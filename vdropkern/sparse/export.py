@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._files import write_whole
-from .._surgery import carry_over, copied, replace_
+from .._surgery import carry_over, check_module, copied, replace_
 from ._layer import SparseLayer
 from .linear import SparseLinear
 from .sequential import SparseSequential
@@ -48,6 +48,7 @@ def to_dense(model: torch.nn.Module) -> torch.nn.Module:
     Args:
         model: any module; its sparse layers are converted, everything else is copied.
     """
+    check_module(model, "to_dense")
     dense = copied(model)
     changes = {m: _dense(m) for m in dense.modules() if isinstance(m, SparseLayer)}
     return _plain(dense, changes)
@@ -59,6 +60,7 @@ def to_torch_csr(model: torch.nn.Module) -> torch.nn.Module:
     Args:
         model: any module; its other sparse layers become dense, everything else is copied.
     """
+    check_module(model, "to_torch_csr")
     result = copied(model)
     changes: dict[Any, torch.nn.Module] = {}
     for module in result.modules():
@@ -106,21 +108,22 @@ def to_onnx(
         sample_input: a batch, or a tuple of arguments.
 
     Raises:
-        TypeError: `sample_input` is no tensors.
+        TypeError: an argument is of another type than it says, as when two are swapped.
         ImportError: onnx or onnxscript is missing; the message says what to install.
         OSError: the file cannot be written; what was there before is still there.
     """
+    check_module(model, "to_onnx")
+    file, inputs = Path(path), arguments(sample_input)
     try:
         import onnxscript  # noqa: F401
     except ImportError as err:
         raise ImportError(
             f'to_onnx needs onnx and onnxscript: pip install "vdropkern[onnx]" ({err})'
         ) from err
-    sample = arguments(sample_input)
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(
-        to_dense(model).eval(), sample, dynamo=True, verbose=False,
-        dynamic_shapes=tuple({0: batch} for _ in sample),
+        to_dense(model).eval(), inputs, dynamo=True, verbose=False,
+        dynamic_shapes=tuple({0: batch} for _ in inputs),
     )  # fmt: skip
     assert program is not None
-    write_whole(Path(path), program.model_proto.SerializeToString())
+    write_whole(file, program.model_proto.SerializeToString())
