@@ -109,6 +109,30 @@ def test_environment_chooses_backend_and_instruction_set() -> None:
     assert done.stdout.splitlines() == ["reference portable", "linear_lrt: reference: forced"], done.stderr
 
 
+def test_explain_says_what_becomes_of_a_forced_backend_that_cannot_run() -> None:
+    code = """
+    from vdropkern import _backend, explain
+    from vdropkern.ops import philox_bits
+    import torch
+    print(explain("philox_bits"))
+    try:
+        philox_bits.philox_bits(torch.tensor(1), 2, 3)
+    except _backend.BackendUnavailableError as err:
+        print(err)
+    """
+    done = in_new_process(code, VDROPKERN_BACKEND="cuda", CUDA_VISIBLE_DEVICES="")
+    first, *others = done.stdout.splitlines()
+    said = "backend 'cuda' was forced and cannot run it; a call raises BackendUnavailableError"
+    assert first == f"philox_bits: none: {said}", done.stderr
+    reason = next(line.partition(": ")[2] for line in others if line.startswith("  not cuda: "))
+    assert others[-1] == f"philox_bits: backend 'cuda' cannot run: {reason}"
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    done = in_new_process("from vdropkern import _backend; print(_backend._backend)", VDROPKERN_BACKEND="")
+    assert done.stdout.split() == ["auto"], done.stderr
+
+
 def test_wrong_environment_is_refused() -> None:
     done = in_new_process("import vdropkern._backend", VDROPKERN_BACKEND="fast")
     assert done.returncode != 0

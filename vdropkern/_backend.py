@@ -108,7 +108,7 @@ if (_wanted := os.environ.get(ENV_CPU_ISA, "")) not in ("", *CPU_ISAS):
         f"environment variable {ENV_CPU_ISA}: unknown instruction set {_wanted!r}; "
         f"accepted: {', '.join(CPU_ISAS)}"
     )
-_set_backend(_checked(os.environ.get(ENV_BACKEND, "auto"), f"environment variable {ENV_BACKEND}"))
+_set_backend(_checked(os.environ.get(ENV_BACKEND) or "auto", f"environment variable {ENV_BACKEND}"))
 
 
 def native_on_cpu() -> bool:
@@ -292,7 +292,7 @@ def explain(op: str, *args: Tensor) -> str:
         *args: tensors the op would get; only device and dtype matter. Without any: a CPU tensor.
 
     Returns:
-        one line a backend, the chosen one first.
+        one line a backend, the chosen one first; ``none`` where one is forced that cannot run.
     """
     if op not in KERNEL_OPS:
         raise ValueError(f"explain: unknown op {op!r}; accepted: {', '.join(KERNEL_OPS)}")
@@ -308,16 +308,17 @@ def explain_on(op: str, device: str, index: int | None = None, double: bool = Fa
     why_not = {name: _why_not(name, op, device, index, double) for name in BACKENDS[1:]}
     forced = _backend != "auto"
     able = [name for name in _candidates(op, device, index) if why_not[name] is None]
-    chosen = _backend if forced and why_not[_backend] is None else "reference" if forced else able[0]
+    chosen = able[0] if not forced else _backend if why_not[_backend] is None else "none"
     reason = "the fastest that can run" if chosen != "reference" else "nothing faster can run"
     if forced:
-        reason = "forced" if chosen == _backend else f"backend {_backend!r} was forced and cannot run it"
+        raises = f"backend {_backend!r} was forced and cannot run it; a call raises BackendUnavailableError"
+        reason = "forced" if chosen == _backend else raises
     shown = f"{chosen} ({cpu_isa()})" if chosen == "cpu" else chosen
     lines = [f"{op}: {shown}: {reason}"]
     for name in sorted(why_not, key=lambda name: (*_candidates(op, device, index), *BACKENDS).index(name)):
         if name != chosen:
             idle = "kept for checking and fallback" if name == "reference" else f"{chosen} is preferred"
-            asked = f"backend {_backend!r} was asked for" if forced else None
+            asked = f"backend {_backend!r} was asked for" if forced and name != _backend else None
             lines.append(f"  not {name}: {asked or why_not[name] or idle}")
     return "\n".join(lines)
 
