@@ -33,7 +33,7 @@ PEERS_WITHOUT_DEPENDENCIES := bayesian-torch==0.5.0 bnn-lab==1.0.0
 .PHONY: verify-gpu gpu-check audit-wheel nightly-cuda cuda-kernels ladder sanitize
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  ARGS="..." is passed on, as in: make test ARGS="-k philox -x"'
 

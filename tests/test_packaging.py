@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import textwrap
 import zipfile
 from pathlib import Path
@@ -258,6 +259,22 @@ def test_metadata_imports_no_torch_and_compiles_nothing(tmp_path: Path):
     text = metadata.read_text()
     assert f"\nVersion: {vdropkern.__version__}\n" in text
     assert "\nRequires-Dist: torch>=2.10\n" in text
+
+
+def test_source_distribution_holds_all_that_the_tree_has(tmp_path: Path):
+    pytest.importorskip("setuptools", minversion="77", reason="needed to build")
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    tracked = set(run(["git", "ls-files"], ROOT).splitlines())
+    for name in tracked:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    code = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+    run([sys.executable, "-c", code], tmp_path, VDROPKERN_REQUIRE_KERNELS="0")
+    (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert tracked - held == {".gitignore"}
 
 
 def test_pre_commit_pins_what_the_lint_extra_pins():
