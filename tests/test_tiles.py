@@ -223,9 +223,10 @@ def test_command_line_writes_whole_files(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(tune, "measure_on_gpu", lambda *args: 1e-3 + args[3].m * 1e-6)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "made up")
     monkeypatch.setattr("importlib.metadata.version", lambda name: "3.8.0")
-    result = CliRunner().invoke(app, ["tune", "--out", str(tmp_path), "--problem", "64x784x300"])
+    out = tmp_path / "tiles"
+    result = CliRunner().invoke(app, ["tune", "--out", str(out), "--problem", "64x784x300"])
     assert result.exit_code == 0, result.output
-    (path,) = tmp_path.iterdir()
+    (path,) = out.iterdir()
     assert path.name == "sm_90.json"
     assert json.loads(path.read_text())["measured"]["device"] == "made up"
     assert vdropkern.use_tiles(path) == "sm_90"
@@ -234,6 +235,7 @@ def test_command_line_writes_whole_files(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_command_line_needs_a_folder(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["tune", "--out", str(tmp_path / "none")])
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, ["tune", "--out", str(tmp_path / "file")])
     assert result.exit_code == 2
-    assert "--out: there is no folder" in " ".join(result.output.split())
+    assert "file is a file; give a folder" in " ".join(result.output.split())

@@ -229,7 +229,10 @@ def bench(
 )
 def tune(
     out: Annotated[
-        Path, typer.Option(help="Folder for the file, which is named after the GPU, as sm_90.json.")
+        Path,
+        typer.Option(
+            help="Folder for the file, which is named after the GPU, as sm_90.json; made if it is not there."
+        ),
     ],
     problem: Annotated[
         list[str] | None,

@@ -25,12 +25,13 @@ def run_tune(problems: list[str], arithmetics: list[str], out: Path) -> None:
             names = tune.check_arithmetics(arithmetics)
         except ValueError as err:
             raise UsageError(f"--arithmetic: {err}") from None
-        if not out.is_dir():
-            raise UsageError(f"--out: there is no folder {out}")
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"--out: {out} is a file; give a folder, which is made if it is not there")
         try:
             device = tune.current_device()
         except RuntimeError as err:
             raise UsageError(str(err)) from None
+    out.mkdir(parents=True, exist_ok=True)
     console.print(f"tuning {torch.cuda.get_device_name()} ({device.architecture}); this takes minutes")
     found = tune.search(shapes, names, device, tune.measure_on_gpu, tell=console.print)
     measured = {
