@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -298,6 +299,17 @@ def test_command_line_refuses_what_it_does_not_know(monkeypatch: pytest.MonkeyPa
             status = err.code
         assert status == 2
         assert part in capsys.readouterr().err
+
+
+def test_commands_in_the_documentation_are_understood():
+    main = importlib.import_module("bench.__main__")
+    pages = [run.ROOT / "README.md", run.ROOT / "CONTRIBUTING.md", *(run.ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for words in re.findall(
+            r"python -m bench((?: +|\n)[^`#\n]+(?:\n[^`#\n]+(?=`))?)?[`#\n]", page.read_text()
+        ):
+            arguments = main._parser().parse_args(words.split())
+            assert main._chosen_cases(arguments.case, arguments.page), f"{page.name}: {words}"
 
 
 def test_worker_runs_a_case_from_end_to_end(tmp_path: Path) -> None:
