@@ -213,6 +213,14 @@ def test_results_that_are_not_repeatable_are_not_told(last: str, recwarn: pytest
     assert not recwarn.list
 
 
+def test_trial_runs_draw_nothing_from_the_generator() -> None:
+    state = torch.get_rng_state()
+    net = pruned(nn.Sequential(nn.Linear(64, 64), Chaos()))
+    torch.set_rng_state(state)
+    vdk.sparsify(net, torch.ones(9, 64), **ALL)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 class Chaos(nn.Module):
     """Makes much of the last bit."""
 

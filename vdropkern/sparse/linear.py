@@ -117,9 +117,6 @@ class SparseLinear(SparseLayer):
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{sizes}, {super().extra_repr()}"
 
-    def _arguments(self, packed: Tensor, columns: Any) -> tuple[object, ...]:
-        return packed, self.out_features
-
     def _columns(self, columns: Any) -> Columns:
         return linear_columns(self.in_features, self.density)
 
