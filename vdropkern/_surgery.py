@@ -56,13 +56,16 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[int, 
 
 
 def check_module(model: object, where: str, name: str = "model") -> None:
-    """Raise unless it is a module: a path, a state dict and a class are what is given by mistake.
-
-    And unless its parameters are whole: of shards (FSDP) neither zeros nor units can be told.
-    """
+    """Raise unless it is a module: a path, a state dict and a class are what is given by mistake."""
     if not isinstance(model, torch.nn.Module):
         got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise TypeError(f"{where}: {name} must be a torch.nn.Module, got {got}")
+
+
+def check_whole(model: object, where: str, name: str = "model") -> None:
+    """Raise unless it is a module with whole parameters: of shards (FSDP) no zeros or units can be told."""
+    check_module(model, where, name)
+    assert isinstance(model, torch.nn.Module)
     for parameter_name, parameter in model.named_parameters():
         if hasattr(parameter, "full_tensor"):
             raise ValueError(

@@ -16,7 +16,7 @@ from ._surgery import (
     ChangeReport,
     LayerChange,
     WeightLayer,
-    check_module,
+    check_whole,
     copied,
     plain_class,
     replace_,
@@ -162,7 +162,7 @@ def _methods(
 
 
 def _decide(model: torch.nn.Module, method: MethodFor, skip: Skip) -> list[_Decision]:
-    check_module(model, "convert")
+    check_whole(model, "convert")
     layers = weight_layers(model)
     skipped, method_of = _skips(skip, layers), _methods(method, layers)
     readers = {
@@ -215,7 +215,7 @@ def load_dense_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Tenso
     Raises:
         ValueError: a name is missing or unknown, or a shape differs.
     """
-    check_module(model, "load_dense_state_dict")
+    check_whole(model, "load_dense_state_dict")
     own = model.state_dict()
     noise = {
         f"{prefix}.{name}".removeprefix(".")

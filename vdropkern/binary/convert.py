@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from .._surgery import check_module
+from .._surgery import check_whole
 from ..nn.binary import Binary
 from .packed import PackedChain, PackedLayer, why_not
 
@@ -28,7 +28,7 @@ def binarize(model: torch.nn.Module) -> torch.nn.Module:
     Raises:
         ValueError: there is no layer that can be packed; the message says why not, layer by layer.
     """
-    check_module(model, "binarize")
+    check_whole(model, "binarize")
     if isinstance(model, Binary):
         return PackedLayer(model).eval()
     layers = {name: m for name, m in model.named_modules() if isinstance(m, Binary)}

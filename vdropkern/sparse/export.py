@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._files import write_whole
-from .._surgery import carry_over, check_module, copied, replace_
+from .._surgery import carry_over, check_whole, copied, replace_
 from ._layer import SparseLayer
 from .linear import SparseLinear
 from .sequential import SparseSequential
@@ -48,7 +48,7 @@ def to_dense(model: torch.nn.Module) -> torch.nn.Module:
     Args:
         model: any module; its sparse layers are converted, everything else is copied.
     """
-    check_module(model, "to_dense")
+    check_whole(model, "to_dense")
     dense = copied(model)
     changes = {m: _dense(m) for m in dense.modules() if isinstance(m, SparseLayer)}
     return _plain(dense, changes)
@@ -60,7 +60,7 @@ def to_torch_csr(model: torch.nn.Module) -> torch.nn.Module:
     Args:
         model: any module; its other sparse layers become dense, everything else is copied.
     """
-    check_module(model, "to_torch_csr")
+    check_whole(model, "to_torch_csr")
     result = copied(model)
     changes: dict[Any, torch.nn.Module] = {}
     for module in result.modules():
@@ -112,7 +112,7 @@ def to_onnx(
         ImportError: onnx or onnxscript is missing; the message says what to install.
         OSError: the file cannot be written; what was there before is still there.
     """
-    check_module(model, "to_onnx")
+    check_whole(model, "to_onnx")
     file, inputs = Path(path), arguments(sample_input)
     try:
         import onnxscript  # noqa: F401

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .._files import write_whole
-from .._surgery import check_module, replace_
+from .._surgery import check_whole, replace_
 from ..ops.spmm.csr import check_csr
 from ._layer import SparseLayer
 from ._packed_state import PackedState
@@ -48,7 +48,7 @@ def save(model: torch.nn.Module, path: str | os.PathLike[str]) -> None:
             cannot be written.
         OSError: the file cannot be written; what was there before is still there.
     """
-    check_module(model, "save")
+    check_whole(model, "save")
     tensors, aliases = _state(model)
     structure = {
         "tree": describe_tree(model),
@@ -82,7 +82,7 @@ def load(path: str | os.PathLike[str], into: torch.nn.Module | None = None) -> t
         OSError: the file cannot be read.
     """
     if into is not None:
-        check_module(into, "load", "into")
+        check_whole(into, "load", "into")
     # read once: a file that is mapped, not read, could change under the model
     content = decode(Path(path), Path(path).read_bytes())
     try:

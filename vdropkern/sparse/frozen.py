@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._surgery import carry_over, check_module, copied, replace_
+from .._surgery import carry_over, check_whole, copied, replace_
 from ..ops.max_pool2d import PoolGeometry, max_pool2d_native
 from ..ops.sparse_conv2d import ConvGeometry, band_of, sparse_conv2d_native
 from ..ops.sparse_net import sparse_net_native
@@ -130,7 +130,7 @@ def freeze(model: torch.nn.Module, sample_input: Sample) -> torch.nn.Module:
             cannot run on sample_input.
         TypeError: `model` is no module, or `sample_input` no tensors.
     """
-    check_module(model, "freeze")
+    check_whole(model, "freeze")
     sample = arguments(sample_input)
     frozen = copied(model).eval()
     layers = [m for m in frozen.modules() if isinstance(m, SparseLayer)]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.utils import parametrize
 
-from .._surgery import PLAIN, check_module, plain_class, table
+from .._surgery import PLAIN, check_whole, plain_class, table
 from ..nn import Variational
 from ._layer import SparseLayer
 
@@ -98,7 +98,7 @@ def sparsity(model: torch.nn.Module) -> SparsityReport:
     Returns:
         a `SparsityReport`.
     """
-    check_module(model, "sparsity")
+    check_whole(model, "sparsity")
     rows: list[SparsityRow] = []
     seen: set[torch.Tensor] = set()
     for name, module in model.named_modules():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._surgery import PLAIN, carry_over, check_module, replace_, table, with_replaced
+from .._surgery import PLAIN, carry_over, check_whole, replace_, table, with_replaced
 from ..nn import Variational
 from .shrinking.analysis import Analysis
 from .shrinking.cut import cut
@@ -126,7 +126,7 @@ def shrink(
         ValueError: the model cannot run on `sample_input`.
         TypeError: `model` is no module, or `sample_input` no tensors.
     """
-    check_module(model, "shrink")
+    check_whole(model, "shrink")
     # a net that is one layer is traced as a net of one layer
     holder = torch.nn.Sequential(OrderedDict({"(model)": _without_noise(model)}))
     root = holder if isinstance(holder[0], PLAIN) else holder[0]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._surgery import check_module, table
+from .._surgery import check_whole, table
 from ._layer import SparseLayer
 
 __all__ = ["SizeReport", "SizeRow", "size_report"]
@@ -78,7 +78,7 @@ def size_report(model: torch.nn.Module) -> SizeReport:
     Returns:
         a `SizeReport`.
     """
-    check_module(model, "size_report")
+    check_whole(model, "size_report")
     rows: list[SizeRow] = []
     seen: set[int] = set()
     for name, module in model.named_modules():

@@ -14,7 +14,7 @@ from .._surgery import (
     LayerChange,
     WeightLayer,
     carry_over,
-    check_module,
+    check_whole,
     plain_class,
     weight_layers,
     why_not_plain,
@@ -90,7 +90,7 @@ def sparsify(
             does not take `sample_input`.
         TypeError: `model` is no module.
     """
-    check_module(model, "sparsify")
+    check_whole(model, "sparsify")
     model = shrunk(model, sample_input) if shrink else model
     plan = _plan(model, _limits(model, sample_input, tune, max_density, min_weights))
     replacements = {layer: _made(layer, change.after) for layer, change in plan.items() if change.changed}
@@ -114,7 +114,7 @@ def plan_sparsification(
     Raises:
         ValueError, TypeError: as `sparsify`.
     """
-    check_module(model, "sparsify")
+    check_whole(model, "sparsify")
     model = shrunk(model, sample_input) if shrink else model
     limits = _limits(model, sample_input, tune, max_density, min_weights)
     return ChangeReport(tuple(_plan(model, limits).values()))
