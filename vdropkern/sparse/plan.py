@@ -70,8 +70,8 @@ class Run(Packing):
             if isinstance(step, Pool):
                 numbers += pool_numbers(step.geometry, step.relu)
             elif isinstance(step, Convolution):
-                held, image, _ = step.made
-                if held is None or given.shape[1:] != image or held is not step.layer._held():
+                held = step.held_for(given)
+                if held is None:
                     may_join = False  # it ran dense, or in another thread with images of another size since
                 else:
                     numbers += conv_numbers(len(packed), step.layer.out_channels, held.columns, step.relu)

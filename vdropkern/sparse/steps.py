@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, float32, float64, is_grad_enabled
 
 from ..ops.max_pool2d import PoolGeometry, max_pool2d_native
-from ..ops.sparse_conv2d import sparse_conv2d_native
 from ..ops.spmm import spmm_chain_eager
 from ..ops.spmm.pack import MOST_LAYERS, chain, chain_parts
 from ._ahead import run_ahead
-from ._calls import has_gradients, may_pack_without_grad, tracing_state, untraced
+from ._calls import has_gradients, may_pack_without_grad, untraced
 from ._layer import SparseLayer
 from ._watch import Packed, Packings
 from .conv import SparseConv2d
@@ -139,8 +138,6 @@ class Convolution(Packing):
         super().__init__(modules)
         self.layer, self.layers, self.key = layer, (layer,), self._key(layer)
         self.relu = len(modules) > 1 or layer.activation == "relu"
-        # the packed form, the size of the images it is for, and the op's arguments: read and set as one
-        self.made: tuple[Packed | None, tuple[int, ...], tuple[object, ...]] = (None, (), ())
 
     @staticmethod
     def _key(layer: SparseConv2d) -> tuple[object, ...]:
@@ -150,28 +147,13 @@ class Convolution(Packing):
     def fits(self) -> bool:
         return self._key(self.layer) == self.key
 
-    def __call__(self, x: Tensor) -> Tensor:
-        held, image, arguments = self.made
-        if (
-            tracing_state() is not None
-            or held is None
-            or self.layer._held() is not held
-            or x.shape[1:] != image
-            or not x.is_cpu
-        ):
-            return self._first(x)
-        y: Tensor = sparse_conv2d_native(x, *arguments)
-        return y
+    def held_for(self, x: Tensor) -> Packed | None:
+        """The packed form for such images, where there is one."""
+        held = self.layer._held()
+        return held if held is not None and self.layer._is_for(held.columns, x) else None
 
-    def _first(self, x: Tensor) -> Tensor:
-        """As the layer runs by itself; what it packed for images of this size is then taken at once."""
-        layer = self.layer
-        y = layer.run(x, self.relu)
-        held = layer._held()
-        if held is not None and x.ndim == 4 and held.columns == layer._geometry(x):
-            g = held.columns
-            self.made = (held, (g.in_channels, *g.image), (*held.arguments, self.relu))
-        return y
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.layer.run(x, self.relu)
 
 
 class Chain(Packing):

@@ -37,6 +37,8 @@ class _Cycles(NamedTuple):
     """What a vector costs. Fits to 115 layers on a Zen 4, by instruction set, which are right within a tenth.
 
     Args:
+        widest: vectors of a tile side by side.
+        sums: vectors of a tile.
         stage: an input's, of cells.
         product: an output's, a weight.
         tile: a tile, a weight.
@@ -45,8 +47,8 @@ class _Cycles(NamedTuple):
         band_stage, band_product, band_output: without cells.
     """
 
-    widest: int  # vectors of a tile side by side
-    sums: int  # vectors of a tile
+    widest: int
+    sums: int
     stage: float
     product: float
     tile: float
