@@ -1,5 +1,7 @@
 // Panels: some rows of x or y, transposed, so that vectors run over the batch.
 #pragma once
+#include <utility>
+
 #include "tile.h"
 
 namespace vdk {
@@ -23,35 +25,22 @@ VDK_INLINE V of_fours(F&& four) {
   }
 }
 
+// Each four of the result from those of a and b at its place: 0 to 3 are a's, 4 to 7 b's.
+template <int k0, int k1, int k2, int k3, class V, int... kLane>
+VDK_INLINE V pick_fours(V a, V b, std::integer_sequence<int, kLane...>) {
+  constexpr int k[] = {k0, k1, k2, k3};
+  return __builtin_shufflevector(a, b,
+                                 (kLane / 4 * 4 + k[kLane % 4] % 4 + k[kLane % 4] / 4 * kLanesOf<V>)...);
+}
+
 // Squares of four by four floats turned, each where it stands among the fours of the vectors.
 template <class V>
 VDK_INLINE void turn_fours(V (&r)[4]) {
-  const auto low = [](V a, V b) __attribute__((always_inline)) {  // a0 b0 a1 b1 of each four
-    if constexpr (kLanesOf<V> == 8)
-      return __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
-    else
-      return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
-  };
-  const auto high = [](V a, V b) __attribute__((always_inline)) {  // a2 b2 a3 b3
-    if constexpr (kLanesOf<V> == 8)
-      return __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
-    else
-      return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-  };
-  const auto lower = [](V a, V b) __attribute__((always_inline)) {  // a0 a1 b0 b1
-    if constexpr (kLanesOf<V> == 8)
-      return __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-    else
-      return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-  };
-  const auto upper = [](V a, V b) __attribute__((always_inline)) {  // a2 a3 b2 b3
-    if constexpr (kLanesOf<V> == 8)
-      return __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-    else
-      return __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-  };
-  const V t0 = low(r[0], r[1]), t1 = low(r[2], r[3]), t2 = high(r[0], r[1]), t3 = high(r[2], r[3]);
-  r[0] = lower(t0, t1), r[1] = upper(t0, t1), r[2] = lower(t2, t3), r[3] = upper(t2, t3);
+  constexpr std::make_integer_sequence<int, kLanesOf<V>> lanes{};
+  const V t0 = pick_fours<0, 4, 1, 5>(r[0], r[1], lanes), t1 = pick_fours<0, 4, 1, 5>(r[2], r[3], lanes);
+  const V t2 = pick_fours<2, 6, 3, 7>(r[0], r[1], lanes), t3 = pick_fours<2, 6, 3, 7>(r[2], r[3], lanes);
+  r[0] = pick_fours<0, 1, 4, 5>(t0, t1, lanes), r[1] = pick_fours<2, 3, 6, 7>(t0, t1, lanes);
+  r[2] = pick_fours<0, 1, 4, 5>(t2, t3, lanes), r[3] = pick_fours<2, 3, 6, 7>(t2, t3, lanes);
 }
 
 // r[j] = {row 0's j-th, row 1's j-th, ...}, of rows of four floats; those from `rows` on count as zero.
