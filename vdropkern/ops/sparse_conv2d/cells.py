@@ -15,7 +15,7 @@ import torch
 from ..spmm.pack import Cells
 from .plane import ConvGeometry, band_of, plane_of, reach_of
 
-__all__ = ["Grid", "cells_of", "grid_of"]
+__all__ = ["Grid", "band_terms", "best_grid", "cells_of", "cells_terms", "grid_of"]
 
 _INDICES = 1 << 16
 _STAGED = 14 << 10  # vectors of all channels, which share L2 with the weights
@@ -34,34 +34,24 @@ class Grid(NamedTuple):
 
 
 class _Cycles(NamedTuple):
-    """What a vector costs. Fits to 115 layers on a Zen 4, by instruction set, which are right within a tenth.
+    """What a vector costs, `python -m bench.cells` on a Zen 4 held to the instruction set.
 
     Args:
-        widest: vectors of a tile side by side.
-        sums: vectors of a tile.
-        stage: an input's, of cells.
-        product: an output's, a weight.
-        tile: a tile, a weight.
-        output: an output's, beyond products.
-        partial: the same more, where cells reach beyond the image.
-        band_stage, band_product, band_output: without cells.
+        widest, sums: vectors of a tile side by side, and in all.
+        cells: an input's, an output's for each weight, a tile's for each weight, an output's beyond that, and
+            this once more where cells reach beyond the image: factors of `cells_terms`.
+        band: the same without cells, of `band_terms`.
     """
 
     widest: int
     sums: int
-    stage: float
-    product: float
-    tile: float
-    output: float
-    partial: float
-    band_stage: float
-    band_product: float
-    band_output: float
+    cells: tuple[float, ...]
+    band: tuple[float, ...]
 
 
 _BY_LANES = {
-    8: _Cycles(4, 8, 5.6, 0.57, 1.5, 7.6, 23, 8.3, 1.01, 5.2),
-    16: _Cycles(8, 16, 8.9, 1.32, 1.1, 13.5, 30, 18.2, 1.94, 7.8),
+    8: _Cycles(4, 8, (5.6, 0.57, 1.5, 7.6, 23), (8.3, 1.01, 5.2)),
+    16: _Cycles(8, 16, (8.9, 1.32, 1.1, 13.5, 30), (18.2, 1.94, 7.8)),
 }
 
 
@@ -91,9 +81,9 @@ def _plane(g: ConvGeometry, grid: Grid) -> int:
     return phases * rows * cols
 
 
-def _cells_cost(g: ConvGeometry, grid: Grid, weights: int, out: int) -> float:
-    """Cycles of an image, about, with `weights` in all of `out` rows."""
-    (height, width), per = g.out_size, _BY_LANES[grid.high * grid.wide]
+def cells_terms(g: ConvGeometry, grid: Grid, weights: int, out: int) -> tuple[float, ...]:
+    """Vectors of an image, as `_Cycles` takes them, with `weights` in all of `out` rows."""
+    height, width = g.out_size
     down, across = _cdiv(height, grid.high * grid.rows), _cdiv(width, grid.wide * grid.cols)
     whole = height == down * grid.high * grid.rows and width == across * grid.wide * grid.cols
     phases, in_rows, in_cols = _inputs(g, grid)
@@ -101,31 +91,29 @@ def _cells_cost(g: ConvGeometry, grid: Grid, weights: int, out: int) -> float:
     tiles = _cdiv(grid.rows, tile[0]) * _cdiv(grid.cols, tile[1])
     staged = g.in_channels * phases * in_rows * _cdiv(in_cols, 4) * 4  # columns are turned by fours
     outputs = out * grid.rows * _cdiv(grid.cols, 4) * 4
-    products = weights * (per.product * grid.rows * grid.cols + per.tile * tiles)
-    return (
-        down * across * (per.stage * staged + products + (per.output + per.partial * (not whole)) * outputs)
-    )
+    terms = (staged, weights * grid.rows * grid.cols, weights * tiles, outputs, 0 if whole else outputs)
+    return tuple(float(down * across * term) for term in terms)
 
 
-def _band_cost(g: ConvGeometry, weights: int, out: int, lanes: int) -> float:
+def band_terms(g: ConvGeometry, weights: int, out: int, lanes: int) -> tuple[float, ...]:
     """The same of the kernel without cells, whose vectors are eight neighbours."""
-    (height, width), per = g.out_size, _BY_LANES[lanes]
-    staged = _cdiv(height, band_of(g)) * g.in_channels * plane_of(g, band_of(g)) / lanes
+    height, width = g.out_size
     vectors = height * _cdiv(width, 8) * 8 / lanes
-    return per.band_stage * staged + (per.band_product * weights + per.band_output * out) * vectors
+    staged = _cdiv(height, band_of(g)) * g.in_channels * plane_of(g, band_of(g)) / lanes
+    return staged, weights * vectors, out * vectors
 
 
-@functools.lru_cache(maxsize=1024)
-def grid_of(g: ConvGeometry, weights: int, out: int, lanes: int) -> Grid | None:
-    """The grid that should be fastest for that many weights in `out` rows; None where none would be faster.
+def _cost(factors: tuple[float, ...], terms: tuple[float, ...]) -> float:
+    return sum(factor * term for factor, term in zip(factors, terms, strict=True))
+
+
+def best_grid(g: ConvGeometry, weights: int, out: int, lanes: int) -> tuple[float, Grid]:
+    """(cycles, grid) of the grid that should be fastest for that many weights in `out` rows.
 
     What its cells read of all channels stays in L2, unless they have but one output.
     """
     height, width = g.out_size
-    # a kernel of one pixel reads rows as they are
-    if lanes not in _BY_LANES or band_of(g) == 0 or g.in_channels == 0 or g.kernel_size == (1, 1):
-        return None
-    best, least = None, _band_cost(g, weights, out, lanes)
+    found = []
     for across in (1 << i for i in range(lanes.bit_length())):
         grid = Grid(lanes // across, across, _cdiv(height, lanes // across), _cdiv(width, across))
         while g.in_channels * _plane(g, grid) > _STAGED and grid.rows * grid.cols > 1:
@@ -133,10 +121,20 @@ def grid_of(g: ConvGeometry, weights: int, out: int, lanes: int) -> Grid | None:
                 grid = grid._replace(rows=_cdiv(grid.rows, 2))
             else:
                 grid = grid._replace(cols=_cdiv(grid.cols, 2))
-        cost = _cells_cost(g, grid, weights, out)
-        if cost < least:
-            best, least = grid, cost
-    return best
+        # rows of a grid that has four cells below each other need fewer addresses and shuffles
+        factor = 1 if grid.high == 4 else _NOT_SQUARE
+        found.append((factor * _cost(_BY_LANES[lanes].cells, cells_terms(g, grid, weights, out)), grid))
+    return min(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def grid_of(g: ConvGeometry, weights: int, out: int, lanes: int) -> Grid | None:
+    """`best_grid`; None where cells would not be faster."""
+    # a kernel of one pixel reads rows as they are
+    if lanes not in _BY_LANES or band_of(g) == 0 or g.in_channels == 0 or g.kernel_size == (1, 1):
+        return None
+    cycles, grid = best_grid(g, weights, out, lanes)
+    return grid if cycles < _cost(_BY_LANES[lanes].band, band_terms(g, weights, out, lanes)) else None
 
 
 def cells_of(g: ConvGeometry, grid: Grid, begins: torch.Tensor, per_row: float) -> Cells | None:
