@@ -192,8 +192,8 @@ void run_band(const SparseConvArgs& a, int64_t image, int64_t top) {
 int64_t tasks_of(const SparseConvArgs& a, int64_t threads) {
   const int64_t work = a.pack.h.steps * kPackRows * a.out_height * a.plane.cols / 8 +
                        a.channels * a.height * a.width / 4;  // cycles of one image, about
-  constexpr int64_t kGrain = 24000;
-  const int64_t wanted = a.batch * work / kGrain + 1;
+  const int64_t each = a.batch < 2 * threads ? kSharingCycles : kThreadCycles;
+  const int64_t wanted = a.batch * work / each + 1;
   return wanted < threads ? wanted : threads;
 }
 

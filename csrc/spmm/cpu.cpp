@@ -10,8 +10,6 @@ namespace vdk {
 namespace VDK_ISA {
 namespace {
 
-constexpr int64_t kGrain = 24000;  // cycles worth a thread, about
-
 struct Buffers {
   float *even, *odd, *decoded;  // inputs and outputs of layers take turns
 };
@@ -288,13 +286,13 @@ void spmm_packed(const PackedArgs& a, const Parallel& parallel) {
   int64_t cycles = (a.layers[0].h.in + a.layers[a.count - 1].h.out) / 2;
   for (int64_t i = 0; i < a.count; ++i)
     cycles += singly ? cycles_alone(a.layers[i]) : 2 * a.layers[i].h.steps;
-  int64_t tasks = a.batch * cycles / kGrain + 1;
+  const int64_t width = panel_width(a.batch);
+  const bool panel = a.count == 1 && !singly && a.batch <= width;
+  int64_t tasks = a.batch * cycles / (panel ? kSharingCycles : kThreadCycles) + 1;
   tasks = tasks < parallel.threads ? tasks : parallel.threads;
   if (tasks == 1) return run_rows(a, singly, 0, a.batch);
   if (a.count == 1 && singly && parts_of_one(head) >= tasks) return run_row_apart(a, tasks, parallel);
-  const int64_t width = panel_width(a.batch);
-  if (a.count == 1 && !singly && a.batch <= width && head.h.slices >= tasks)
-    return run_slices(a, width, tasks, parallel);
+  if (panel && head.h.slices >= tasks) return run_slices(a, width, tasks, parallel);
   parallel(tasks, [&](int64_t task) {
     const Range mine = part_of(a.batch, a.batch < 8 * tasks ? 1 : 8, task, tasks);
     run_rows(a, singly, mine.begin, mine.end);
