@@ -188,33 +188,24 @@ void run_band(const SparseConvArgs& a, int64_t image, int64_t top) {
   run_units(a, own.staged, own, band_outputs(a, image, top), rows, 0, Tiles(a, rows).count * a.pack.h.slices);
 }
 
-// Threads that are worth their start.
-int64_t tasks_of(const SparseConvArgs& a, int64_t threads) {
-  const int64_t work = a.pack.h.steps * kPackRows * a.out_height * a.plane.cols / 8 +
-                       a.channels * a.height * a.width / 4;  // cycles of one image, about
-  const int64_t each = a.batch < 2 * threads ? kSharingCycles : kThreadCycles;
-  const int64_t wanted = a.batch * work / each + 1;
-  return wanted < threads ? wanted : threads;
-}
-
 }  // namespace
 
 void sparse_conv2d(const SparseConvArgs& all, const Parallel& parallel) {
-  const int64_t done = sparse_conv2d_images(all, {tasks_of(all, parallel.threads), parallel.run});
+  const int64_t done = sparse_conv2d_images(all, parallel);
   if (done == all.batch) return;
   SparseConvArgs a = all;
   a.batch -= done;
   a.x += done * a.channels * a.height * a.width;
   a.y += done * a.pack.h.out * a.out_height * a.out_width;
-  if (sparse_conv2d_cells(a, {tasks_of(a, parallel.threads), parallel.run})) return;
+  if (sparse_conv2d_cells(a, parallel)) return;
   const int64_t bands = (a.out_height + a.plane.band - 1) / a.plane.band, units = a.batch * bands;
-  const int64_t tasks = tasks_of(a, parallel.threads);
-  if (units < 2 * tasks && tasks > 1) {
-    for (int64_t image = 0; image < a.batch; ++image) share_image(a, image, tasks, parallel);
+  const Threads threads(a, units, parallel.threads);
+  if (threads.sharing > 1) {
+    for (int64_t image = 0; image < a.batch; ++image) share_image(a, image, threads.sharing, parallel);
     return;
   }
-  parallel(tasks, [&](int64_t task) {
-    const Range mine = part_of(units, 1, task, tasks);
+  parallel(threads.apart, [&](int64_t task) {
+    const Range mine = part_of(units, 1, task, threads.apart);
     for (int64_t unit = mine.begin; unit < mine.end; ++unit)
       run_band(a, unit / bands, unit % bands * a.plane.band);
   });

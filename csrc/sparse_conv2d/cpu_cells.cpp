@@ -100,11 +100,12 @@ bool sparse_conv2d_cells(const SparseConvArgs& a, const Parallel& parallel) {
   if (a.pack.h.pieces == 0 || a.pack.h.cells_high * a.pack.h.cells_wide != kVector) return false;
   const Grid g(a);
   const int64_t parts = a.batch * g.grids(a), units = units_of(a, g);
-  if (parts >= 2 * parallel.threads || parallel.threads == 1) {
-    parallel(parallel.threads, [&](int64_t task) {
+  const Threads threads(a, parts, parallel.threads);
+  if (threads.sharing == 1) {
+    parallel(threads.apart, [&](int64_t task) {
       Task t(a, g, true);
       t.pieces.prepare();
-      const Range mine = part_of(parts, 1, task, parallel.threads);
+      const Range mine = part_of(parts, 1, task, threads.apart);
       for (int64_t i = mine.begin; i < mine.end; ++i) {
         const Part p = part(a, g, t.pieces, t.own, i);
         stage(p, 0, a.channels);
@@ -116,17 +117,17 @@ bool sparse_conv2d_cells(const SparseConvArgs& a, const Parallel& parallel) {
   const int64_t planes = (a.channels + a.pack.h.blocks) * a.pack.h.cell_plane * kVector;
   float* const staged = static_cast<float*>(scratch(Scratch::kShared, size_t(planes) * sizeof(float)));
   for (int64_t i = 0; i < parts; ++i) {  // all channels are there before any output is computed
-    parallel(parallel.threads, [&](int64_t task) {
+    parallel(threads.sharing, [&](int64_t task) {
       Task t(a, g, false);
       t.own.staged = staged;
-      const Range mine = part_of(a.channels, 1, task, parallel.threads);
+      const Range mine = part_of(a.channels, 1, task, threads.sharing);
       stage(part(a, g, t.pieces, t.own, i), mine.begin, mine.end);
     });
-    parallel(parallel.threads, [&](int64_t task) {
+    parallel(threads.sharing, [&](int64_t task) {
       Task t(a, g, false);
       t.own.staged = staged;
       t.pieces.prepare();
-      const Range mine = part_of(units, 1, task, parallel.threads);
+      const Range mine = part_of(units, 1, task, threads.sharing);
       run_tiles(part(a, g, t.pieces, t.own, i), mine.begin, mine.end);
     });
   }

@@ -250,7 +250,7 @@ int64_t sparse_conv2d_images(const SparseConvArgs& a, const Parallel& parallel) 
   if (band.rows == 0) return 0;
   const int64_t bands = (a.out_height + band.rows - 1) / band.rows;
   const int64_t units = (images + kImages - 1) / kImages * bands;
-  const int64_t tasks = units < parallel.threads ? units : parallel.threads;
+  const int64_t tasks = Threads(a, units, parallel.threads).apart;
   parallel(tasks, [&](int64_t task) {
     const Range mine = part_of(units, 1, task, tasks);
     run_units(a, band, bands, images, mine.begin, mine.end);

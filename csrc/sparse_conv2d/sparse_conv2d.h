@@ -27,6 +27,23 @@ struct SparseConvArgs {
   float* y;        // [batch, pack.h.out, out_height, out_width]
 };
 
+// How many threads are worth their start: each with parts of the batch of its own (bands or grids of images),
+// or all at one part after the other, first at its channels and then at its tiles.
+struct Threads {
+  int64_t apart, sharing;
+
+  Threads(const SparseConvArgs& a, int64_t parts, int64_t most) {
+    const auto within = [](int64_t n, int64_t limit) { return n < limit ? n : limit; };
+    const int64_t image = a.pack.h.steps * kPackRows * a.out_height * a.plane.cols / 8 +
+                          a.channels * a.height * a.width / 4;  // cycles, about
+    const int64_t all = a.batch * image, some = parts > 0 ? parts : 1;
+    apart = within(within(all / kThreadCycles + 1, most), some);
+    sharing = within(all / some / kSharingCycles + 1, most);
+    const int64_t rounds = (some + apart - 1) / apart;
+    if (some >= 2 * sharing || sharing * rounds <= some) sharing = 1;  // parts enough for all threads
+  }
+};
+
 VDK_DECLARE_KERNEL(void sparse_conv2d(const SparseConvArgs& args, const Parallel& parallel);
                    // Of the first images, as many as are faster side by side in vectors; their number.
                    int64_t sparse_conv2d_images(const SparseConvArgs& args, const Parallel& parallel);

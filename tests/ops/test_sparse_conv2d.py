@@ -105,11 +105,13 @@ def test_any_geometry(problem: tuple[SparseConv2d, Tensor], threads: int, isa: s
 
 
 @pytest.mark.parametrize("name", ["blocks-and-bands", "many-slices"])
-def test_results_do_not_depend_on_threads(name: str) -> None:
-    sparse = layer(name)
+@pytest.mark.parametrize("density", [0.3, 1.0])  # threads take images or bands each, or share them
+@pytest.mark.parametrize("isa", ISAS)
+def test_results_do_not_depend_on_threads(name: str, density: float, isa: str) -> None:
+    sparse = layer(name, density)
     for batch in (1, 5, 37):
         x = torch.randn(batch, CONVS[name][0], *CONVS[name][-1])
-        with torch.no_grad():
+        with torch.no_grad(), _backend.use_cpu_isa(isa):
             assert same_on_any_threads(functools.partial(sparse, x))
 
 
