@@ -11,8 +11,6 @@ better of the two, and what cells gain where it takes them.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from functools import partial
 from statistics import geometric_mean, median
 from unittest import mock
@@ -25,6 +23,8 @@ from vdropkern.ops.sparse_conv2d import cells
 from vdropkern.ops.sparse_conv2d.plane import ConvGeometry
 from vdropkern.sparse import SparseConv2d, conv
 
+from .timing import interleave
+
 # channels in and out, kernel, stride, padding, image
 SHAPES = (
     (1, 20, 5, 1, 0, 28), (20, 50, 5, 1, 0, 12), (3, 64, 3, 1, 1, 32), (16, 16, 3, 1, 1, 32),
@@ -35,15 +35,7 @@ SHAPES = (
     (32, 32, 5, 1, 2, 10), (256, 64, 3, 1, 1, 12),
 )  # fmt: skip
 ZEROS = (0.5, 0.8, 0.9, 0.95, 0.98)
-ROUNDS, TURN_S = 9, 0.005
-
-
-def _turn(run: Callable[[], object]) -> float:
-    calls, start = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - start) < TURN_S or calls < 1:
-        run()
-        calls += 1
-    return seconds / calls
+ROUNDS = 9
 
 
 def _layer(shape: tuple[int, ...], zeros: float, in_cells: bool) -> tuple[SparseConv2d, ConvGeometry, Tensor]:
@@ -85,8 +77,9 @@ def main() -> None:
         for shape in SHAPES:
             for zeros in ZEROS:
                 (ours, g, x), (band, _, _) = (_layer(shape, zeros, in_cells) for in_cells in (True, False))
-                rounds = [(_turn(partial(ours, x)), _turn(partial(band, x))) for _ in range(ROUNDS)]
-                times = [median(side) for side in zip(*rounds, strict=True)]
+                runs = {"cells": partial(ours, x), "band": partial(band, x)}
+                samples = interleave(runs, set(runs), 0.1, ROUNDS)
+                times = [1e-3 * median(samples[name].ms.values()) for name in runs]
                 grid = cells.best_grid(g, ours.nnz, shape[1], lanes)[1]
                 taken = cells.grid_of(g, ours.nnz, shape[1], lanes) is not None
                 terms[0].append(cells.cells_terms(g, grid, ours.nnz, shape[1]))

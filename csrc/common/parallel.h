@@ -5,9 +5,9 @@
 namespace vdk {
 
 // Cycles, about, that make one more thread of a sparse product worth while. Threads that share a panel or an
-// image start twice, what both need being written first and read after: with two of them up to 240,000 cycles
-// of work took longer than with one, by half at worst.
-constexpr int64_t kThreadCycles = 24000, kSharingCycles = 240000;
+// image start twice, what both need being written first and read after: `python -m bench.threads` had two of
+// them take longer than one with up to 480,000 cycles of work.
+constexpr int64_t kThreadCycles = 24000, kSharingCycles = 480000;
 
 struct Parallel {
   int64_t threads;  // tasks worth making

@@ -39,8 +39,7 @@ struct Threads {
     const int64_t all = a.batch * image, some = parts > 0 ? parts : 1;
     apart = within(within(all / kThreadCycles + 1, most), some);
     sharing = within(all / some / kSharingCycles + 1, most);
-    const int64_t rounds = (some + apart - 1) / apart;
-    if (some >= 2 * sharing || sharing * rounds <= some) sharing = 1;  // parts enough for all threads
+    if (some >= most || sharing <= apart) sharing = 1;  // parts enough for the threads
   }
 };
 

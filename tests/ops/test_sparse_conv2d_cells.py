@@ -122,21 +122,6 @@ def test_blocks_and_pieces(stored: torch.dtype, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(not ISAS, reason="no vectors of eight or more")
-@pytest.mark.parametrize("batch", [1, 3])  # which two threads share, as the work is enough for two starts
-def test_threads_that_share_an_image(batch: int) -> None:
-    torch.manual_seed(0)
-    conv = torch.nn.Conv2d(64, 100, 3, padding=1)
-    with torch.no_grad():
-        conv.weight.mul_(torch.rand_like(conv.weight) < 0.5)
-    sparse, x = SparseConv2d.from_dense(conv), torch.randn(batch, 64, 15, 16)
-    for isa in ISAS:
-        packed = packed_in_cells(sparse, x, (LANES[isa] // 4, 4, 8, 4))
-        with _backend.use_cpu_isa(isa):
-            check(sparse, x, packed)
-            assert same_on_any_threads(lambda packed=packed: run(sparse, x, packed))
-
-
-@pytest.mark.skipif(not ISAS, reason="no vectors of eight or more")
 def test_extreme_inputs() -> None:
     """Padding is zero whatever lies beside it in memory, and NaN and infinities stay where they are."""
     sparse = layer("3x3", 1.0)

@@ -103,7 +103,7 @@ def test_any_pattern_in_any_blocks(mask: Tensor, batch: int, length: int, thread
 def test_results_do_not_depend_on_threads() -> None:
     w = matrix(400, 3000, 0.1)
     packed = packed_as(w, torch.randn(400), torch.float32)
-    for x in (torch.randn(batch, 3000) for batch in (1, 8, 40)):
+    for x in (torch.randn(batch, 3000) for batch in (1, 8, 16, 40)):
         assert same_on_any_threads(functools.partial(spmm_packed, x, packed, 400, False))
 
 
