@@ -5,8 +5,8 @@
 namespace vdk {
 
 // Cycles, about, that make one more thread of a sparse product worth while. Threads that share a panel or an
-// image start twice, what both need being written first and read after: `python -m bench.threads` had two of
-// them take longer than one with up to 480,000 cycles of work.
+// image do some of its work twice or start twice: `python -m bench.threads` had two of them take longer than
+// one with up to 480,000 cycles of work.
 constexpr int64_t kThreadCycles = 24000, kSharingCycles = 480000;
 
 struct Parallel {

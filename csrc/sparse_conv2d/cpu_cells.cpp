@@ -14,8 +14,8 @@ int64_t tile_rows(const Grid& g) {
   return power_of_two(most, g.rows);
 }
 
-// What a task needs, and with `all` the memory of the staged inputs.
-size_t carve(const SparseConvArgs& a, const Grid& g, Pieces& pieces, bool all, void* base, Buffers& b) {
+// What a task needs.
+size_t carve(const SparseConvArgs& a, const Grid& g, Pieces& pieces, void* base, Buffers& b) {
   Carver c(base);
   const Area area = g.area(0, 0);
   // the last to be turned may reach beyond
@@ -25,7 +25,7 @@ size_t carve(const SparseConvArgs& a, const Grid& g, Pieces& pieces, bool all, v
   b.everywhere = {c.take<uint16_t>(g.in_rows), c.take<uint16_t>(g.in_cols)};
   pieces.carve(c);
   const int64_t planes = a.channels + a.pack.h.blocks;
-  b.staged = all ? c.take<float>(planes * a.pack.h.cell_plane * kVector) : nullptr;
+  b.staged = c.take<float>(planes * a.pack.h.cell_plane * kVector);
   return c.used();
 }
 
@@ -84,13 +84,14 @@ Part part(const SparseConvArgs& a, const Grid& g, const Pieces& pieces, const Bu
           grid % g.grids_across(a) * g.wide * g.cols};
 }
 
-// Memory of a task, and a weight to use.
+// Memory of a task, and the weight to use.
 struct Task {
   Pieces pieces;
   Buffers own;
 
-  Task(const SparseConvArgs& a, const Grid& g, bool all) : pieces(a.pack) {
-    carve(a, g, pieces, all, scratch(Scratch::kTask, carve(a, g, pieces, all, nullptr, own)), own);
+  Task(const SparseConvArgs& a, const Grid& g) : pieces(a.pack) {
+    carve(a, g, pieces, scratch(Scratch::kTask, carve(a, g, pieces, nullptr, own)), own);
+    pieces.prepare();
   }
 };
 
@@ -103,8 +104,7 @@ bool sparse_conv2d_cells(const SparseConvArgs& a, const Parallel& parallel) {
   const Threads threads(a, parts, parallel.threads);
   if (threads.sharing == 1) {
     parallel(threads.apart, [&](int64_t task) {
-      Task t(a, g, true);
-      t.pieces.prepare();
+      const Task t(a, g);
       const Range mine = part_of(parts, 1, task, threads.apart);
       for (int64_t i = mine.begin; i < mine.end; ++i) {
         const Part p = part(a, g, t.pieces, t.own, i);
@@ -114,23 +114,15 @@ bool sparse_conv2d_cells(const SparseConvArgs& a, const Parallel& parallel) {
     });
     return true;
   }
-  const int64_t planes = (a.channels + a.pack.h.blocks) * a.pack.h.cell_plane * kVector;
-  float* const staged = static_cast<float*>(scratch(Scratch::kShared, size_t(planes) * sizeof(float)));
-  for (int64_t i = 0; i < parts; ++i) {  // all channels are there before any output is computed
+  // every thread stages all channels for itself, which takes less than a second start
+  for (int64_t i = 0; i < parts; ++i)
     parallel(threads.sharing, [&](int64_t task) {
-      Task t(a, g, false);
-      t.own.staged = staged;
-      const Range mine = part_of(a.channels, 1, task, threads.sharing);
-      stage(part(a, g, t.pieces, t.own, i), mine.begin, mine.end);
-    });
-    parallel(threads.sharing, [&](int64_t task) {
-      Task t(a, g, false);
-      t.own.staged = staged;
-      t.pieces.prepare();
+      const Task t(a, g);
       const Range mine = part_of(units, 1, task, threads.sharing);
-      run_tiles(part(a, g, t.pieces, t.own, i), mine.begin, mine.end);
+      const Part p = part(a, g, t.pieces, t.own, i);
+      stage(p, 0, a.channels);
+      run_tiles(p, mine.begin, mine.end);
     });
-  }
   return true;
 }
 #else

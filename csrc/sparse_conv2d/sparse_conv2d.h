@@ -28,7 +28,7 @@ struct SparseConvArgs {
 };
 
 // How many threads are worth their start: each with parts of the batch of its own (bands or grids of images),
-// or all at one part after the other, first at its channels and then at its tiles.
+// or all at one part after the other, each with some of its tiles.
 struct Threads {
   int64_t apart, sharing;
 
